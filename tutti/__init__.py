@@ -1,0 +1,27 @@
+"""tutti: train machine-learning models on many workers, with the same bits for any number of them.
+
+What is learned, how the learning is spread, where it runs and where the data lies are four independent choices.
+Names load on first use (PEP 562), so ``import tutti`` costs a few milliseconds.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+_HOME: dict[str, str] = {}
+
+__all__ = ["__version__", *_HOME]
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOME.get(name)
+    if home is None:
+        raise AttributeError(f"module 'tutti' has no attribute {name!r}")
+    return getattr(importlib.import_module(home), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,1 @@
+"""How arrays travel: threads, shared memory, and the canonical reduction that both use."""

@@ -1,0 +1,113 @@
+"""The canonical reduction: one fixed binary tree over the shard ids, whoever holds the shards.
+
+Level by level, neighbours are added: (0+1), (2+3), ...; then ((0+1)+(2+3)), ...; an odd one out moves up unchanged.
+The shape depends on ``n_shards`` alone, so the sum has the same bits for any number of workers, any assignment of
+shards to them and any cut of the array into stripes (addition is elementwise).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from tutti.types import Array, Arrays
+
+_CHUNK = 8192  # elements: a chunk of every shard stays in the first caches while the tree climbs
+
+
+def tree_sum(slots: Array, out: Array | None = None, start: int = 0, stop: int | None = None) -> Array:
+    """Sum the rows of ``slots`` (n_shards, length) in the canonical tree; only columns start:stop if given.
+
+    Writes into ``out[start:stop]`` and returns ``out``.  ``slots`` is left as it was.
+    """
+    n, length = slots.shape
+    stop = length if stop is None else stop
+    out = np.empty(length, slots.dtype) if out is None else out
+    if n == 1:
+        out[start:stop] = slots[0, start:stop]
+        return out
+    half = (n + 1) // 2
+    scratch = np.empty((half, min(_CHUNK, max(stop - start, 1))), slots.dtype)
+    for lo in range(start, stop, _CHUNK):
+        hi = min(lo + _CHUNK, stop)
+        rows = [slots[i, lo:hi] for i in range(n)]
+        while len(rows) > 2:
+            climbed = []
+            for i in range(0, len(rows) - 1, 2):
+                climbed.append(np.add(rows[i], rows[i + 1], out=scratch[i // 2, : hi - lo]))
+            if len(rows) % 2:
+                climbed.append(rows[-1])
+            rows = climbed
+        np.add(rows[0], rows[1], out=out[lo:hi])
+    return out
+
+
+class Layout:
+    """Where each named array lies inside one flat buffer, 64-byte aligned; the same on every rank.
+
+    Parameters
+    ----------
+    template : arrays whose names, shapes and dtype are laid out; all share one dtype.
+    """
+
+    def __init__(self, template: Arrays) -> None:
+        self.names: tuple[str, ...] = tuple(sorted(template))
+        dtypes = {np.asarray(template[n]).dtype for n in self.names}
+        if len(dtypes) != 1:
+            raise ValueError(f"the arrays of an update share one dtype; came {sorted(map(str, dtypes))}")
+        (self.dtype,) = dtypes
+        self.shapes: dict[str, tuple[int, ...]] = {n: np.asarray(template[n]).shape for n in self.names}
+        self.starts: dict[str, int] = {}
+        align = max(64 // self.dtype.itemsize, 1)
+        at = 0
+        for name in self.names:
+            self.starts[name] = at
+            size = int(np.prod(self.shapes[name], dtype=np.int64))
+            at += -(-size // align) * align
+        self.length = at
+
+    def views(self, flat: Array) -> dict[str, Array]:
+        """Return the named arrays as views into ``flat`` (length,)."""
+        found = {}
+        for name in self.names:
+            shape = self.shapes[name]
+            size = int(np.prod(shape, dtype=np.int64))
+            found[name] = flat[self.starts[name] : self.starts[name] + size].reshape(shape)
+        return found
+
+    def pack(self, arrays: Arrays, flat: Array) -> Array:
+        """Copy ``arrays`` into ``flat``; an array that already lies there costs nothing."""
+        views = self.views(flat)
+        if arrays.keys() != views.keys():
+            raise ValueError(f"expected arrays {sorted(views)}, came {sorted(arrays)}")
+        for name, view in views.items():
+            array = np.asarray(arrays[name])
+            if array.shape != view.shape:
+                raise ValueError(f"array {name!r} has shape {array.shape}, expected {view.shape}")
+            if array.__array_interface__["data"] != view.__array_interface__["data"] or array.strides != view.strides:
+                view[...] = array
+        return flat
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Layout) and (self.names, self.dtype, self.shapes) == (
+            other.names,
+            other.dtype,
+            other.shapes,
+        )
+
+    def __hash__(self) -> int:
+        return hash((self.names, self.dtype, tuple(self.shapes.items())))
+
+
+def stripe(length: int, rank: int, size: int) -> tuple[int, int]:
+    """Return the columns that ``rank`` reduces: cut at multiples of 64 elements, so that cache lines are not shared."""
+    units = -(-length // 64)
+    lo, hi = units * rank // size * 64, units * (rank + 1) // size * 64
+    return min(lo, length), min(hi, length)
+
+
+def tree_sum_of(parts: Mapping[int, Array] | Sequence[Array], n_shards: int) -> Array:
+    """Sum separate arrays, one per shard, in the canonical tree (for one process that holds them all)."""
+    rows = [np.asarray(parts[i]) for i in range(n_shards)]
+    return tree_sum(np.stack([r.ravel() for r in rows])).reshape(rows[0].shape)

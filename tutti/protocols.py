@@ -1,0 +1,248 @@
+"""The doors: what a Learner, Strategy, Engine, Communicator and Source owe each other.
+
+The contract of each lives in its docstring and is checked by ``tutti.testing.check_*``.  To extend tutti, write a class
+that fits one of these protocols and passes its check; nothing has to be registered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+from tutti.types import (
+    Array,
+    Arrays,
+    Block,
+    Event,
+    Kind,
+    Order,
+    Place,
+    Plan,
+    Progress,
+    Proposal,
+    Schema,
+    Seat,
+    Update,
+)
+
+
+class ShardData(Protocol):
+    """The rows of one shard in blocks that can be read again and again, by number.
+
+    ``block(i)`` returns the same bits every time, whoever asks and wherever the rows are kept (memory, disk or the
+    source).  ``bounds[i]`` is the (start, stop) of block i inside the shard, known without reading.  A shard that is
+    kept in memory is one block; an empty shard has none.  ``place(row)`` tells where a row of the shard came from:
+    (file or None, 1-based line or 0-based row), for error messages.
+    """
+
+    @property
+    def id(self) -> int: ...
+    @property
+    def n_rows(self) -> int: ...
+    @property
+    def bounds(self) -> Sequence[tuple[int, int]]: ...
+    def block(self, i: int) -> Block: ...
+    def place(self, row: int) -> tuple[str | None, int]: ...
+
+
+@runtime_checkable
+class Learner(Protocol):
+    """Pure numerics: what is a good update from this data?  Knows no ranks, files, processes or time.
+
+    An inert, cloneable parameter object; everything live is in the arguments.
+
+    Contract
+    --------
+    - ``init`` is a pure function of its arguments: every rank gets the same bits.
+    - ``propose`` changes neither ``shared`` nor ``private``; called twice it returns the same bits.  Its update is a
+      sum over the rows of the shard, so that updates of shards can be added in any grouping of the fixed tree.
+      An empty shard proposes zeros of the right shapes.
+    - ``apply`` needs no data.  It may reuse the buffers of ``shared`` it owns, and is the same on every rank.
+    - ``commit`` is the only place where private state moves.
+    - ``progress`` reads the shared state alone, so all ranks stop together.
+    - ``prepare`` loads or compiles whatever the learner needs, so that many workers do not all do it at once.
+    """
+
+    @property
+    def offers(self) -> frozenset[Kind]: ...
+    def prepare(self, schema: Schema) -> None: ...
+    def init(self, schema: Schema, *, seed: int, start: Arrays | None = None) -> Arrays: ...
+    def adopt(self, schema: Schema, data: ShardData) -> Any: ...
+    def propose(self, shared: Arrays, private: Any, data: ShardData, order: Order) -> Proposal: ...
+    def apply(self, shared: Arrays, merged: Update, scale: float) -> Arrays: ...
+    def commit(self, private: Any, proposal: Proposal, scale: float) -> Any: ...
+    def progress(self, shared: Arrays) -> Progress: ...
+
+
+@runtime_checkable
+class Communicator(Protocol):
+    """How arrays travel between the ranks of one run; does not know what they mean.
+
+    Contract
+    --------
+    - ``all_reduce(parts, n_shards)`` sums one array per shard in the canonical tree over the shard ids 0..n_shards-1:
+      same bits on every rank and for every assignment of shards to ranks.  Each shard id is given by exactly one
+      rank.  The returned array belongs to the caller until its next collective call.
+    - ``slots(n_shards, length, dtype)`` hands out the rows that ``all_reduce`` sums from: a shard that writes into its
+      row and passes that very row saves a copy.
+    - ``all_gather(payload)`` returns every rank's bytes, by rank.
+    - ``abort()`` wakes every rank that waits, which then raises `Aborted`; calling it twice is harmless.
+    - No call returns wrong data after an abort or a lost rank: it raises.
+    """
+
+    @property
+    def rank(self) -> int: ...
+    @property
+    def size(self) -> int: ...
+    @property
+    def sent_bytes(self) -> int: ...
+    @property
+    def wait_seconds(self) -> float: ...
+    def slots(self, n_shards: int, length: int, dtype: Any) -> Array: ...
+    def all_reduce(self, parts: Mapping[int, Array], n_shards: int) -> Array: ...
+    def all_gather(self, payload: bytes) -> list[bytes]: ...
+    def barrier(self) -> None: ...
+    def abort(self) -> None: ...
+    def close(self) -> None: ...
+
+
+class Worker(Protocol):
+    """What a strategy sees of the rank it runs on."""
+
+    @property
+    def seat(self) -> Seat: ...
+    @property
+    def schema(self) -> Schema: ...
+    @property
+    def seed(self) -> int: ...
+    @property
+    def n_shards(self) -> int: ...
+    @property
+    def shards(self) -> Mapping[int, ShardData]: ...
+    @property
+    def start(self) -> Arrays | None: ...
+    def phase(self, name: str) -> AbstractContextManager[None]: ...
+    def buffers(self, template: Arrays) -> dict[int, dict[str, Array]]: ...
+    def merge(self, updates: Mapping[int, Update]) -> Update: ...
+    def emit(self, event: Event) -> None: ...
+
+
+@runtime_checkable
+class Strategy(Protocol):
+    """Who waits for whom, how do updates merge, who owns the model?  An inert, cloneable parameter object.
+
+    Contract
+    --------
+    - ``plan`` is pure; it raises `PlanError` where strategy and learner make no sense together, and never falls back.
+    - ``run`` is the program of every rank.  It returns the shared state, the same bits on every rank.
+    """
+
+    @property
+    def wants(self) -> frozenset[Kind]: ...
+    def plan(self, schema: Schema, learner: Learner, draft: Plan) -> Plan: ...
+    def run(self, worker: Worker, learner: Learner) -> Arrays: ...
+
+
+@dataclass(frozen=True)
+class Program:
+    """What an engine runs on every rank: ``function(context, **arguments)``.
+
+    ``function`` is written "module:name" so that it can be started in another process; ``arguments`` hold plain
+    values, arrays and parameter dataclasses (see `tutti._spec.encode`).  ``context`` is a `RankContext`.
+    """
+
+    function: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+
+class RankContext(Protocol):
+    """What an engine gives to the program of a rank."""
+
+    @property
+    def seat(self) -> Seat: ...
+    @property
+    def comm(self) -> Communicator: ...
+    def emit(self, event: Event) -> None: ...
+    def at_step(self, step: int) -> None: ...
+
+
+class Run(Protocol):
+    """A program that is running on every rank.
+
+    ``results()`` waits for all ranks and returns their return values by rank, or raises the one exception that names
+    the rank that failed; ``watch`` gets the events while waiting, in the caller's thread.  ``stop()`` ends the run
+    early.  After either, nothing of the run is left: no thread, process, segment or changed thread-pool setting.
+    """
+
+    def results(self, watch: Callable[[Event], None] | None = None) -> list[Any]: ...
+    def stop(self) -> None: ...
+
+
+@runtime_checkable
+class Engine(Protocol):
+    """Where do workers live, are they alive?  Knows no arrays, rounds or data.
+
+    Contract
+    --------
+    - ``launch`` runs the program once per seat of the plan and returns at once.
+    - One rank that raises, exits, is killed or falls silent ends the run with one exception that names rank, host, pid
+      and step (`RankError` with the original traceback, or `RankLost`): within 2 s, silent ranks within
+      ``timeout_seconds`` + 1 s.  A `tutti.errors.InputError` raised by a rank is raised as it is.
+    - Ctrl-C in the caller stops every rank and raises KeyboardInterrupt.
+    """
+
+    @property
+    def n(self) -> int | None: ...
+    def places(self) -> Sequence[Place]: ...
+    def launch(self, program: Program, plan: Plan) -> Run: ...
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Part of a source that can be read on its own, planned without reading.
+
+    Parameters
+    ----------
+    index : position in the source.
+    path : file it lies in; "" for arrays.
+    start, stop : bytes of a text file (newline-aligned by the reader: a line belongs to the piece in which it starts),
+        row groups of a Parquet file, or rows of an array.
+    n_bytes : size where it is stored.
+    n_rows : known row count, or None before the scan.
+    """
+
+    index: int
+    path: str
+    start: int
+    stop: int
+    n_bytes: int
+    n_rows: int | None = None
+
+
+@dataclass(frozen=True)
+class Part:
+    """A decoded piece.  ``y`` holds raw labels: float64, or an object/str array; None if the source has none."""
+
+    x: Any
+    y: Array | None
+    weight: Array | None = None
+
+
+@runtime_checkable
+class Source(Protocol):
+    """Which bytes are read by whom?  An inert description of files or arrays that any worker can read from.
+
+    Contract
+    --------
+    - ``pieces`` reads no data (a directory listing, file sizes and footers are fine) and is stable.
+    - ``read(piece)`` returns all rows of the piece, each row of the source in exactly one piece; reading twice gives
+      the same bits.  ``n_features`` widens sparse rows to a common width; None means "as wide as the piece is".
+    - A broken byte raises `DataError` with file, line or row, and column.
+    """
+
+    @property
+    def feature_names(self) -> tuple[str, ...] | None: ...
+    def pieces(self) -> Sequence[Piece]: ...
+    def read(self, piece: Piece, n_features: int | None = None) -> Part: ...

@@ -1,0 +1,1 @@
+"""The only place where learner, strategy, engine, communicator and data meet."""

@@ -1,0 +1,1 @@
+"""Who waits for whom, how do updates merge, who owns the model?"""

@@ -1,0 +1,256 @@
+"""The words of tutti as frozen dataclasses.  Nothing here computes; every layer may import it.
+
+What crosses a wire is an `Update`; what stays with a shard is a `Proposal`'s ``private``; what was decided
+before the run is a `Plan`; what came out is a `Result`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+Arrays = Mapping[str, Array]
+"""Arrays under names that all ranks agree on."""
+
+Kind = Literal["gradient", "dual", "summary"]
+"""gradient: sums over rows at the shared state; dual: a local change of the model with its dual gain;
+summary: sums that judge the shared state (loss, certificate) and change no weight."""
+
+Partition = Literal["contiguous", "round_robin", "random", "stratified", "balanced"]
+
+
+@dataclass(frozen=True)
+class Schema:
+    """What one scan of the data found; the same on every rank.
+
+    Parameters
+    ----------
+    n_rows, n_features : size of the data.
+    classes : sorted labels of a classification (str, int or float, as given); None for a regression.
+    class_weight_sums : (n_classes,) sum of the sample weights of each class; None for a regression.
+    class_counts : (n_classes,) rows of each class; None for a regression.
+    weight_sum : sum of the sample weights (n_rows where there are none).
+    weighted : True if the data brings sample weights.
+    sparse : True for CSR blocks, False for dense ones.
+    dtype : "float32" or "float64", the type of the values in X.
+    n_values : stored values: n_rows * n_features if dense, the number of non-zeros if sparse.
+    n_bytes : estimated bytes of the decoded data.
+    feature_names : column names if the source has them.
+    """
+
+    n_rows: int
+    n_features: int
+    classes: tuple[Any, ...] | None = None
+    class_weight_sums: tuple[float, ...] | None = None
+    class_counts: tuple[int, ...] | None = None
+    weight_sum: float = 0.0
+    weighted: bool = False
+    sparse: bool = False
+    dtype: str = "float64"
+    n_values: int = 0
+    n_bytes: int = 0
+    feature_names: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Csr:
+    """Rows of a sparse matrix: row i holds ``values[indptr[i]:indptr[i+1]]`` at ``indices[...]``.
+
+    indptr int64 (n_rows + 1), indices int32 sorted within a row and without duplicates, values float32/64.
+    """
+
+    indptr: Array
+    indices: Array
+    values: Array
+    n_features: int
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return len(self.indptr) - 1, self.n_features
+
+
+@dataclass(frozen=True)
+class Block:
+    """Consecutive rows of a shard, decoded.
+
+    Parameters
+    ----------
+    x : (rows, n_features) C-ordered array, or `Csr`.
+    y : (rows,) float64 targets of a regression, or int32 class codes (index into ``Schema.classes``).
+    weight : (rows,) float64 sample weights; None means 1 everywhere.
+    start : position of the first row inside its shard.
+    """
+
+    x: Array | Csr
+    y: Array
+    weight: Array | None
+    start: int
+
+
+@dataclass(frozen=True)
+class Place:
+    """Somewhere a rank can live: ``cores`` of ``host``."""
+
+    host: str
+    cores: int = 1
+    device: str = "cpu"
+
+
+@dataclass(frozen=True)
+class Seat:
+    """One rank of a run: where it lives and which shards it hosts."""
+
+    rank: int
+    place: Place
+    shards: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that was decided before the run; complete and frozen before anything starts.
+
+    Parameters
+    ----------
+    strategy, engine, learner : their names.
+    reason : why this learner and strategy were chosen.
+    seats : one per rank.
+    n_shards : logical shards of the job; never derived from the number of workers.
+    shard_rows : rows of each shard.
+    sent_bytes_per_round : bytes each rank writes for the others in one round.
+    rounds : estimated rounds.
+    memory_bytes : estimated peak for data and state over all ranks on this host.
+    seconds : estimated duration of the fit.
+    notes : what a careful reader would want to know besides.
+    """
+
+    strategy: str
+    engine: str
+    learner: str
+    reason: str
+    seats: tuple[Seat, ...]
+    n_shards: int
+    shard_rows: tuple[int, ...] = ()
+    sent_bytes_per_round: int = 0
+    rounds: int = 0
+    memory_bytes: int = 0
+    seconds: float = 0.0
+    notes: tuple[str, ...] = ()
+
+    @property
+    def size(self) -> int:
+        return len(self.seats)
+
+
+@dataclass(frozen=True)
+class Order:
+    """One piece of work a strategy asks of a learner.
+
+    Parameters
+    ----------
+    step : number of the round, from 0.
+    kind : which update is wanted.
+    seed : base of every random number of the run; combine with shard and step through `tutti.seeds`.
+    shard : id of the shard the work is for.
+    part : (i, k): work on the i-th of k parts of this epoch's rows.
+    epoch : passes over the data begun before this one.
+    hints : numbers the strategy sets, for example CoCoA's ``sigma``.
+    out : buffers under the names of the update; a learner that writes into them saves a copy.
+    """
+
+    step: int
+    kind: Kind
+    seed: int
+    shard: int
+    part: tuple[int, int] = (0, 1)
+    epoch: int = 0
+    hints: Mapping[str, float] = field(default_factory=dict)
+    out: Mapping[str, Array] | None = None
+
+
+@dataclass(frozen=True)
+class Update:
+    """The only thing that crosses a wire: arrays that are summed over shards, in the fixed tree."""
+
+    kind: Kind
+    arrays: Arrays
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """What a shard would do: ``update`` travels, ``private`` never leaves the shard."""
+
+    update: Update
+    private: Any = None
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a learner is, read from the shared state alone (the same on every rank).
+
+    Parameters
+    ----------
+    objective : the function that is minimised, at the current weights; nan before it is known.
+    gap : certified upper bound of objective - optimum; inf before it is known.
+    estimate : cheap guess of the gap that certifies nothing; inf if there is none.
+    passes : passes over the data, fractions included.
+    done : True when the learner asks for no more work.
+    converged : True when the stop was reached because ``gap <= tol * |objective|``.
+    """
+
+    objective: float
+    gap: float
+    passes: float
+    done: bool
+    converged: bool
+    estimate: float = float("inf")
+
+
+@dataclass(frozen=True)
+class Round:
+    """Event: one round was committed.  Times in seconds since the start of the run."""
+
+    step: int
+    seconds: float
+    objective: float
+    gap: float
+    passes: float
+    kind: str = ""
+
+
+@dataclass(frozen=True)
+class Started:
+    """Event: every rank has opened its transport and its shards."""
+
+    n_workers: int
+    seconds: float
+
+
+Event = Round | Started
+
+
+@dataclass(frozen=True)
+class RankReport:
+    """What one rank measured: seconds by phase and bytes written for other ranks."""
+
+    rank: int
+    host: str
+    pid: int
+    seconds: Mapping[str, float]
+    sent_bytes: int
+    rounds: int
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run returned: the shared state of rank 0, the events and every rank's report."""
+
+    arrays: Arrays
+    history: tuple[Round, ...]
+    reports: tuple[RankReport, ...]
+    progress: Progress
+    seconds: float
+    faults: int = 0
