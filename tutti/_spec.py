@@ -1,8 +1,8 @@
 """Inert parameter objects, and the one way to write a program down so that another process can run it.
 
 A `Spec` is a frozen dataclass with scikit-learn's ``get_params`` / ``set_params`` grammar.  `encode` turns plain
-values, arrays and dataclasses into JSON plus a list of arrays; `decode` turns them back.  No code travels: a dataclass is
-written as its import path and its fields, and decoding refuses everything that is not a dataclass or an Enum.
+values, arrays and dataclasses into JSON plus a list of arrays; `decode` turns them back.  No code travels: a
+dataclass is written as its import path and its fields, and decoding refuses whatever is not a dataclass.
 """
 
 from __future__ import annotations
