@@ -58,6 +58,7 @@ class LocalWorker:
     seed: int = 0
     start: Arrays | None = None
     events: list[Event] = field(default_factory=list)
+    steps: int = 0
 
     @property
     def n_shards(self) -> int:
@@ -86,6 +87,9 @@ class LocalWorker:
 
     def emit(self, event: Event) -> None:
         self.events.append(event)
+
+    def at_step(self, step: int) -> None:
+        self.steps = step
 
 
 def cut(x: Any, y: Array, weight: Array | None = None, n_shards: int = 8) -> dict[int, MemoryShard]:
