@@ -15,6 +15,7 @@ from tutti.types import (
     Array,
     Arrays,
     Block,
+    Cost,
     Event,
     Kind,
     Order,
@@ -62,12 +63,14 @@ class Learner(Protocol):
     - ``apply`` needs no data.  It may reuse the buffers of ``shared`` it owns, and is the same on every rank.
     - ``commit`` is the only place where private state moves.
     - ``progress`` reads the shared state alone, so all ranks stop together.
+    - ``cost`` estimates from the schema alone; the planner prints it.
     - ``prepare`` loads or compiles whatever the learner needs, so that many workers do not all do it at once.
     """
 
     @property
     def offers(self) -> frozenset[Kind]: ...
     def prepare(self, schema: Schema) -> None: ...
+    def cost(self, schema: Schema) -> Cost: ...
     def init(self, schema: Schema, *, seed: int, start: Arrays | None = None) -> Arrays: ...
     def adopt(self, schema: Schema, data: ShardData) -> Any: ...
     def propose(self, shared: Arrays, private: Any, data: ShardData, order: Order) -> Proposal: ...

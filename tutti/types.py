@@ -146,6 +146,26 @@ class Plan:
 
 
 @dataclass(frozen=True)
+class Cost:
+    """What a learner expects to need, for the plan; estimates from the shape of the data alone.
+
+    Parameters
+    ----------
+    update_bytes : bytes of the largest update of one shard.
+    private_bytes : bytes of private state of one shard, data apart.
+    passes : passes over the data, fractions included.
+    rounds : merges.
+    flops_per_value : arithmetic per stored value and pass (2 for a dot product, 4 with the way back).
+    """
+
+    update_bytes: int
+    private_bytes: int = 0
+    passes: float = 1.0
+    rounds: int = 1
+    flops_per_value: float = 4.0
+
+
+@dataclass(frozen=True)
 class Order:
     """One piece of work a strategy asks of a learner.
 

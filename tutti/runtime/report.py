@@ -1,0 +1,81 @@
+"""What a fit measured: time by phase, bytes, rounds, faults, and the SHA-256 of the model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from tutti.runtime.digest import model_sha256
+from tutti.types import Arrays, RankReport, Result
+
+
+@dataclass(frozen=True)
+class Report:
+    """Measured facts of one fit; ``str(report)`` is for people, ``to_dict()`` for programs.
+
+    Parameters
+    ----------
+    seconds : wall time of the run, from preparing the kernels to the last rank's answer.
+    phases : seconds by phase, summed over ranks: read, compute, exchange, wait.
+    sent_bytes : bytes written by all ranks for other ranks.
+    rounds : merges.
+    faults : ranks lost and replaced on the way.
+    sha256 : of the model's arrays; equal models have equal hashes.
+    objective, gap, converged : the certificate: objective - optimum <= gap; converged means gap <= tol * |objective|.
+    ranks : each rank's own report.
+    """
+
+    seconds: float
+    phases: Mapping[str, float]
+    sent_bytes: int
+    rounds: int
+    faults: int
+    sha256: str
+    objective: float
+    gap: float
+    converged: bool
+    ranks: tuple[RankReport, ...]
+
+    @property
+    def relative_gap(self) -> float:
+        """gap / |objective|, what ``tol`` is compared with."""
+        return self.gap / max(abs(self.objective), 1e-300)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values, ready for JSON."""
+        return {**asdict(self), "relative_gap": self.relative_gap, "ranks": [asdict(r) for r in self.ranks]}
+
+    def __str__(self) -> str:
+        phases = ", ".join(f"{name} {seconds:.3f} s" for name, seconds in self.phases.items())
+        verdict = "converged" if self.converged else "NOT converged"
+        return "\n".join(
+            [
+                f"fit in {self.seconds:.3f} s on {len(self.ranks)} worker{'s' * (len(self.ranks) != 1)}, {verdict}",
+                f"  phases (all ranks)  {phases}",
+                f"  exchanged           {self.rounds} rounds, {self.sent_bytes / 1e6:.3f} MB sent, {self.faults} faults",
+                f"  certificate         objective {self.objective:.8g}, at most {self.relative_gap:.2e} (relative) "
+                "above the optimum",
+                f"  model sha256        {self.sha256}",
+            ]
+        )
+
+
+def make_report(result: Result, model: Arrays) -> Report:
+    """Sum up the ranks' reports; ``model`` holds the arrays whose hash identifies the model."""
+    phases: dict[str, float] = {}
+    for rank in result.reports:
+        for name, seconds in rank.seconds.items():
+            phases[name] = phases.get(name, 0.0) + seconds
+    return Report(
+        seconds=result.seconds,
+        phases=phases,
+        sent_bytes=sum(r.sent_bytes for r in result.reports),
+        rounds=max((r.rounds for r in result.reports), default=0),
+        faults=result.faults,
+        sha256=model_sha256(model),
+        objective=result.progress.objective,
+        gap=result.progress.gap,
+        converged=result.progress.converged,
+        ranks=result.reports,
+    )

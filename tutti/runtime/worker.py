@@ -1,0 +1,118 @@
+"""The program of every rank: open the transport and the shards, run the strategy, report what was measured."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from tutti.comm.reduction import Layout
+from tutti.protocols import Communicator, Learner, RankContext, ShardData, Strategy
+from tutti.types import Array, Arrays, Event, RankReport, Schema, Seat, Update
+
+
+class RankWorker:
+    """A `tutti.protocols.Worker`: what the strategy sees of the rank it runs on."""
+
+    def __init__(
+        self,
+        ctx: RankContext,
+        comm: Communicator,
+        shards: Mapping[int, ShardData],
+        schema: Schema,
+        n_shards: int,
+        seed: int,
+        start: Arrays | None,
+    ) -> None:
+        self._ctx, self._comm = ctx, comm
+        self.shards, self.schema, self.n_shards, self.seed, self.start = shards, schema, n_shards, seed, start
+        self.seconds = {"read": 0.0, "compute": 0.0, "exchange": 0.0, "wait": 0.0}
+        self.rounds = 0
+        self._layouts: dict[Any, tuple[Layout, Array, dict[int, dict[str, Array]]]] = {}
+
+    @property
+    def seat(self) -> Seat:
+        return self._ctx.seat
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Add the time of a ``with`` block to the phase ``name`` of this rank's report."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - began
+
+    def buffers(self, template: Arrays) -> dict[int, dict[str, Array]]:
+        """Return, for each shard hosted here, arrays like ``template`` that `merge` sums without a copy."""
+        return self._slots(template)[2]
+
+    def merge(self, updates: Mapping[int, Update]) -> Update:
+        """Sum the updates of all shards of all ranks in the canonical tree."""
+        began = time.perf_counter()
+        waited = self._comm.wait_seconds
+        first = next(iter(updates.values()))
+        layout, slots, _ = self._slots(first.arrays)
+        for s, update in updates.items():
+            layout.pack(update.arrays, slots[s])
+        total = self._comm.all_reduce({s: slots[s] for s in updates}, self.n_shards)
+        self.rounds += 1
+        waited = self._comm.wait_seconds - waited
+        self.seconds["wait"] += waited
+        self.seconds["exchange"] += time.perf_counter() - began - waited
+        return Update(first.kind, layout.views(total))
+
+    def emit(self, event: Event) -> None:
+        self._ctx.emit(event)
+
+    def at_step(self, step: int) -> None:
+        self._ctx.at_step(step)
+
+    def _slots(self, template: Arrays) -> tuple[Layout, Array, dict[int, dict[str, Array]]]:
+        key = tuple((name, a.shape, a.dtype.char) for name, a in template.items())
+        found = self._layouts.get(key)
+        if found is None:
+            layout = Layout(template)
+            slots = self._comm.slots(self.n_shards, layout.length, layout.dtype)
+            found = layout, slots, {s: layout.views(slots[s]) for s in self.shards}
+            self._layouts[key] = found
+        return found
+
+
+def fit_rank(
+    ctx: RankContext,
+    *,
+    learner: Learner,
+    strategy: Strategy,
+    dataset: Any,
+    schema: Schema,
+    n_shards: int,
+    seed: int,
+    start: Arrays | None,
+) -> tuple[dict[str, Array] | None, RankReport]:
+    """Train on the shards of this rank's seat; rank 0 returns the shared state, every rank its report."""
+    from tutti.comm import open_transport
+
+    with ExitStack() as stack:
+        comm = open_transport(ctx.link)
+        stack.callback(comm.close)
+        opened = time.perf_counter()
+        shards = {}
+        for s in ctx.seat.shards:
+            shards[s] = dataset.open(s, n_shards, schema)
+            stack.callback(shards[s].close)
+        worker = RankWorker(ctx, comm, shards, schema, n_shards, seed, start)
+        worker.seconds["read"] += time.perf_counter() - opened
+        arrays = strategy.run(worker, learner)
+        report = RankReport(
+            rank=ctx.seat.rank,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            seconds=dict(worker.seconds),
+            sent_bytes=comm.sent_bytes,
+            rounds=worker.rounds,
+        )
+        return (dict(arrays) if ctx.seat.rank == 0 else None), report
