@@ -1,0 +1,164 @@
+"""Choose solver, strategy and engine by the shape of the problem, and keep the reason.
+
+A pure function of the schema and of what the caller fixed; a choice of the caller is never overruled, only refused
+with the reason when it makes no sense.  The limits are measured, see benchmarks/.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from tutti._spec import resolve
+from tutti.errors import ParameterError, PlanError
+from tutti.learners._problem import LinearProblem
+from tutti.protocols import Engine, Learner, Strategy
+from tutti.types import Schema
+
+GRAM_MAX_FEATURES = 5000  # one d x d matrix of float64 is 200 MB there, its Cholesky takes seconds
+NEWTON_MAX_FEATURES = 2000  # dense rows: the Hessian is built by BLAS-3
+NEWTON_MAX_FEATURES_SPARSE = 400  # sparse rows pay (non-zeros of a row) squared
+NEWTON_MAX_MULTINOMIAL = 1500  # features x classes: one joint Hessian
+SMALL_VALUES = 50_000  # below this one worker is done before a second one has started
+
+_SOLVERS: dict[str, tuple[str, frozenset[str]]] = {
+    "gram": ("tutti.learners.gram:Gram", frozenset({"squared"})),
+    "newton": (
+        "tutti.learners.newton:SampledNewton",
+        frozenset({"logistic", "multinomial", "hinge", "squared_hinge"}),
+    ),
+    "lbfgs": ("tutti.learners.lbfgs:LBFGS", frozenset({"logistic", "multinomial", "squared_hinge", "squared"})),
+    "dual": (
+        "tutti.learners.dual:DualCoordinateDescent",
+        frozenset({"logistic", "hinge", "squared_hinge", "squared"}),
+    ),
+    "sgd": ("tutti.learners.sgd:SGD", frozenset({"logistic", "hinge", "squared_hinge", "squared"})),
+}
+_STRATEGIES = {"gradient": "tutti.strategies.all_reduce:AllReduce", "dual": "tutti.strategies.cocoa:CoCoA"}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A learner, a strategy and an engine that fit together, and why they were chosen."""
+
+    learner: Learner
+    strategy: Strategy
+    engine: Engine
+    reason: str
+
+
+def choose(
+    problem: LinearProblem,
+    schema: Schema,
+    *,
+    solver: str = "auto",
+    strategy: Strategy | str = "auto",
+    engine: Engine | str = "auto",
+    n_shards: int = 8,
+    tol: float = 1e-4,
+    max_iter: int | None = None,
+) -> Choice:
+    """Return what fits the problem; "auto" leaves the choice to the shape of the data.
+
+    Raises
+    ------
+    ParameterError : an unknown solver, strategy or engine.
+    PlanError : the solver cannot minimise this loss, or the strategy cannot run this solver.
+    """
+    wants = _wants(strategy)
+    if solver == "auto":
+        name, reason = _by_shape(problem, schema, wants)
+    else:
+        name, reason = _by_name(solver, problem), "chosen by the caller"
+    learner = _make(name, problem, tol, max_iter)
+    if isinstance(strategy, str):
+        kind = "dual" if "dual" in learner.offers else "gradient"
+        strategy = resolve(_STRATEGIES[kind])()
+    return Choice(learner, strategy, _engine(engine, schema), reason)
+
+
+def _wants(strategy: Strategy | str) -> frozenset[str] | None:
+    if isinstance(strategy, str):
+        if strategy != "auto":
+            raise ParameterError("strategy", strategy, 'write "auto" or an object such as tutti.AllReduce()')
+        return None
+    if not isinstance(strategy, Strategy) or isinstance(strategy, type):
+        raise ParameterError("strategy", strategy, 'write "auto" or an object such as tutti.AllReduce()')
+    return frozenset(strategy.wants)
+
+
+def _by_name(solver: str, problem: LinearProblem) -> str:
+    if solver not in _SOLVERS:
+        near = difflib.get_close_matches(str(solver), _SOLVERS, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ParameterError("solver", solver, f"expected 'auto' or one of {', '.join(map(repr, _SOLVERS))}{hint}")
+    losses = _SOLVERS[solver][1]
+    if problem.loss not in losses:
+        able = [name for name, (_, can) in _SOLVERS.items() if problem.loss in can]
+        raise PlanError(
+            f"solver={solver!r} cannot minimise the {problem.loss} loss; use 'auto' or one of "
+            f"{', '.join(map(repr, able))}"
+        )
+    if solver == "dual" and problem.loss == "squared" and not math.isfinite(problem.C):
+        raise PlanError("solver='dual' needs a regularised problem; without regularisation use 'gram' or 'lbfgs'")
+    return solver
+
+
+def _by_shape(problem: LinearProblem, schema: Schema, wants: frozenset[str] | None) -> tuple[str, str]:
+    """The table of ALGORITHMS: which solver for which loss and shape."""
+    d, loss = schema.n_features, problem.loss
+    shape = f"{d:,} {'sparse' if schema.sparse else 'dense'} features"
+    limit = NEWTON_MAX_FEATURES_SPARSE if schema.sparse else NEWTON_MAX_FEATURES
+    dual_able = loss in _SOLVERS["dual"][1] and not (loss == "squared" and not math.isfinite(problem.C))
+    if wants is not None and "dual" in wants:
+        if not dual_able:
+            raise PlanError(
+                f"CoCoA needs a problem with a dual that splits over rows; the {loss} loss here has none in this "
+                "library; use strategy='auto' or tutti.AllReduce()"
+            )
+        return "dual", "the strategy merges dual updates"
+    if loss == "squared":
+        if d <= GRAM_MAX_FEATURES:
+            return "gram", f"squared loss and {shape}: one pass for X'X, then an exact solve"
+        if dual_able and schema.sparse and wants is None:
+            return "dual", f"squared loss and {shape}: X'X would not fit, dual coordinate descent needs no matrix"
+        return "lbfgs", f"squared loss and {shape}: X'X would not fit"
+    if loss == "multinomial":
+        size = d * len(schema.classes or ())
+        if d <= limit and size <= NEWTON_MAX_MULTINOMIAL:
+            return "newton", f"{size:,} weights in one joint Hessian: a few passes reach any accuracy"
+        return "lbfgs", f"multinomial loss with {size:,} weights: too many for a Hessian"
+    if d <= limit:
+        return "newton", f"{loss} loss and {shape}: start on a sample, then a few full passes with a d x d Hessian"
+    if wants is not None:
+        if loss == "hinge":
+            return "sgd", f"hinge loss and {shape} under a strategy that sums gradients"
+        return "lbfgs", f"{loss} loss and {shape} under a strategy that sums gradients"
+    return "dual", f"{loss} loss and {shape}: dual coordinate descent, many cheap merges an epoch"
+
+
+def _make(name: str, problem: LinearProblem, tol: float, max_iter: int | None) -> Learner:
+    cls = resolve(_SOLVERS[name][0])
+    settings: dict[str, Any] = {"problem": problem}
+    fields = {f.name for f in dataclasses.fields(cls)}
+    if "tol" in fields:
+        settings["tol"] = tol
+    if max_iter is not None and "max_iter" in fields:
+        settings["max_iter"] = max_iter
+    learner: Learner = cls(**settings)
+    return learner
+
+
+def _engine(engine: Engine | str, schema: Schema) -> Engine:
+    if isinstance(engine, str):
+        if engine != "auto":
+            raise ParameterError("engine", engine, 'write "auto" or an object such as tutti.Processes(2)')
+        from tutti.engines.threads import Threads
+
+        return Threads(1) if schema.n_values <= SMALL_VALUES else Threads()
+    if not isinstance(engine, Engine) or isinstance(engine, type):
+        raise ParameterError("engine", engine, 'write "auto" or an object such as tutti.Processes(2)')
+    return engine
