@@ -76,8 +76,10 @@ def choose(
     learner = _make(name, problem, tol, max_iter)
     if isinstance(strategy, str):
         kind = "dual" if "dual" in learner.offers else "gradient"
-        strategy = resolve(_STRATEGIES[kind])()
-    return Choice(learner, strategy, _engine(engine, schema), reason)
+        fitting: Strategy = resolve(_STRATEGIES[kind])()
+    else:
+        fitting = strategy
+    return Choice(learner, fitting, _engine(engine, schema), reason)
 
 
 def _wants(strategy: Strategy | str) -> frozenset[str] | None:

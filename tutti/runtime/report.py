@@ -53,7 +53,8 @@ class Report:
             [
                 f"fit in {self.seconds:.3f} s on {len(self.ranks)} worker{'s' * (len(self.ranks) != 1)}, {verdict}",
                 f"  phases (all ranks)  {phases}",
-                f"  exchanged           {self.rounds} rounds, {self.sent_bytes / 1e6:.3f} MB sent, {self.faults} faults",
+                f"  exchanged           {self.rounds} rounds, {self.sent_bytes / 1e6:.3f} MB sent",
+                f"  faults              {self.faults}",
                 f"  certificate         objective {self.objective:.8g}, at most {self.relative_gap:.2e} (relative) "
                 "above the optimum",
                 f"  model sha256        {self.sha256}",
