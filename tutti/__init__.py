@@ -11,7 +11,22 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-_HOME: dict[str, str] = {}
+_HOME: dict[str, str] = {
+    "Dataset": "tutti.data",
+    "from_arrays": "tutti.data",
+    "read_csv": "tutti.data",
+    "read_libsvm": "tutti.data",
+    "read_parquet": "tutti.data",
+    "AllReduce": "tutti.strategies.all_reduce",
+    "CoCoA": "tutti.strategies.cocoa",
+    "Processes": "tutti.engines.processes",
+    "Threads": "tutti.engines.threads",
+    "LinearRegression": "tutti.estimators.linear",
+    "LogisticRegression": "tutti.estimators.linear",
+    "Ridge": "tutti.estimators.linear",
+    "LinearSVC": "tutti.estimators.svm",
+    "load": "tutti.estimators.store",
+}
 
 __all__ = ["__version__", *_HOME]
 

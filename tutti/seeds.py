@@ -33,7 +33,7 @@ def seed(run: int, shard: int = 0, step: int = 0, purpose: str = "") -> int:
     """
     x = _mix(run & _MASK)
     for part in (shard, step, int.from_bytes(purpose.encode()[:8], "little")):
-        x = _mix(x ^ _mix(part & _MASK))
+        x = _mix((0xD1342543DE82EF95 * x + part) & _MASK)  # the odd factor keeps run == shard from cancelling
     return x
 
 
