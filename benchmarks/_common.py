@@ -1,0 +1,74 @@
+"""What benchmarks share: the header of a result (hardware, versions, date, command); one system run alone."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import sys
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+HERE = Path(__file__).parent
+PACKAGES = ("tutti", "numpy", "numba", "pyarrow", "scikit-learn", "snapml", "scikit-learn-intelex", "xgboost-cpu")
+
+
+def _lines(path: str) -> list[str]:
+    return Path(path).read_text().splitlines() if Path(path).exists() else []
+
+
+def header(command: list[str] | None = None) -> str:
+    cpu = next(
+        (line.split(":")[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")),
+        platform.processor(),
+    )
+    versions = []
+    for name in PACKAGES:
+        try:
+            versions.append(f"{name} {importlib.metadata.version(name)}")
+        except importlib.metadata.PackageNotFoundError:
+            versions.append(f"{name} absent")
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    words = [Path(sys.argv[0]).name, *(command if command is not None else sys.argv[1:])]
+    return "\n".join(
+        [
+            f"date      {date.today().isoformat()}",
+            f"hardware  {cpu}, {len(os.sched_getaffinity(0))} cores, {memory:.0f} GiB",
+            f"versions  Python {platform.python_version()}, {', '.join(versions)}",
+            f"command   python benchmarks/{' '.join(w for w in words if not w.startswith(os.sep))}",
+        ]
+    )
+
+
+def alone(
+    script: str, *arguments: str, timeout: float = 900, env: dict[str, str] | None = None
+) -> list[dict[str, Any]]:
+    """Run a script of this folder in its own process, away from other systems' threads; return its JSON lines."""
+    done = subprocess.run(
+        [sys.executable, str(HERE / script), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        env={**os.environ, **(env or {})},
+        check=False,
+    )
+    if done.returncode != 0:
+        print(f"{script} {' '.join(arguments)} failed:\n{done.stderr[-2000:]}", file=sys.stderr, flush=True)
+        return []
+    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+
+
+def median(values: list[float]) -> float:
+    return float(np.median(values))
+
+
+def save(name: str, text: str) -> None:
+    """Print the result and keep it as benchmarks/results/<name>.txt."""
+    print(text, flush=True)
+    (HERE / "results").mkdir(exist_ok=True)
+    (HERE / "results" / f"{name}.txt").write_text(text + "\n")
