@@ -1,6 +1,7 @@
 """From libsvm text to a sparse logistic model in a fresh process.  Called by whole_process.py.
 
-usage: python benchmarks/_whole.py SYSTEM FILE MAX_ITER      SYSTEM: tutti, snapml (its own loader), snapml-sklearn (scikit-learn's loader)
+usage: python benchmarks/_whole.py SYSTEM FILE MAX_ITER
+SYSTEM: tutti, snapml (its own loader), snapml-sklearn (scikit-learn's loader)
 """
 
 from __future__ import annotations

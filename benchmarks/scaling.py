@@ -45,7 +45,8 @@ def main() -> None:
                     hashes.add(model.report_.sha256)
             ratio = median(seconds[1]) / median(seconds[2])
             lines.append(
-                f"{name:16} {kind.__name__:10} 1 worker {median(seconds[1]):.3f} s, 2 workers {median(seconds[2]):.3f} s: "
+                f"{name:16} {kind.__name__:10} "
+                f"1 worker {median(seconds[1]):.3f} s, 2 workers {median(seconds[2]):.3f} s: "
                 f"{ratio:.2f}x (goal 1.6x), {'same bits' if len(hashes) == 1 else 'DIFFERENT BITS'}"
             )
     save("scaling", "\n".join(lines))
