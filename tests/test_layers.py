@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import re
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +14,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent / "tutti"
 
 LEVELS: dict[str, int] = {
-    "types": 0, "errors": 0,
+    "types": 0, "errors": 0, "_board": 0,
     "protocols": 1,
     "seeds": 2, "clock": 2, "_spec": 2,
     "data": 3, "comm": 3, "learners": 3, "transforms": 3, "strategies": 3, "engines": 3,
@@ -42,7 +44,7 @@ HOMES: dict[str, tuple[str, ...]] = {
 HEAVY = {"numba", "pyarrow", "safetensors", "threadpoolctl", "rich", "fsspec", *HOMES}
 """Never imported by merely importing a public module: `import tutti` and a notebook's tab key stay fast."""
 
-STDLIB = __import__("sys").stdlib_module_names
+STDLIB = sys.stdlib_module_names
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,9 @@ class Import:
     line: int
     eager: bool
 
+
+BY_NAME = re.compile(r"tutti(\.\w+)*:\w+(\.\w+)*")
+"""How a program is written down for another process (`tutti._spec.resolve`): an import in disguise, never eager."""
 
 Sources = Mapping[str, str]
 """Source text by dotted name below the package: "" is tutti/__init__.py, "comm.reduction", ..."""
@@ -73,7 +78,7 @@ def unit(module: str) -> str:
 
 
 def imports_of(module: str, source: str, sources: Sources) -> Iterator[Import]:
-    """Every import of a module: ``import``, ``from``, relative ones, and import_module with a constant name."""
+    """Every import of a module: ``import``, ``from``, relative, import_module("..."), and names "tutti.module:name"."""
 
     def own(dotted: str) -> str:
         return "tutti" if not dotted else f"tutti.{dotted}"
@@ -95,10 +100,12 @@ def imports_of(module: str, source: str, sources: Sources) -> Iterator[Import]:
             name = node.args[0]
             if isinstance(name, ast.Constant) and isinstance(name.value, str):
                 yield name.value
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and BY_NAME.fullmatch(node.value):
+            yield node.value.split(":")[0]
 
     def walk(node: ast.AST, eager: bool) -> Iterator[Import]:
         for target in targets(node):
-            yield Import(module, target, node.lineno, eager)  # type: ignore[attr-defined]
+            yield Import(module, target, node.lineno, eager and not isinstance(node, ast.Constant))  # type: ignore[attr-defined]
         inside = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
         typing_only = isinstance(node, ast.If) and _called(node.test) == "TYPE_CHECKING"
         for child in ast.iter_child_nodes(node):
@@ -207,6 +214,7 @@ def test_every_unit_of_the_package_has_a_level() -> None:
         ("comm.planted", "class A:\n    def f(self):\n        import tutti.learners._problem"),
         ("comm.planted", "if TYPE_CHECKING:\n    from tutti.planner import choose"),
         ("comm.planted", "import importlib\nm = importlib.import_module('tutti.engines.threads')"),
+        ("comm.planted", "program = 'tutti.runtime.worker:fit_rank'"),
         ("types", "from tutti.errors import InputError"),
         ("errors", "from tutti.types import Plan"),
         ("estimators.planted", "def f():\n    from tutti.cli import job"),
