@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
+from tutti._board import Board
 from tutti.types import (
     Array,
     Arrays,
@@ -87,7 +88,7 @@ class Communicator(Protocol):
     --------
     - ``all_reduce(parts, n_shards)`` sums one array per shard in the canonical tree over the shard ids 0..n_shards-1:
       same bits on every rank and for every assignment of shards to ranks.  Each shard id is given by exactly one
-      rank.  The returned array belongs to the caller until its next collective call.
+      rank.  The returned array is shared by the ranks, therefore read-only, and valid until the next collective call.
     - ``slots(n_shards, length, dtype)`` hands out the rows that ``all_reduce`` sums from: a shard that writes into its
       row and passes that very row saves a copy.
     - ``all_gather(payload)`` returns every rank's bytes, by rank.
@@ -161,13 +162,48 @@ class Program:
     arguments: Mapping[str, Any] = field(default_factory=dict)
 
 
+class Link(Protocol):
+    """What an engine on one host gives to a communicator: memory that all ranks see, and the words of the run.
+
+    ``allocate(n_bytes)`` returns the same memory (uint8, 64-byte aligned, contents undefined) to every rank: all ranks
+    ask for the same sizes in the same order.  ``transport`` says which communicator fits ("threads" or "shm");
+    `tutti.comm.connect` builds it.  ``abort()`` marks the run as aborted and wakes every rank that waits.
+    """
+
+    @property
+    def rank(self) -> int: ...
+    @property
+    def size(self) -> int: ...
+    @property
+    def transport(self) -> str: ...
+    @property
+    def board(self) -> Board: ...
+    def allocate(self, n_bytes: int) -> Array: ...
+    def abort(self) -> None: ...
+
+
+class ThreadLink(Link, Protocol):
+    """The link between threads of one process, which can share any object besides memory.
+
+    ``share(name, make)`` returns the same object to every rank: what the first one to ask made.  ``on_change(wake)``
+    has ``wake`` called whenever the run is aborted or a rank has returned, after the board says so.
+    """
+
+    def share(self, name: str, make: Callable[[], Any]) -> Any: ...
+    def on_change(self, wake: Callable[[], None]) -> None: ...
+
+
 class RankContext(Protocol):
-    """What an engine gives to the program of a rank."""
+    """What an engine gives to the program of a rank.
+
+    ``emit`` hands an event to the caller's ``watch``.  ``at_step`` tells how far the rank is (for error messages) and
+    raises `Aborted` when the run was stopped; a program calls it once per round.
+    """
 
     @property
     def seat(self) -> Seat: ...
     @property
-    def comm(self) -> Communicator: ...
+    def link(self) -> Link: ...
     def emit(self, event: Event) -> None: ...
     def at_step(self, step: int) -> None: ...
 

@@ -16,22 +16,24 @@ from tutti.types import Array, Arrays
 _CHUNK = 8192  # elements: a chunk of every shard stays in the first caches while the tree climbs
 
 
-def tree_sum(slots: Array, out: Array | None = None, start: int = 0, stop: int | None = None) -> Array:
-    """Sum the rows of ``slots`` (n_shards, length) in the canonical tree; only columns start:stop if given.
+def tree_sum(
+    slots: Array | Sequence[Array], out: Array | None = None, start: int = 0, stop: int | None = None
+) -> Array:
+    """Sum the rows of ``slots``, an array (n_shards, length) or one array per shard, in the canonical tree.
 
-    Writes into ``out[start:stop]`` and returns ``out``.  ``slots`` is left as it was.
+    Only columns start:stop if given.  Writes into ``out[start:stop]`` and returns ``out``; ``slots`` is left as it was.
     """
-    n, length = slots.shape
+    n, length, dtype = len(slots), len(slots[0]), slots[0].dtype
     stop = length if stop is None else stop
-    out = np.empty(length, slots.dtype) if out is None else out
+    out = np.empty(length, dtype) if out is None else out
     if n == 1:
-        out[start:stop] = slots[0, start:stop]
+        out[start:stop] = slots[0][start:stop]
         return out
     half = (n + 1) // 2
-    scratch = np.empty((half, min(_CHUNK, max(stop - start, 1))), slots.dtype)
+    scratch = np.empty((half, min(_CHUNK, max(stop - start, 1))), dtype)
     for lo in range(start, stop, _CHUNK):
         hi = min(lo + _CHUNK, stop)
-        rows = [slots[i, lo:hi] for i in range(n)]
+        rows = [slots[i][lo:hi] for i in range(n)]
         while len(rows) > 2:
             climbed = []
             for i in range(0, len(rows) - 1, 2):

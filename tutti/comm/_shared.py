@@ -1,0 +1,338 @@
+"""The collective calls of ranks that see the same memory; how they wait for each other is left to two subclasses.
+
+all_reduce, large: every rank puts its shards' rows where all see them, barrier, every rank sums its stripe of columns
+over all shards into a shared result, barrier.  No rank moves more than it must, and nothing is summed twice.
+all_reduce, small: rows are copied into one of two mirrors used in turn, barrier, every rank sums everything itself:
+one barrier is dearer than a few thousand additions.
+
+Every call first agrees: ranks compare what they are about to do (which call, sizes, type, which shards) and raise
+together where they differ, so a wrong program ends in an error and never in a wrong sum.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from time import perf_counter
+from typing import Any, NoReturn
+
+import numpy as np
+
+from tutti._board import ARRIVED, FINISHED, WAITING, Board
+from tutti.comm.reduction import stripe, tree_sum
+from tutti.errors import Aborted, RunError
+from tutti.protocols import Link
+from tutti.types import Array
+
+_SMALL = 1 << 16  # bytes of all shards together; below, one barrier and a whole sum beat two barriers and a stripe
+
+_DTYPES: dict[int, np.dtype[Any]] = {
+    d.num: d for d in map(np.dtype, ("f4", "f8", "i4", "i8", "u4", "u8", "i2", "u2", "i1", "u1"))
+}
+_CALLS = ("nothing", "barrier", "all_gather", "all_reduce")
+_BARRIER, _GATHER, _REDUCE = 1, 2, 3
+_CALL, _N, _LENGTH, _DTYPE, _WHERE, _GIVEN = range(6)  # the words of a record
+
+
+class Buffer:
+    """Memory of one (n_shards, length, dtype): rows, two mirrors if small, the result, and who gave which shard when."""
+
+    def __init__(self, memory: Array, where: int, n_shards: int, length: int, dtype: np.dtype[Any]) -> None:
+        self.where, self.n_shards, self.length, self.dtype = where, n_shards, length, dtype
+        self.calls = 0
+        row = _pad(length * dtype.itemsize)
+        self.small = small = n_shards * row <= _SMALL
+        at = 2 * _pad(8 * n_shards)
+        self.stamps = memory[:at].view(np.int64).reshape(2, -1)[:, :n_shards]
+
+        def rows(start: int) -> Array:
+            block = memory[start : start + n_shards * row].view(dtype).reshape(n_shards, row // dtype.itemsize)
+            return block[:, :length]
+
+        self.slots = rows(at)
+        at += n_shards * row
+        self.addresses = [self.slots.__array_interface__["data"][0] + i * row for i in range(n_shards)]
+        self.mirrors = [rows(at), rows(at + n_shards * row)] if small else []
+        self.result = np.empty(length, dtype) if small else memory[at : at + row].view(dtype)[:length]
+        self.view = self.result.view()
+        self.view.flags.writeable = False
+
+    @staticmethod
+    def n_bytes(n_shards: int, length: int, dtype: np.dtype[Any]) -> int:
+        row = _pad(length * dtype.itemsize)
+        extra = 2 * n_shards * row if n_shards * row <= _SMALL else row
+        return 2 * _pad(8 * n_shards) + n_shards * row + extra
+
+    def holds(self, shard: int, part: Array) -> bool:
+        """True if ``part`` is the row of ``shard`` itself."""
+        return bool(part.__array_interface__["data"][0] == self.addresses[shard] and part.flags.c_contiguous)
+
+
+def _pad(n: int) -> int:
+    return max(-(-n // 64), 1) * 64
+
+
+class SharedComm(ABC):
+    """A `tutti.protocols.Communicator` over shared memory; see the module for the algorithm.
+
+    Parameters
+    ----------
+    link : what the engine gave to this rank.
+    """
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self._rank, self._size = link.rank, link.size
+        self._board: Board = link.board
+        self._line = Board.line(link.rank)
+        self._lines = [Board.line(rank) for rank in range(link.size)]
+        self._meetings = 0
+        self._allocated = 0
+        self._buffers: dict[tuple[int, int, int], Buffer] = {}
+        self._sent = 0
+        self._waited = 0.0
+
+    @property
+    def rank(self) -> int:
+        return self._rank
+
+    @property
+    def size(self) -> int:
+        return self._size
+
+    @property
+    def sent_bytes(self) -> int:
+        """Bytes this rank wrote for others: its shards' rows, its stripe of a large result, its gathered bytes."""
+        return self._sent
+
+    @property
+    def wait_seconds(self) -> float:
+        """Seconds this rank waited for others."""
+        return self._waited
+
+    def barrier(self) -> None:
+        """Return when every rank has called it."""
+        self._agree(_BARRIER)
+
+    def slots(self, n_shards: int, length: int, dtype: Any) -> Array:
+        """Return the rows (n_shards, length) that `all_reduce` sums from; write only the rows of own shards.
+
+        All ranks that call it call it in the same order with the same sizes, as they do `all_reduce`.
+        """
+        return self._buffer(n_shards, length, np.dtype(dtype)).slots
+
+    def all_reduce(self, parts: Mapping[int, Array], n_shards: int) -> Array:
+        """Sum one array (length,) per shard in the canonical tree; every rank gets the same bits.
+
+        Parameters
+        ----------
+        parts : the arrays of the shards this rank holds, by shard id; all of one length and dtype.
+        n_shards : number of shards over all ranks.
+
+        Returns
+        -------
+        (length,) read-only array, valid until the next collective call.
+
+        Raises
+        ------
+        ValueError : for an array or shard id that cannot be.
+        RunError : if the ranks disagree, or a shard was given by no rank or by two.
+        Aborted : if the run was stopped.
+        """
+        buffer = None
+        if parts:
+            first = next(iter(parts.values()))
+            self._check(parts, n_shards, first)
+            buffer = self._buffer(n_shards, len(first), first.dtype)
+        if self._size == 1:
+            return self._alone(parts, n_shards, buffer)
+        if buffer is not None:
+            turn = buffer.calls & 1
+            stamps, stamp = buffer.stamps[turn], self._stamp(buffer)
+            for shard in parts:
+                stamps[shard] = stamp
+            self._put(buffer, parts, buffer.mirrors[turn] if buffer.small else None)
+            self._sent += len(parts) * buffer.length * buffer.dtype.itemsize
+            where = (buffer.length, buffer.dtype.num, buffer.where)
+            self._agree(_REDUCE, n_shards, *where, len(parts))
+        else:
+            length, dtype, where = self._agree(_REDUCE, n_shards, -1, -1, -1, 0)
+            buffer = self._buffer(n_shards, length, _DTYPES[dtype])
+            if buffer.where != where:
+                self._broken(f"rank {self._rank} allocated its buffers in another order than the ranks with shards")
+        self._check_stamps(buffer)
+        buffer.calls += 1
+        if buffer.small:
+            tree_sum(buffer.mirrors[(buffer.calls - 1) & 1], buffer.result)
+        else:
+            lo, hi = stripe(buffer.length, self._rank, self._size)
+            tree_sum(self._rows(buffer), buffer.result, lo, hi)
+            self._sent += (hi - lo) * buffer.dtype.itemsize
+            self._meet()
+        return buffer.view
+
+    def all_gather(self, payload: bytes) -> list[bytes]:
+        """Return the bytes that every rank gave, by rank."""
+        if self._size == 1:
+            self._enter()
+            return [bytes(payload)]
+        self._sent += len(payload)
+        return self._gather(bytes(payload))
+
+    def abort(self) -> None:
+        """Wake every rank that waits, which then raises `Aborted`."""
+        self._link.abort()
+
+    def close(self) -> None:
+        """Let go of the shared memory; the communicator cannot be used afterwards."""
+        self._buffers.clear()
+
+    @abstractmethod
+    def _wait(self, target: int) -> None:
+        """Return when every rank has arrived ``target`` times; raise through `_give_up` if that cannot come."""
+
+    @abstractmethod
+    def _gather(self, payload: bytes) -> list[bytes]: ...
+
+    def _put(self, buffer: Buffer, parts: Mapping[int, Array], mirror: Array | None) -> None:
+        """Bring the parts where every rank sees them: the mirror of a small buffer, else the slots."""
+        for shard, part in parts.items():
+            if mirror is not None:
+                mirror[shard] = part
+            elif not buffer.holds(shard, part):
+                buffer.slots[shard] = part
+
+    def _rows(self, buffer: Buffer) -> Array | Sequence[Array]:
+        """Return what is summed, one row per shard."""
+        return buffer.slots
+
+    def _alone(self, parts: Mapping[int, Array], n_shards: int, buffer: Buffer | None) -> Array:
+        self._enter()
+        if buffer is None or len(parts) != n_shards:
+            missing = [i for i in range(n_shards) if i not in parts]
+            self._broken(f"all_reduce: shards {missing} were given by no rank")
+        tree_sum([parts[i] for i in range(n_shards)], buffer.result)
+        return buffer.view
+
+    def _buffer(self, n_shards: int, length: int, dtype: np.dtype[Any]) -> Buffer:
+        key = (n_shards, length, dtype.num)
+        found = self._buffers.get(key)
+        if found is None:
+            if dtype.num not in _DTYPES or not dtype.isnative:
+                names = ", ".join(str(d) for d in _DTYPES.values())
+                raise ValueError(f"arrays of {dtype} cannot be summed; expected one of {names}")
+            n_bytes = Buffer.n_bytes(n_shards, length, dtype)
+            memory = self._link.allocate(n_bytes)
+            found = self._buffers[key] = Buffer(memory, self._allocated, n_shards, length, dtype)
+            self._allocated += n_bytes
+        return found
+
+    def _check(self, parts: Mapping[int, Array], n_shards: int, first: Array) -> None:
+        for shard, part in parts.items():
+            if not 0 <= shard < n_shards:
+                raise ValueError(f"all_reduce: shard {shard} is not one of 0..{n_shards - 1}")
+            if part.shape != first.shape or part.ndim != 1 or part.dtype != first.dtype:
+                raise ValueError(
+                    f"all_reduce: the part of shard {shard} is {part.dtype}{part.shape}, another is "
+                    f"{first.dtype}{first.shape}; expected 1-d arrays of one length and dtype"
+                )
+
+    def _stamp(self, buffer: Buffer) -> int:
+        """What marks a shard as given in this call; old memory of another run cannot hold it by chance."""
+        return self._board.run + buffer.calls
+
+    def _check_stamps(self, buffer: Buffer) -> None:
+        given = buffer.stamps[buffer.calls & 1] == self._stamp(buffer)
+        if not given.all():
+            self._broken(f"all_reduce: shards {np.flatnonzero(~given).tolist()} were given by no rank")
+
+    def _broken(self, message: str) -> NoReturn:
+        """Raise, and stop the others: after a disagreement nobody may go on with what is in the buffers."""
+        self._link.abort()
+        raise RunError(message)
+
+    def _enter(self) -> None:
+        if self._board.aborted():
+            self._interrupted()
+
+    def _interrupted(self) -> NoReturn:
+        raise Aborted(f"rank {self._rank}: the run was stopped, because another rank failed or the caller stopped it")
+
+    def _late(self, target: int) -> list[int]:
+        """Ranks that have not arrived ``target`` times."""
+        words = self._board.words
+        return [rank for rank, line in enumerate(self._lines) if words[line + ARRIVED] < target]
+
+    def _lost(self, late: list[int]) -> int | None:
+        """Return why waiting for ``late`` is vain: -1 if the run was stopped, or a rank that has returned."""
+        if self._board.aborted():
+            return -1
+        return next((rank for rank in late if self._board.get(rank, FINISHED)), None)
+
+    def _give_up(self, lost: int) -> NoReturn:
+        if lost < 0:
+            self._interrupted()
+        self._broken(
+            f"rank {self._rank} waits in a collective call, but rank {lost} has returned already; "
+            "every rank must make the same collective calls"
+        )
+
+    def _meet(self) -> None:
+        """A barrier without a word."""
+        words = self._board.words
+        if self._board.aborted():
+            self._interrupted()
+        self._meetings += 1
+        words[self._line + WAITING] = 1
+        began = perf_counter()
+        words[self._line + ARRIVED] = self._meetings
+        self._wait(self._meetings)
+        self._waited += perf_counter() - began
+        words[self._line + WAITING] = 0
+
+    def _agree(self, call: int, *what: int) -> tuple[int, int, int]:
+        """Barrier at which every rank says what it is about to do; raise if they differ.
+
+        ``what`` is n_shards, length, dtype, where, given; a rank without shards gives length -1 and is told by the
+        others.  Returns (length, dtype, where).
+        """
+        if self._size == 1:
+            self._enter()
+            return (0, 0, 0)
+        turn = self._meetings
+        mine = self._board.record(self._rank, turn)
+        for i, value in enumerate((call, *what)):
+            mine[i] = value
+        self._meet()
+        known = tuple(mine[_LENGTH : _WHERE + 1])
+        given = mine[_GIVEN] if call == _REDUCE else 0
+        for rank in range(self._size):
+            if rank == self._rank:
+                continue
+            other = self._board.record(rank, turn)
+            if other[_CALL] != call:
+                self._broken(
+                    f"rank {self._rank} called {_CALLS[call]}, rank {rank} called {_CALLS[other[_CALL]]}; "
+                    "every rank must make the same collective calls in the same order"
+                )
+            if call == _REDUCE:
+                given += other[_GIVEN]
+                theirs = tuple(other[_LENGTH : _WHERE + 1])
+                if known[0] < 0:
+                    known = theirs
+                if other[_N] != what[0] or (theirs[0] >= 0 and theirs != known):
+                    self._broken(self._difference(rank, what[0], known, other[_N], theirs))
+        if call == _REDUCE and given != what[0]:
+            self._broken(
+                f"all_reduce: {given} arrays were given for {what[0]} shards; each shard id is given by exactly one rank"
+            )
+        return known  # type: ignore[return-value]
+
+    def _difference(self, rank: int, n: int, known: Sequence[int], their_n: int, theirs: Sequence[int]) -> str:
+        def show(n_shards: int, what: Sequence[int]) -> str:
+            return f"all_reduce of {n_shards} shards x {what[0]} {_DTYPES.get(what[1], '?')}"
+
+        mine, other = show(n, known), show(their_n, theirs)
+        if mine == other:
+            other += ", but allocated its buffers in another order"
+        return f"rank {self._rank} called {mine}, rank {rank} called {other}; every rank must make the same calls"

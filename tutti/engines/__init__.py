@@ -1,0 +1,1 @@
+"""Where workers live and whether they are alive: threads of this process, or processes of this host."""

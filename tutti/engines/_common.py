@@ -1,0 +1,68 @@
+"""What both engines share: their parameters checked, their places, and how a fault is put into words."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import traceback
+from collections.abc import Sequence
+
+from tutti.errors import ParameterError, RankLost
+from tutti.types import Place
+
+LOOK_SECONDS = 0.25  # longest time between two looks at the ranks
+
+
+def n_cores() -> int:
+    """Number of cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def check(n: object, **seconds: object) -> None:
+    """Raise `ParameterError` unless n is None or a positive int and every duration a positive number."""
+    if n is not None and (isinstance(n, bool) or not isinstance(n, int) or n < 1):
+        raise ParameterError("n", n, "write a positive number of workers, or None for one per core")
+    for name, value in seconds.items():
+        if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+            raise ParameterError(name, value, "write a positive number of seconds")
+
+
+def places(n: int | None) -> Sequence[Place]:
+    """Return one place per worker on this host; workers share the cores evenly."""
+    cores = n_cores()
+    n = cores if n is None else n
+    host = socket.gethostname()
+    return [Place(host, cores=max(cores // n, 1)) for _ in range(n)]
+
+
+def describe(error: BaseException) -> tuple[str, str]:
+    """Return "Type: message" and the traceback as text, without the engine's own frame on top."""
+    kind = type(error).__qualname__
+    if isinstance(error, SystemExit):
+        what = f"{kind}: the program called sys.exit({error.code!r})"
+    else:
+        what = f"{kind}: {error}" if str(error) else kind
+    inner = error.__traceback__.tb_next if error.__traceback__ is not None else None
+    return what, "".join(traceback.format_exception(type(error), error, inner))
+
+
+def silent(rank: int, host: str, pid: int, step: int, seconds: float, more: str = "") -> RankLost:
+    return RankLost(rank, host, pid, step, f"no sign of life for {seconds:.1f} s{more}")
+
+
+def exit_reason(code: int | None, when: str = "") -> str:
+    """Say how a process ended from its exit code (minus the signal)."""
+    if code is None:
+        how = "its process ended"
+    elif code >= 0:
+        how = f"its process ended by itself with exit code {code}"
+    else:
+        try:
+            name = signal.Signals(-code).name
+        except ValueError:
+            name = "unknown"
+        how = f"its process was killed by signal {-code} ({name})"
+        if -code == signal.SIGKILL:
+            how += "; if nobody killed it on purpose, the machine may be out of memory"
+    return how + when
