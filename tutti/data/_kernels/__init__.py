@@ -1,0 +1,1 @@
+"""numba kernels of the data layer; imported only inside functions."""
