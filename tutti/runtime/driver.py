@@ -103,7 +103,7 @@ def train(
         {
             "learner": learner,
             "strategy": strategy,
-            "dataset": dataset,
+            "dataset": dataset.settled(plan.n_shards, schema),
             "schema": schema,
             "n_shards": plan.n_shards,
             "seed": seed,

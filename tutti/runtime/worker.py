@@ -94,10 +94,10 @@ def fit_rank(
     start: Arrays | None,
 ) -> tuple[dict[str, Array] | None, RankReport]:
     """Train on the shards of this rank's seat; rank 0 returns the shared state, every rank its report."""
-    from tutti.comm import open_transport
+    from tutti.comm import connect
 
     with ExitStack() as stack:
-        comm = open_transport(ctx.link)
+        comm = connect(ctx.link)
         stack.callback(comm.close)
         opened = time.perf_counter()
         shards = {}
