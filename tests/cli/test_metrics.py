@@ -82,6 +82,13 @@ def test_regression_scores_of_batches_equal_scikit_learns_of_the_whole(shift: fl
     assert found["mean_squared_error"] == pytest.approx(sk.mean_squared_error(truth, predicted, sample_weight=weight))
 
 
+@pytest.mark.parametrize("predicted", [[2.0, 2.0], [2.0, 3.0]])
+def test_r2_of_a_constant_target_equals_scikit_learns(predicted: list[float]) -> None:
+    scores = RegressionScores()
+    scores.add(np.array([2.0, 2.0]), np.array(predicted))
+    assert scores.result()["r2"] == sk.r2_score([2.0, 2.0], predicted)
+
+
 def test_scores_of_no_rows_are_unknown() -> None:
     assert all(math.isnan(v) for v in RegressionScores().result().values())
     assert all(math.isnan(v) for v in ClassificationScores(2).result().values())

@@ -29,12 +29,15 @@ REPORT_SUFFIXES = (".json", ".html", ".txt")
 DATA_OPTIONS: dict[str, Any] = {
     "format": str,
     "path": str | list[str],
-    "test_size": float,
+    "test_size": float | int,
+    "stratify": bool,
     "random_state": int,
     "partition": Partition,
-    "cached": Literal["memory", "disk"],
+    "resample": Literal["oversample", "undersample"],
+    "cached": Literal["auto", "memory", "disk", False],
+    "limit": str | int,
 }
-"""Options of [data] besides those of the reader itself."""
+"""Options of [data] besides those of the reader itself; ``cached = false`` is Python's ``cached(None)``: stream."""
 
 OUTPUT_OPTIONS: dict[str, Any] = {"model": str, "report": str | list[str]}
 
@@ -60,7 +63,7 @@ class Job:
     file : the job file.
     reader : name of the public function that reads the data.
     data : its arguments; the first is the path or URL.
-    test_size, random_state, partition, cached : what happens to the dataset after reading; None leaves it.
+    shape : what happens to the dataset after reading: the options of [data] that are not the reader's.
     model, strategy, engine : the three choices.
     model_path : folder the model is saved to; None saves none.
     reports : files of the report, by suffix .json, .html or .txt.
@@ -72,24 +75,22 @@ class Job:
     model: Choice
     strategy: Choice = Choice("auto")
     engine: Choice = Choice("auto")
-    test_size: float | None = None
-    random_state: int | None = None
-    partition: Partition | None = None
-    cached: str | None = None
+    shape: Mapping[str, Any] = field(default_factory=dict)
     model_path: Path | None = None
     reports: tuple[Path, ...] = ()
 
     def datasets(self) -> tuple[Any, Any | None]:
         """Return (training data, test data or None), lazily: no row is read."""
-        url = self.data["path"]
-        dataset = public(self.reader)(url, **{k: v for k, v in self.data.items() if k != "path"})
-        if self.partition is not None:
-            dataset = dataset.partition(self.partition)
-        if self.cached is not None:
-            dataset = dataset.cached(self.cached)
-        if self.test_size is None:
-            return dataset, None
-        train, test = dataset.split(test_size=self.test_size, random_state=self.random_state or 0)
+        shape, seed = self.shape, self.shape.get("random_state", 0)
+        train, test = public(self.reader)(**self.data), None
+        if "cached" in shape or "limit" in shape:
+            train = train.cached(shape.get("cached", "auto") or None, shape.get("limit"))
+        if "test_size" in shape:
+            train, test = train.split(shape["test_size"], random_state=seed, stratify=shape.get("stratify", False))
+        if "resample" in shape:
+            train = train.resample(shape["resample"], random_state=seed)
+        if "partition" in shape:
+            train = train.partition(shape["partition"], random_state=seed)
         return train, test
 
     def estimator(self, verbose: int, **more: Any) -> Any:
@@ -166,16 +167,18 @@ class _Checker:
         if form not in READERS:
             self.wrong("data", "format", f"[data] format = {form!r} is unknown{_near(form, READERS)}; "
                        f"there are {_listed(READERS)}")  # fmt: skip
-        (_, *names), reader = options_of(public(READERS[form])), public(READERS[form])
-        annotations = options_of(reader)
-        self.options("data", table, {**{n: annotations[n] for n in names}, **DATA_OPTIONS}, f" for format {form!r}")
-        if "test_size" in table and not 0 < table["test_size"] < 1:
-            self.wrong("data", "test_size", f"[data] test_size = {table['test_size']} is not between 0 and 1")
-        own = {n: table[n] for n in ("test_size", "random_state", "partition", "cached") if n in table}
+        annotations = options_of(public(READERS[form]))
+        names = [n for n in annotations if n != "path"]
+        self.options("data", table, {**annotations, **DATA_OPTIONS}, f" for format {form!r}")
+        if "stratify" in table and "test_size" not in table:
+            self.wrong(
+                "data", "stratify", "[data] stratify says how test_size draws its rows, but there is no test_size"
+            )
         paths = [self.place(p) for p in _as_list(table["path"])]
-        arguments = {"path": paths if isinstance(table["path"], list) else paths[0]}
-        arguments |= {n: table[n] for n in names if n in table and n not in own}
-        return {"reader": READERS[form], "data": arguments, **own}
+        arguments = {n: v for n, v in table.items() if n in names}
+        arguments["path"] = paths if isinstance(table["path"], list) else paths[0]
+        shape = {n: v for n, v in table.items() if n not in names and n not in ("format", "path")}
+        return {"reader": READERS[form], "data": arguments, "shape": shape}
 
     def place(self, path: str) -> str:
         """A path relative to the job file, checked where that costs nothing; URLs are left to their file system."""
@@ -254,7 +257,9 @@ def _as_list(value: Any) -> list[Any]:
 
 
 def _near(word: object, known: Iterable[str]) -> str:
-    found = difflib.get_close_matches(str(word), list(known), n=1, cutoff=0.5)
+    came, names = str(word), list(known)
+    prefixes = [n for n in names if min(len(n), len(came)) > 2 and (came.startswith(n) or n.startswith(came))]
+    found = prefixes or difflib.get_close_matches(came, names, n=1)
     return f"; did you mean {found[0]!r}?" if found else ""
 
 

@@ -55,7 +55,11 @@ def build_parser() -> argparse.ArgumentParser:
     data.add_argument("model", metavar="MODEL", help="folder written by train or by est.save()")
     data.add_argument("data", metavar="DATA", help="file, folder, glob or URL of the rows")
     data.add_argument("--format", choices=("libsvm", "csv", "parquet"), help="of DATA; default: by its suffix")
-    data.add_argument("--label", metavar="NAME", help="label column of csv or parquet data (predict ignores it)")
+    data.add_argument("--label", metavar="NAME", help="column of csv or parquet data that holds the labels")
+    data.add_argument("--weight", metavar="NAME", help="column of csv or parquet data that holds the sample weights")
+    data.add_argument("--zero-based", action="store_true", help="indices of libsvm data start at 0 instead of 1")
+    data.add_argument("--delimiter", metavar="CHAR", default=",", help="between the values of csv data; default: ,")
+    data.add_argument("--no-header", action="store_true", help="the first line of csv data is a row, not names")
 
     parser = _Parser(
         prog="tutti",

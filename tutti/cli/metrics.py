@@ -123,5 +123,6 @@ class RegressionScores:
         """Return the scores by name."""
         if not self.weight:
             return {"r2": float("nan"), "mean_squared_error": float("nan")}
-        r2 = 1.0 - self.error / self.spread if self.spread > 0 else float("nan")
+        constant = 1.0 if self.error == 0.0 else 0.0  # all targets equal, met or missed: as scikit-learn has it
+        r2 = 1.0 - self.error / self.spread if self.spread > 0 else constant
         return {"r2": r2, "mean_squared_error": self.error / self.weight}

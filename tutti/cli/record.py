@@ -7,7 +7,6 @@ import json
 import math
 import platform
 from collections.abc import Mapping
-from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -37,7 +36,7 @@ def make_record(
     model : {"type": name, "options": {...}}.
     plan : an explanation with ``to_dict()`` and ``str()``.
     report : the fit's report with ``to_dict()``.
-    history : sequence of `tutti.types.Round`.
+    history : one mapping per round: step, seconds, objective, gap, passes.
     scores : by the name of the rows they were taken on.
     saved : folder of the model.
     """
@@ -52,7 +51,7 @@ def make_record(
             "plan_text": str(plan),
             "report": report.to_dict(),
             "report_text": str(report),
-            "history": [asdict(event) for event in history],
+            "history": [dict(event) for event in history],
             "scores": {on: dict(found) for on, found in scores.items()},
             "saved": saved,
         }
