@@ -14,6 +14,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from tutti.data import convert, shards
+from tutti.data.filesystem import normal
 from tutti.data.memo import Memo
 from tutti.data.memory import parse_bytes
 from tutti.data.opened import DiskShard, MemoryShard, StreamShard
@@ -287,10 +288,7 @@ def read_parquet(
 
 
 def _paths(path: Any) -> tuple[str, ...]:
-    if isinstance(path, list | tuple):
-        found = tuple(map(str, path))
-    else:
-        found = (str(path),)
+    found = tuple(normal(str(p)) for p in (path if isinstance(path, list | tuple) else [path]))
     if not found:
         raise ParameterError("path", path, "name at least one file")
     return found

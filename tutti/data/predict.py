@@ -22,8 +22,8 @@ def predict_blocks(data: Dataset, n_features: int, classes: tuple[Any, ...] | No
     """Yield blocks of at most 65,536 rows in the order of the source.
 
     ``y`` holds int32 codes if ``classes`` are given, float64 targets if the labels are numbers and no classes are
-    given, and is empty where the source has no labels.  ``start`` counts over all rows.  Sparse rows with fewer features than
-    the model are widened.  Nothing is scanned: a file is read once.
+    given, and is empty where the source has no labels.  ``start`` counts over all rows.  Sparse rows with fewer
+    features than the model are widened.  Nothing is scanned: a file is read once.
 
     Raises
     ------
