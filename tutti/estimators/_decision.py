@@ -1,0 +1,65 @@
+"""Decision values X W' + b of any rows: one BLAS call if dense, one pass over the non-zeros if sparse."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from tutti.errors import DataError
+from tutti.types import Array, Csr
+
+
+def decision(x: Array | Csr, coef: Array, intercept: Array) -> Array:
+    """Return (rows, K) float64 decision values.
+
+    float32 rows are multiplied in float32, as they were in the fit, so that they need not be copied.
+
+    Parameters
+    ----------
+    x : (rows, d) dense rows or `Csr`.
+    coef, intercept : (K, d), (K,) float64.
+
+    Raises
+    ------
+    DataError : NaN or infinity in ``x``, with its place.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        if isinstance(x, Csr):
+            product = _sparse_product(x, coef)
+        else:
+            product = x @ coef.T.astype(x.dtype, copy=False)
+        values = product.astype(np.float64, copy=False) + intercept
+        # a bad value in a row makes the sum over all decision values bad: the rows themselves are not searched
+        suspicious = not np.isfinite(values.sum())
+    if suspicious:
+        check_finite(x)
+    return values
+
+
+def _sparse_product(x: Csr, coef: Array) -> Array:
+    n = len(x.indptr) - 1
+    out = np.zeros((n, len(coef)), dtype=np.float64)
+    filled = np.flatnonzero(np.diff(x.indptr))
+    if len(filled):
+        starts = x.indptr[filled]
+        for k, w in enumerate(coef):
+            out[filled, k] = np.add.reduceat(x.values * w[x.indices], starts)
+    return out
+
+
+def check_finite(x: Array | Csr) -> None:
+    """Raise DataError for the first NaN or infinity in the rows."""
+    values = x.values if isinstance(x, Csr) else x
+    bad = np.argwhere(~np.isfinite(values))
+    if not len(bad):
+        return
+    if isinstance(x, Csr):
+        at = int(bad[0, 0])
+        row, column = int(np.searchsorted(x.indptr, at, side="right")) - 1, int(x.indices[at])
+        value: Any = x.values[at]
+    else:
+        row, column = map(int, bad[0])
+        value = x[row, column]
+    word = "NaN" if np.isnan(value) else "infinity"
+    raise DataError(f"Input X contains {word}; impute or drop such rows first", row=row, column=column)

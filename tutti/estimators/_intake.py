@@ -1,0 +1,82 @@
+"""What ``fit`` may be given, made one thing: arrays, frames and tensors, a file by its name, or a Dataset as it is."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+
+from tutti.errors import DataError, InputError, ParameterError
+from tutti.estimators._base import DataConversionWarning, warn
+
+_FORMATS = {
+    ".svm": "libsvm",
+    ".libsvm": "libsvm",
+    ".svmlight": "libsvm",
+    ".csv": "csv",
+    ".parquet": "parquet",
+    ".pq": "parquet",
+}
+_COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
+
+
+def is_dataset(x: Any) -> bool:
+    """Tell a tutti Dataset (or whatever fulfils its doors) from arrays."""
+    return all(hasattr(x, name) for name in ("schema", "open", "shard_rows", "keeps"))
+
+
+def as_dataset(x: Any, y: Any, sample_weight: Any, name: str) -> tuple[Any, Any]:
+    """Return (dataset, dtype of the labels or None if the source does not tell).
+
+    Parameters
+    ----------
+    x, y, sample_weight : what the caller gave to ``fit``.
+    name : class of the estimator, for messages.
+
+    Raises
+    ------
+    InputError : the combination makes no sense; the message says what to write instead.
+    """
+    if is_dataset(x):
+        for what, value in (("y", y), ("sample_weight", sample_weight)):
+            if value is not None:
+                raise InputError(f"a Dataset brings its own labels and weights: write fit(dataset), without {what}")
+        return x, None
+    if isinstance(x, str | os.PathLike):
+        return _open_file(os.fspath(x), y, sample_weight), None
+    if y is None:
+        raise DataError(f"This {name} estimator requires y to be passed, but the target y is None.")
+    from tutti.data import from_arrays
+
+    if np.ndim(y) == 2 and np.shape(y)[1] == 1:
+        warn(
+            "A column-vector y was passed when a 1d array was expected. Please change the shape of y to (n_samples, ), "
+            "for example using ravel().",
+            DataConversionWarning,
+            stacklevel=4,
+        )
+    return from_arrays(x, y, sample_weight=sample_weight), getattr(y, "dtype", None)
+
+
+def _open_file(path: str, label: Any, sample_weight: Any) -> Any:
+    from tutti import data
+
+    if sample_weight is not None:
+        raise InputError("sample_weight belongs to arrays; name the column of weights in tutti.read_csv / read_parquet")
+    stem = path.lower()
+    for suffix in _COMPRESSED:
+        stem = stem.removesuffix(suffix)
+    kind = _FORMATS.get(os.path.splitext(stem)[1])
+    if kind is None:
+        raise InputError(
+            f"the format of {path!r} cannot be told by its suffix ({', '.join(_FORMATS)}); open it with "
+            "tutti.read_libsvm, read_csv or read_parquet and fit what that returns"
+        )
+    if kind == "libsvm":
+        if label is not None:
+            raise ParameterError("y", label, "a libsvm file has the label in front of each row; write fit(path)")
+        return data.read_libsvm(path)
+    if not isinstance(label, str):
+        raise ParameterError("y", label, f'write the name of the label column: fit({path!r}, "label")')
+    return (data.read_csv if kind == "csv" else data.read_parquet)(path, label=label)

@@ -1,0 +1,64 @@
+"""One line per fit that tells how far it is: only on a terminal, and only once a fit takes longer than a second."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any
+
+from tutti.types import Event, Round
+
+PATIENCE_SECONDS = 1.0
+
+
+class RoundProgress:
+    """Watches events; use as a context manager around the run.
+
+    Parameters
+    ----------
+    label : what is being fitted.
+    verbose : False keeps quiet.
+    console : a rich Console; made on first use if None.
+    """
+
+    def __init__(self, label: str, verbose: bool, console: Any = None) -> None:
+        self._label, self._verbose, self._console = label, verbose, console
+        self._live: Any = None
+        self._began = time.perf_counter()
+
+    def __enter__(self) -> RoundProgress:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def __call__(self, event: Event) -> None:
+        """Show the round if the fit has outlasted the patience."""
+        seconds = time.perf_counter() - self._began
+        if not self._verbose or not isinstance(event, Round) or seconds < PATIENCE_SECONDS:
+            return
+        if self._live is None:
+            self._live = self._start()
+        if self._live is not None:
+            self._live.update(self._line(event, seconds), refresh=True)
+
+    def _start(self) -> Any:
+        from rich.console import Console
+        from rich.live import Live
+
+        console = self._console or Console(stderr=True)
+        if not console.is_terminal:
+            self._verbose = False
+            return None
+        live = Live(console=console, auto_refresh=False)
+        live.start()
+        return live
+
+    def _line(self, event: Round, seconds: float) -> str:
+        gap = event.gap / max(abs(event.objective), 1e-300)
+        certified = f"certified within {gap:.1e}" if math.isfinite(gap) else "not certified yet"
+        return (
+            f"{self._label}  round {event.step}  {seconds:.1f} s  {event.passes:.1f} passes  "
+            f"objective {event.objective:.8g}  {certified}"
+        )
