@@ -35,7 +35,7 @@ _CALL, _N, _LENGTH, _DTYPE, _WHERE, _GIVEN = range(6)  # the words of a record
 
 
 class Buffer:
-    """Memory of one (n_shards, length, dtype): rows, two mirrors if small, the result, and who gave which shard when."""
+    """Memory of one (n_shards, length, dtype): rows, two mirrors if small, the result, and what was given when."""
 
     def __init__(self, memory: Array, where: int, n_shards: int, length: int, dtype: np.dtype[Any]) -> None:
         self.where, self.n_shards, self.length, self.dtype = where, n_shards, length, dtype
@@ -112,7 +112,10 @@ class SharedComm(ABC):
 
     def barrier(self) -> None:
         """Return when every rank has called it."""
-        self._agree(_BARRIER)
+        if self._size == 1:
+            self._enter()
+        else:
+            self._agree(_BARRIER)
 
     def slots(self, n_shards: int, length: int, dtype: Any) -> Array:
         """Return the rows (n_shards, length) that `all_reduce` sums from; write only the rows of own shards.
@@ -153,10 +156,8 @@ class SharedComm(ABC):
                 stamps[shard] = stamp
             self._put(buffer, parts, buffer.mirrors[turn] if buffer.small else None)
             self._sent += len(parts) * buffer.length * buffer.dtype.itemsize
-            where = (buffer.length, buffer.dtype.num, buffer.where)
-            self._agree(_REDUCE, n_shards, *where, len(parts))
-        else:
-            length, dtype, where = self._agree(_REDUCE, n_shards, -1, -1, -1, 0)
+        length, dtype, where = self._agree_on_sum(n_shards, buffer, len(parts))
+        if buffer is None:
             buffer = self._buffer(n_shards, length, _DTYPES[dtype])
             if buffer.where != where:
                 self._broken(f"rank {self._rank} allocated its buffers in another order than the ranks with shards")
@@ -277,56 +278,56 @@ class SharedComm(ABC):
             "every rank must make the same collective calls"
         )
 
+    def _announce(self) -> None:
+        """Tell the others that this rank has arrived; whatever it wrote before is seen by who sees this."""
+        self._board.words[self._line + ARRIVED] = self._meetings
+
     def _meet(self) -> None:
         """A barrier without a word."""
+        self._enter()
         words = self._board.words
-        if self._board.aborted():
-            self._interrupted()
         self._meetings += 1
         words[self._line + WAITING] = 1
         began = perf_counter()
-        words[self._line + ARRIVED] = self._meetings
+        self._announce()
         self._wait(self._meetings)
         self._waited += perf_counter() - began
         words[self._line + WAITING] = 0
 
-    def _agree(self, call: int, *what: int) -> tuple[int, int, int]:
-        """Barrier at which every rank says what it is about to do; raise if they differ.
-
-        ``what`` is n_shards, length, dtype, where, given; a rank without shards gives length -1 and is told by the
-        others.  Returns (length, dtype, where).
-        """
-        if self._size == 1:
-            self._enter()
-            return (0, 0, 0)
+    def _agree(self, call: int, *what: int) -> list[list[int]]:
+        """Barrier at which every rank says what it is about to do; returns what each one said, by rank."""
         turn = self._meetings
-        mine = self._board.record(self._rank, turn)
+        record = self._board.record(self._rank, turn)
         for i, value in enumerate((call, *what)):
-            mine[i] = value
+            record[i] = value
         self._meet()
-        known = tuple(mine[_LENGTH : _WHERE + 1])
-        given = mine[_GIVEN] if call == _REDUCE else 0
-        for rank in range(self._size):
-            if rank == self._rank:
-                continue
-            other = self._board.record(rank, turn)
+        records = [self._board.record(rank, turn).tolist() for rank in range(self._size)]
+        for rank, other in enumerate(records):
             if other[_CALL] != call:
                 self._broken(
                     f"rank {self._rank} called {_CALLS[call]}, rank {rank} called {_CALLS[other[_CALL]]}; "
                     "every rank must make the same collective calls in the same order"
                 )
-            if call == _REDUCE:
-                given += other[_GIVEN]
-                theirs = tuple(other[_LENGTH : _WHERE + 1])
-                if known[0] < 0:
-                    known = theirs
-                if other[_N] != what[0] or (theirs[0] >= 0 and theirs != known):
-                    self._broken(self._difference(rank, what[0], known, other[_N], theirs))
-        if call == _REDUCE and given != what[0]:
+        return records
+
+    def _agree_on_sum(self, n_shards: int, buffer: Buffer | None, given: int) -> Sequence[int]:
+        """Return (length, dtype, where) of the sum; a rank without shards is told by the others."""
+        what = (-1, -1, -1) if buffer is None else (buffer.length, buffer.dtype.num, buffer.where)
+        records = self._agree(_REDUCE, n_shards, *what, given)
+        known: Sequence[int] = what
+        for rank, other in enumerate(records):
+            theirs = other[_LENGTH : _WHERE + 1]
+            if known[0] < 0:
+                known = theirs
+            if other[_N] != n_shards or (theirs[0] >= 0 and tuple(theirs) != tuple(known)):
+                self._broken(self._difference(rank, n_shards, known, other[_N], theirs))
+        total = sum(other[_GIVEN] for other in records)
+        if total != n_shards:
             self._broken(
-                f"all_reduce: {given} arrays were given for {what[0]} shards; each shard id is given by exactly one rank"
+                f"all_reduce: {total} arrays were given for {n_shards} shards; "
+                "each shard id is given by exactly one rank"
             )
-        return known  # type: ignore[return-value]
+        return known
 
     def _difference(self, rank: int, n: int, known: Sequence[int], their_n: int, theirs: Sequence[int]) -> str:
         def show(n_shards: int, what: Sequence[int]) -> str:

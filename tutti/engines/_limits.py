@@ -29,10 +29,12 @@ _seen: list[int] = []
 _walk = getattr(ctypes.CDLL(None), "dl_iterate_phdr", None)
 
 
-@ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(_PhdrInfo), ctypes.c_size_t, ctypes.c_void_p)
-def _first(info: Any, size: int, data: Any) -> int:
+def _note(info: Any, size: int, data: Any) -> int:
     _seen.append(info.contents.adds)
     return 1  # the counter is the same for every library: one is enough
+
+
+_first = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(_PhdrInfo), ctypes.c_size_t, ctypes.c_void_p)(_note)
 
 
 def _libraries_loaded() -> int:

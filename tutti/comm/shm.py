@@ -1,0 +1,94 @@
+"""The communicator between processes of one host: a barrier is a few words in shared memory and needs no system call.
+
+A rank that waits spins for a moment if it has a core of its own, then yields it, then sleeps in growing steps.  It
+looks at the abort word all the while; whether the others live is the engine's business, so a wait has no deadline.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import threading
+import time
+
+import numpy as np
+
+from tutti._board import ARRIVED
+from tutti.comm._shared import _GATHER, _N, SharedComm
+from tutti.protocols import Link
+from tutti.types import Array
+
+_SPINS = 1000  # about 100 us
+_YIELDS = 500
+_NAPS = (50e-6, 1e-3)  # first and longest
+
+_STRONG_ORDER = platform.machine() in ("x86_64", "AMD64")
+"""Processors whose stores are seen in order; others need a fence between data and the word that announces it."""
+
+
+class ShmComm(SharedComm):
+    """A `tutti.protocols.Communicator` between the processes of `tutti.Processes`."""
+
+    def __init__(self, link: Link) -> None:
+        super().__init__(link)
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        self._spins = _SPINS if self._size <= cores else 0
+        self._arrivals = [line + ARRIVED for rank, line in enumerate(self._lines) if rank != self._rank]
+        self._fences = (threading.Lock(), threading.Lock())
+        self._payloads: Array | None = None
+        self._gathers = 0
+
+    def close(self) -> None:
+        super().close()
+        self._payloads = None
+
+    def _wait(self, target: int) -> None:
+        words, arrivals = self._board.words, self._arrivals
+        for _ in range(self._spins):
+            for arrived in arrivals:
+                if words[arrived] < target:
+                    break
+            else:
+                break
+        else:
+            self._wait_long(target)
+        self._fence()
+
+    def _wait_long(self, target: int) -> None:
+        looks, nap = 0, _NAPS[0]
+        while late := self._late(target):
+            lost = self._lost(late)
+            if lost is not None and (lost < 0 or self._late(target)):
+                self._give_up(lost)
+            if looks < _YIELDS:
+                os.sched_yield()
+                looks += 1
+            else:
+                time.sleep(nap)
+                nap = min(nap * 1.2, _NAPS[1])
+
+    def _announce(self) -> None:
+        self._fence()
+        super()._announce()
+
+    def _fence(self) -> None:
+        if not _STRONG_ORDER:
+            for lock in self._fences:  # release followed by acquire is a full fence on every processor Python runs on
+                with lock:
+                    pass
+
+    def _gather(self, payload: bytes) -> list[bytes]:
+        """Short payloads lie in one of two areas used in turn; if one is too long, all ranks move to a larger area."""
+        turn, area, length = self._gathers & 1, self._payloads, len(payload)
+        self._gathers += 1
+        if area is not None and length <= area.shape[2]:
+            area[turn, self._rank, :length] = np.frombuffer(payload, np.uint8)
+        lengths = [record[_N] for record in self._agree(_GATHER, length)]
+        if area is None or max(lengths) > area.shape[2]:
+            width = 1 << max(max(lengths) - 1, 1023).bit_length()
+            n_bytes = 2 * self._size * width
+            area = self._payloads = self._link.allocate(n_bytes).reshape(2, self._size, width)
+            self._allocated += n_bytes
+            area[turn, self._rank, :length] = np.frombuffer(payload, np.uint8)
+            self._meet()
+        return [area[turn, rank, :n].tobytes() for rank, n in enumerate(lengths)]

@@ -1,0 +1,188 @@
+"""The process of a rank: waits for a program, runs it, sends back what came out, waits for the next.
+
+A second thread shows that the process lives, and ends it at once when the caller is gone, whatever the first one does.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import mmap
+import os
+import select
+import signal
+import socket
+import sys
+import threading
+from typing import Any, NoReturn
+
+import numpy as np
+
+from tutti._board import BEAT, FINISHED, STEP, Board
+from tutti._spec import resolve
+from tutti.engines import _wire
+from tutti.engines._common import describe
+from tutti.errors import Aborted
+from tutti.types import Array, Event, Seat
+
+_PULSE_SECONDS = 0.2
+
+
+class _Pulse(threading.Thread):
+    """Counts up the BEAT word during a run; ends the process when the caller's end of the channel is closed."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        super().__init__(name="tutti-pulse", daemon=True)
+        self._poll = select.poll()
+        self._poll.register(sock, 0)  # a hang-up is reported without being asked for
+        self._beating: tuple[Board, int] | None = None
+
+    def begin(self, board: Board, rank: int) -> None:
+        board.set(rank, BEAT, 1)
+        self._beating = (board, rank)
+
+    def end(self) -> None:
+        self._beating = None
+
+    def run(self) -> None:
+        while not self._poll.poll(_PULSE_SECONDS * 1e3):
+            beating = self._beating
+            if beating is not None:
+                board, rank = beating
+                board.set(rank, BEAT, board.get(rank, BEAT) + 1)
+        os._exit(0)
+
+
+class Arena:
+    """The memory of a run, handed out in the order of asking; the same order on every rank gives the same memory."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._maps: dict[tuple[int, int], Array] = {}
+        self._end = 0
+
+    def words(self, size: int) -> memoryview:
+        """Begin a run: return the words of the board, which come first."""
+        self._end = 0
+        return memoryview(self.allocate(8 * Board.n_words(size))).cast("q")  # type: ignore[arg-type]
+
+    def allocate(self, n_bytes: int) -> Array:
+        where, self._end = self._end, self._end + -(-n_bytes // mmap.PAGESIZE) * mmap.PAGESIZE
+        found = self._maps.get((where, n_bytes))
+        if found is None:
+            mapped = mmap.mmap(self._fd, max(n_bytes, 1), offset=where)
+            found = self._maps[where, n_bytes] = np.frombuffer(mapped, np.uint8)
+        return found
+
+    def close(self) -> None:
+        self._maps.clear()
+        os.close(self._fd)
+
+
+class _ShmLink:
+    transport = "shm"
+
+    def __init__(self, arena: Arena, board: Board, rank: int, size: int) -> None:
+        self.rank, self.size, self.board = rank, size, board
+        self.allocate = arena.allocate
+
+    def abort(self) -> None:
+        self.board.abort()
+
+
+class _Context:
+    def __init__(self, seat: Seat, link: _ShmLink, sock: socket.socket) -> None:
+        self.seat, self.link = seat, link
+        self._sock = sock
+
+    def emit(self, event: Event) -> None:
+        parcel = _wire.pack(event)
+        _wire.send(self._sock, _wire.EVENT, parcel)
+        parcel.close()
+
+    def at_step(self, step: int) -> None:
+        board, rank = self.link.board, self.link.rank
+        board.set(rank, STEP, step)
+        if board.aborted():
+            raise Aborted(f"rank {rank}: the run was stopped, because another rank failed or the caller stopped it")
+
+
+class _Worker:
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._inbox = _wire.Inbox(sock)
+        self._pulse = _Pulse(sock)
+        self._arena: Arena | None = None
+        self._context: _Context | None = None
+
+    def serve(self) -> NoReturn:
+        self._pulse.start()
+        _wire.send(self._sock, _wire.READY, _wire.pack(None))
+        while not self._inbox.closed:
+            for frame in self._inbox.receive():
+                if frame.kind == _wire.SEAT:
+                    self._sit(frame)
+                else:
+                    self._answer(frame)
+        os._exit(0)
+
+    def _sit(self, frame: _wire.Frame) -> None:
+        """Learn who this process is in the coming run."""
+        order = _wire.unpack(frame.n_text, frame.body)
+        if frame.fds:
+            if self._arena is not None:
+                self._arena.close()
+            self._arena = Arena(frame.fds[0])
+        _adopt(order["surroundings"])
+        assert self._arena is not None
+        seat, size = order["seat"], order["size"]
+        board = Board(self._arena.words(size), size)
+        self._context = _Context(seat, _ShmLink(self._arena, board, seat.rank, size), self._sock)
+        self._pulse.begin(board, seat.rank)
+
+    def _answer(self, frame: _wire.Frame) -> None:
+        kind, parcel = self._run(frame)
+        self._pulse.end()
+        self._context = None
+        if kind == _wire.FAILURE:
+            gc.collect()  # the traceback of a failure holds the program's arrays in cycles
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None:
+                stream.flush()
+        _wire.send(self._sock, kind, parcel)
+        parcel.close()
+
+    def _run(self, frame: _wire.Frame) -> tuple[int, _wire.Parcel]:
+        context = self._context
+        assert context is not None
+        try:
+            program = frame.value(share=True)
+            value = resolve(program["function"])(context, **program["arguments"])
+            context.link.board.set(context.link.rank, FINISHED, 1)
+            return _wire.VALUE, _wire.pack(value)
+        except BaseException as error:
+            what, trace = describe(error)
+            secondary = isinstance(error, Aborted)
+            written: dict[str, Any] = {"secondary": secondary, "what": what, "trace": trace}
+            written["input"] = _wire.pack_error(error)
+            return _wire.FAILURE, _wire.pack(written)
+
+
+def _adopt(surroundings: dict[str, Any]) -> None:
+    """Take over what has changed around the caller: import path, working directory, environment."""
+    if "path" in surroundings and sys.path != surroundings["path"]:
+        sys.path[:] = surroundings["path"]
+        importlib.invalidate_caches()
+    if "folder" in surroundings:
+        os.chdir(surroundings["folder"])
+    if "environment" in surroundings:
+        wanted = surroundings["environment"]
+        for name in os.environ.keys() - wanted.keys():
+            del os.environ[name]
+        os.environ.update(wanted)
+
+
+def main(fd: int) -> NoReturn:
+    """Serve the caller at the other end of the socket ``fd`` until it closes it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the caller hears Ctrl-C and decides
+    _Worker(socket.socket(fileno=fd)).serve()

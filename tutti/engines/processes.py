@@ -1,0 +1,236 @@
+"""Ranks as processes of this host: Python code runs truly side by side, a crash of a rank is an error and not the end.
+
+Large arrays lie once in memory and are mapped by every worker.  Workers are started once and wait for the next fit; a
+rank that dies is seen at once (by its descriptor), one that freezes after ``timeout_seconds`` (by its pulse).
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tutti._board import BEAT, STEP
+from tutti._spec import Spec
+from tutti.clock import WallClock
+from tutti.engines import _wire
+from tutti.engines._common import LOOK_SECONDS, check, exit_reason, places, silent
+from tutti.engines._judge import Done, Exited, Fact, Judge, Raised, Returned, Sign, Silent
+from tutti.engines._pool import POOL, Member, surroundings
+from tutti.errors import InputError, RankError, RankLost
+from tutti.protocols import Program
+from tutti.types import Event, Place, Plan, Seat
+
+_GRACE_SECONDS = 1.0  # a stopped rank that has not come back by then is killed
+_REAP_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class Processes(Spec):
+    """Run ranks as processes of this host.
+
+    Parameters
+    ----------
+    n : number of workers; None means one per core this process may use.
+    timeout_seconds : a rank that shows no sign of life for so long is lost.  Python code that keeps the interpreter
+        to itself (a long call into C that does not let go of it) looks like that.
+    start_timeout_seconds : how long a new worker process may take to start.
+
+    Example
+    -------
+    >>> Processes(2).get_params()
+    {'n': 2, 'timeout_seconds': 10.0, 'start_timeout_seconds': 60.0}
+    """
+
+    n: int | None = None
+    timeout_seconds: float = 10.0
+    start_timeout_seconds: float = 60.0
+
+    def __post_init__(self) -> None:
+        check(self.n, timeout_seconds=self.timeout_seconds, start_timeout_seconds=self.start_timeout_seconds)
+
+    def places(self) -> Sequence[Place]:
+        """Return one place per worker on this host."""
+        return places(self.n)
+
+    def launch(self, program: Program, plan: Plan) -> ProcessRun:
+        """Start the program on every seat of the plan and return at once.
+
+        Raises
+        ------
+        InputError : if the program or its arguments cannot be sent to another process.
+        """
+        return ProcessRun(program, plan.seats, self)
+
+
+def shutdown() -> None:
+    """End the idle worker processes; the next fit starts new ones.  Happens by itself at exit."""
+    POOL.shutdown(busy=False)
+
+
+def worker_pids() -> list[int]:
+    """Return the process ids of all workers of this process, idle or not."""
+    return POOL.pids()
+
+
+class ProcessRun:
+    """A `tutti.protocols.Run` on processes."""
+
+    def __init__(self, program: Program, seats: Sequence[Seat], engine: Processes) -> None:
+        if program.function.startswith("__main__:"):
+            raise InputError(
+                f"the program {program.function!r} is defined in __main__, where other processes cannot import it; "
+                "move it into a module of its own, or use engine=tutti.Threads()"
+            )
+        self._engine, self._size = engine, len(seats)
+        self._clock = WallClock()
+        self._values: list[Any] = [None] * self._size
+        self._away: set[int] = set(range(self._size))
+        self._over = False
+        parcel = _wire.pack({"function": program.function, "arguments": dict(program.arguments)})
+        try:
+            around = surroundings()
+            self._members, self._arena, known = POOL.lease(self._size, around)
+            self._board = self._arena.board
+            self._began = self._clock.now()
+            self._poll = select.poll()
+            self._owners: dict[int, int] = {}
+            try:
+                for rank, (seat, member) in enumerate(zip(seats, self._members, strict=True)):
+                    for fd in (member.sock.fileno(), member.pidfd):
+                        if fd >= 0:
+                            self._poll.register(fd, select.POLLIN)
+                            self._owners[fd] = rank
+                    self._send(member, seat, parcel, around, known)
+            except BaseException:
+                self.stop()
+                raise
+        finally:
+            parcel.close()
+
+    def results(self, watch: Callable[[Event], None] | None = None) -> list[Any]:
+        """Wait for all ranks and return their values by rank; see `tutti.protocols.Run`."""
+        if self._over:
+            raise RuntimeError("this run is over; launch the program again")
+        try:
+            verdict = self._watch(watch)
+            fault = None if isinstance(verdict, Done) else self._error(verdict)
+        except BaseException:
+            self.stop()
+            raise
+        if fault is None:
+            self._over = True
+            POOL.give_back(self._members, [], self._arena)
+            return self._values
+        self.stop()
+        raise fault
+
+    def stop(self) -> None:
+        """End the run early: ranks that do not come back within a second are killed."""
+        if self._over:
+            return
+        self._over = True
+        self._board.abort()
+        deadline = self._clock.now() + _GRACE_SECONDS
+        try:
+            while self._away and self._clock.now() < deadline:
+                for fact in self._listen(None, deadline - self._clock.now()):
+                    self._away.discard(fact.rank)
+                    if isinstance(fact, Exited):
+                        self._members[fact.rank].ready = False
+        finally:
+            fine = [m for rank, m in enumerate(self._members) if rank not in self._away and m.ready]
+            POOL.give_back(fine, [m for m in self._members if m not in fine], self._arena)
+
+    def _send(self, member: Member, seat: Seat, parcel: _wire.Parcel, around: dict[str, Any], known: bool) -> None:
+        order = _wire.pack({"seat": seat, "size": self._size, "surroundings": member.news(around)})
+        try:
+            _wire.send(member.sock, _wire.SEAT, order, () if known else (self._arena.fd,))
+            _wire.send(member.sock, _wire.PROGRAM, parcel)
+        except OSError:
+            pass  # it has just died; the judge will hear of it
+        finally:
+            order.close()
+
+    def _watch(self, watch: Callable[[Event], None] | None) -> Any:
+        judge = Judge(self._size, self._engine.timeout_seconds, self._clock.now(), look_seconds=2 * LOOK_SECONDS)
+        look = min(LOOK_SECONDS, self._engine.timeout_seconds / 4)
+        while True:
+            for fact in self._listen(watch, look):
+                judge.hear(fact)
+                if not isinstance(fact, Sign):
+                    self._away.discard(fact.rank)
+            for rank in self._away:
+                judge.hear(Sign(rank, self._board.get(rank, BEAT), excused=not self._members[rank].ready))
+            now = self._clock.now()
+            verdict = judge.look(now)
+            if verdict is not None:
+                return verdict
+            if now - self._began > self._engine.start_timeout_seconds:
+                for rank in self._away:
+                    if not self._members[rank].ready:
+                        return Silent(rank, now - self._began)
+
+    def _listen(self, watch: Callable[[Event], None] | None, seconds: float) -> list[Fact]:
+        """Wait for the ranks; hand their events to ``watch`` and return the facts."""
+        facts: list[Fact] = []
+        ended: set[int] = set()
+        ranks = {self._owners[fd] for fd, _ in self._poll.poll(max(seconds, 0.0) * 1e3)}
+        for rank in sorted(ranks):
+            member = self._members[rank]
+            for frame in member.inbox.receive():
+                fact = self._take(rank, frame, watch)
+                if fact is not None:
+                    facts.append(fact)
+            if member.inbox.closed or member.process.poll() is not None:
+                ended.add(rank)
+        for rank in ended:
+            facts.append(self._bury(rank, watch, facts))
+        return facts
+
+    def _bury(self, rank: int, watch: Callable[[Event], None] | None, facts: list[Fact]) -> Exited:
+        """Read what a dead worker still said, and how it died."""
+        member = self._members[rank]
+        code = member.exit_code(_REAP_SECONDS)
+        while not member.inbox.closed:
+            frames = member.inbox.receive()
+            facts.extend(f for frame in frames if (f := self._take(rank, frame, watch)) is not None)
+            if not frames:
+                break
+        for fd in (member.sock.fileno(), member.pidfd):
+            if fd >= 0:
+                self._poll.unregister(fd)
+        return Exited(rank, code)
+
+    def _take(self, rank: int, frame: _wire.Frame, watch: Callable[[Event], None] | None) -> Fact | None:
+        if frame.kind == _wire.READY:
+            self._members[rank].ready = True
+            frame.close()
+            return None
+        if self._over:
+            frame.close()
+            return None if frame.kind == _wire.EVENT else Returned(rank)
+        value = frame.value(share=False)
+        if frame.kind == _wire.EVENT:
+            if watch is not None:
+                watch(value)
+            return None
+        if frame.kind == _wire.VALUE:
+            self._values[rank] = value
+            return Returned(rank)
+        return Raised(rank, value["secondary"], value)
+
+    def _error(self, verdict: Raised | Exited | Silent) -> Exception:
+        rank, member = verdict.rank, self._members[verdict.rank]
+        where = (rank, socket.gethostname(), member.pid, self._board.get(rank, STEP))
+        if isinstance(verdict, Silent):
+            more = "" if member.ready else " after its process was started"
+            return silent(*where, verdict.seconds, more)
+        if isinstance(verdict, Exited):
+            return RankLost(*where, exit_reason(verdict.code, "" if member.ready else " while it started"))
+        failure = verdict.failure
+        if failure["input"] is not None:
+            return _wire.unpack_error(failure["input"])
+        return RankError(*where, failure["what"], failure["trace"])
