@@ -29,7 +29,8 @@ class LinearClassifier(LinearEstimator):
 
     def predict(self, X: Any) -> Array:
         """Return the class of each row of arrays, of frames, or of a Dataset in the order of its rows."""
-        found: Array = self.classes_[self._index(self.decision_function(X))]
+        index = self._index(self.decision_function(X))
+        found: Array = self.classes_[index]
         return found
 
     def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:

@@ -105,7 +105,7 @@ class LinearEstimator(Estimator):
 
     def _check_params(self) -> None:
         """Raise ParameterError for the first parameter that is out of its range."""
-        require_real("tol", self.tol, 0.0, inclusive=True, wanted="a relative gap such as 1e-4")
+        require_real("tol", self.tol, 0.0, inclusive=False, wanted="a relative gap such as 1e-4")
         if self.max_iter is not None:
             require_whole("max_iter", self.max_iter, 1, "None (the solver's default) or a whole number of at least 1")
         require_whole("n_shards", self.n_shards, 1, "a whole number of at least 1 (the default is 8)")
