@@ -41,7 +41,9 @@ class RoundProgress:
         if self._live is None:
             self._live = self._start()
         if self._live is not None:
-            self._live.update(self._line(event, seconds), refresh=True)
+            from rich.text import Text
+
+            self._live.update(Text(self._line(event, seconds)), refresh=True)
 
     def _start(self) -> Any:
         from rich.console import Console
@@ -51,7 +53,7 @@ class RoundProgress:
         if not console.is_terminal:
             self._verbose = False
             return None
-        live = Live(console=console, auto_refresh=False)
+        live = Live(console=console, auto_refresh=False, redirect_stdout=False, redirect_stderr=False)
         live.start()
         return live
 
