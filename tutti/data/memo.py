@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import threading
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +18,8 @@ from tutti.data import memory, scan, shards
 from tutti.data.labels import codes, summarise
 from tutti.data.opened import DiskShard, MemoryShard, PieceMemory, StreamShard, join_rows, read_piece, take_rows, target
 from tutti.data.sources import ArraySource, CountedSource, place_of
-from tutti.errors import DataError
-from tutti.protocols import Part
+from tutti.errors import DataError, PlanError
+from tutti.protocols import Part, Piece
 from tutti.types import Array, Block, Csr, Schema
 
 if TYPE_CHECKING:
@@ -43,6 +44,9 @@ class Memo:
         self._rows: shards.Rows | None = None
         self._schemas: dict[str, Schema] = {}
         self._maps: dict[int, shards.ShardMap] = {}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Memo, ()  # a copy of a data set in another process, or by copy.deepcopy, finds out for itself
 
     def derived(self) -> Memo:
         """Return the memo of a data set over the same source."""
@@ -134,6 +138,8 @@ class Memo:
             return place_of(source, pieces, rows.start + row if isinstance(rows, slice) else int(rows[row]))
 
         keep = data.keeps(schema)
+        if keep != "memory":
+            _check_pieces(pieces, schema, self.cap(data))
         if whole is not None and keep == "memory":
             return MemoryShard(shard_id, shards.count(rows), lambda: _from_whole(whole, rows, schema, place), place)
         parts = shards.extents(rows, [p.n_rows or 0 for p in pieces])
@@ -149,6 +155,17 @@ class Memo:
             if self._shared.pieces is None:
                 self._shared.pieces = PieceMemory(self.cap(data))
             return self._shared.pieces
+
+
+def _check_pieces(pieces: Sequence[Piece], schema: Schema, cap: int) -> None:
+    """A piece is decoded as a whole, so even streaming needs room for the largest."""
+    largest = max(pieces, key=lambda p: p.n_rows or 0)
+    need = schema.n_bytes * (largest.n_rows or 0) // schema.n_rows
+    if need > cap:
+        raise PlanError(
+            f"one piece of {largest.path} needs {need / 1e6:,.1f} MB decoded, more than the limit of "
+            f"{cap / 1e6:,.1f} MB: raise the limit, unpack a compressed file, or write smaller row groups"
+        )
 
 
 def _codes(found: scan.Scan, rows: shards.Rows) -> Array:

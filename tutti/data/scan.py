@@ -7,6 +7,7 @@ labels and weights of all rows are kept (8 bytes a row each): splits and stratif
 from __future__ import annotations
 
 import dataclasses
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -96,11 +97,13 @@ class _Budget:
     """Bytes that may be kept; once they are spent nothing more is kept, since a part of the rows is of no use."""
 
     def __init__(self, limit: int) -> None:
-        self.left = limit
+        self._left = limit
+        self._lock = threading.Lock()
 
     def take(self, n: int) -> bool:
-        self.left -= n
-        return self.left >= 0
+        with self._lock:
+            self._left -= n
+            return self._left >= 0
 
 
 def _scan_arrays(source: ArraySource) -> Scan:

@@ -48,6 +48,26 @@ def roles(
     return Roles(chosen, label, weight)
 
 
+def like_first(found: Roles, first: Roles, path: str, first_path: str) -> Roles:
+    """Return the columns of a file in the order of the first file.
+
+    Raises
+    ------
+    DataError : if the two files do not have the same feature columns.
+    """
+    if found.features == first.features:
+        return found
+    extra, lacking = set(found.features) - set(first.features), set(first.features) - set(found.features)
+    if extra or lacking:
+        what = f"lacks {min(lacking)!r}" if lacking else f"has {min(extra)!r} besides"
+        raise DataError(
+            f"{len(found.features)} feature columns, but {first_path} has {len(first.features)} (this file {what}): "
+            "all files of a data set have the same columns",
+            path=path,
+        )
+    return first
+
+
 def _missing(role: str, name: str, names: Sequence[str]) -> str:
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     shown = ", ".join(names[:20]) + (f", ... ({len(names)} in all)" if len(names) > 20 else "")

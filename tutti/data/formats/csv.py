@@ -15,8 +15,9 @@ from typing import Any, Literal
 
 import numpy as np
 
+from tutti.data import filesystem
 from tutti.data.formats import text
-from tutti.data.formats.columns import Roles, check_finite, roles, to_rows
+from tutti.data.formats.columns import Roles, check_finite, like_first, roles, to_rows
 from tutti.data.formats.libsvm import check_dtype
 from tutti.errors import DataError, ParameterError
 from tutti.protocols import Part, Piece
@@ -70,11 +71,16 @@ class CsvSource:
         return self._names[path]
 
     def _roles(self, path: str) -> Roles:
-        return roles(self.names_in(path), self.label, self.weight, self.columns, path)
+        found = roles(self.names_in(path), self.label, self.weight, self.columns, path)
+        return found if path == self._first else like_first(found, self._roles(self._first), path, self._first)
+
+    @cached_property
+    def _first(self) -> str:
+        return filesystem.expand(self.paths)[0][0]
 
     @property
     def feature_names(self) -> tuple[str, ...] | None:
-        return self._roles(text.plan(self.paths)[0].path).features
+        return self._roles(self._first).features
 
     def pieces(self) -> tuple[Piece, ...]:
         """Return byte ranges of the files."""

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from tutti.data import filesystem
-from tutti.data.formats.columns import Roles, check_finite, first_null, roles, to_rows
+from tutti.data.formats.columns import Roles, check_finite, first_null, like_first, roles, to_rows
 from tutti.data.formats.libsvm import check_dtype
 from tutti.errors import DataError
 from tutti.protocols import Part, Piece
@@ -41,33 +41,38 @@ class ParquetSource:
         check_dtype(self.dtype)
 
     @cached_property
-    def _planned(self) -> tuple[tuple[Piece, ...], dict[str, Any]]:
-        files = filesystem.expand(self.paths)
-        footers = {path: _footer(path) for path, _ in files}
-        size = min(max(sum(n for _, n in files) // _PIECES, 1), _LARGEST)
-        pieces: list[Piece] = []
-        for path, _ in files:
-            pieces += _runs_of_groups(path, footers[path], size, len(pieces))
-        return tuple(pieces), {path: footer.schema.to_arrow_schema() for path, footer in footers.items()}
+    def _known(self) -> dict[str, Roles]:
+        return {}
+
+    @cached_property
+    def _first(self) -> str:
+        return filesystem.expand(self.paths)[0][0]
 
     def _roles(self, path: str) -> Roles:
-        _, schemas = self._planned
-        schema = schemas.get(path)
-        if schema is None:
-            raise DataError("the file is not part of this source", path=path)
-        found = roles(schema.names, self.label, self.weight, self.columns, path)
-        for name in (*found.features, *([found.weight] if found.weight else [])):
-            _check_type(schema.field(name).type, name, path)
-        return found
+        if path not in self._known:
+            schema = _footer(path).schema.to_arrow_schema()
+            found = roles(schema.names, self.label, self.weight, self.columns, path)
+            for name in (*found.features, *([found.weight] if found.weight else [])):
+                _check_type(schema.field(name).type, name, path)
+            if path != self._first:
+                found = like_first(found, self._roles(self._first), path, self._first)
+            self._known[path] = found
+        return self._known[path]
 
     @property
     def feature_names(self) -> tuple[str, ...] | None:
-        pieces, _ = self._planned
-        return self._roles(pieces[0].path).features if pieces else None
+        return self._roles(self._first).features
 
     def pieces(self) -> tuple[Piece, ...]:
         """Return runs of row groups; their rows are known from the footers."""
-        return self._planned[0]
+        files = filesystem.expand(self.paths)
+        size = min(max(sum(n for _, n in files) // _PIECES, 1), _LARGEST)
+        pieces: list[Piece] = []
+        for path, n_bytes in files:
+            if n_bytes == 0:
+                raise DataError("the file is empty", path=path)
+            pieces += _runs_of_groups(path, _footer(path), size, len(pieces))
+        return tuple(pieces)
 
     def read(self, piece: Piece, n_features: int | None = None) -> Part:
         """Read the row groups of the piece."""
