@@ -1,60 +1,40 @@
 """Native thread pools are held at one thread while threads of ours compute, and given back exactly as they were.
 
 An idle pool spins and steals the core of a rank; and sums of several threads would depend on the machine.  Finding the
-pools takes milliseconds, so it is repeated only when the process has loaded a library since.
+pools takes milliseconds, so it is repeated only when a module has been imported since: libraries come with modules.
 """
 
 from __future__ import annotations
 
-import ctypes
+import os
+import sys
 import threading
 from typing import Any
 
-
-class _PhdrInfo(ctypes.Structure):
-    _fields_ = (
-        ("addr", ctypes.c_void_p),
-        ("name", ctypes.c_char_p),
-        ("phdr", ctypes.c_void_p),
-        ("phnum", ctypes.c_uint16),
-        ("adds", ctypes.c_ulonglong),
-    )
-
+_SET_BY_IMPORT = "KMP_DUPLICATE_LIB_OK"
 
 _lock = threading.Lock()
 _depth = 0
 _restore: list[tuple[Any, int]] = []
 _found: tuple[int, list[Any]] | None = None
-_seen: list[int] = []
-_walk = getattr(ctypes.CDLL(None), "dl_iterate_phdr", None)
-
-
-def _note(info: Any, size: int, data: Any) -> int:
-    _seen.append(info.contents.adds)
-    return 1  # the counter is the same for every library: one is enough
-
-
-_first = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(_PhdrInfo), ctypes.c_size_t, ctypes.c_void_p)(_note)
-
-
-def _libraries_loaded() -> int:
-    """Number of libraries the process has loaded so far; -1 where the system cannot tell."""
-    if _walk is None:
-        return -1
-    _seen.clear()
-    _walk(_first, None)
-    return _seen[-1] if _seen else -1
 
 
 def _pools() -> list[Any]:
     global _found
-    loaded = _libraries_loaded()
-    if _found is None or loaded < 0 or _found[0] != loaded:
-        from threadpoolctl import ThreadpoolController
-
-        pools = list(ThreadpoolController().lib_controllers)
-        _found = (_libraries_loaded(), pools)
+    if _found is None or _found[0] != len(sys.modules):
+        pools = list(_controller().lib_controllers)
+        _found = (len(sys.modules), pools)
     return _found[1]
+
+
+def _controller() -> Any:
+    """Return a fresh ThreadpoolController; importing threadpoolctl sets a variable for others, which is taken back."""
+    takes_back = "threadpoolctl" not in sys.modules and _SET_BY_IMPORT not in os.environ
+    from threadpoolctl import ThreadpoolController
+
+    if takes_back:
+        os.environ.pop(_SET_BY_IMPORT, None)
+    return ThreadpoolController()
 
 
 def _of_the_process(pool: Any) -> bool:
@@ -98,3 +78,15 @@ class one_openmp_thread:
     def __exit__(self, *exc: object) -> None:
         for pool, n_threads in self._restore:
             pool.set_num_threads(n_threads)
+
+
+def _after_fork() -> None:
+    """In a forked child no run goes on, and the lock may have been held by a thread that is not there."""
+    global _lock, _depth
+    _lock, _depth = threading.Lock(), 0
+    for pool, n_threads in _restore:
+        pool.set_num_threads(n_threads)
+    _restore.clear()
+
+
+os.register_at_fork(after_in_child=_after_fork)

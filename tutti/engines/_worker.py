@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import gc
 import importlib
-import mmap
 import os
 import select
 import signal
@@ -16,14 +15,13 @@ import sys
 import threading
 from typing import Any, NoReturn
 
-import numpy as np
-
 from tutti._board import BEAT, FINISHED, STEP, Board
 from tutti._spec import resolve
 from tutti.engines import _wire
+from tutti.engines._arena import Arena, ShmLink
 from tutti.engines._common import describe
 from tutti.errors import Aborted
-from tutti.types import Array, Event, Seat
+from tutti.types import Event, Seat
 
 _PULSE_SECONDS = 0.2
 
@@ -53,45 +51,8 @@ class _Pulse(threading.Thread):
         os._exit(0)
 
 
-class Arena:
-    """The memory of a run, handed out in the order of asking; the same order on every rank gives the same memory."""
-
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
-        self._maps: dict[tuple[int, int], Array] = {}
-        self._end = 0
-
-    def words(self, size: int) -> memoryview:
-        """Begin a run: return the words of the board, which come first."""
-        self._end = 0
-        return memoryview(self.allocate(8 * Board.n_words(size))).cast("q")  # type: ignore[arg-type]
-
-    def allocate(self, n_bytes: int) -> Array:
-        where, self._end = self._end, self._end + -(-n_bytes // mmap.PAGESIZE) * mmap.PAGESIZE
-        found = self._maps.get((where, n_bytes))
-        if found is None:
-            mapped = mmap.mmap(self._fd, max(n_bytes, 1), offset=where)
-            found = self._maps[where, n_bytes] = np.frombuffer(mapped, np.uint8)
-        return found
-
-    def close(self) -> None:
-        self._maps.clear()
-        os.close(self._fd)
-
-
-class _ShmLink:
-    transport = "shm"
-
-    def __init__(self, arena: Arena, board: Board, rank: int, size: int) -> None:
-        self.rank, self.size, self.board = rank, size, board
-        self.allocate = arena.allocate
-
-    def abort(self) -> None:
-        self.board.abort()
-
-
 class _Context:
-    def __init__(self, seat: Seat, link: _ShmLink, sock: socket.socket) -> None:
+    def __init__(self, seat: Seat, link: ShmLink, sock: socket.socket) -> None:
         self.seat, self.link = seat, link
         self._sock = sock
 
@@ -137,7 +98,7 @@ class _Worker:
         assert self._arena is not None
         seat, size = order["seat"], order["size"]
         board = Board(self._arena.words(size), size)
-        self._context = _Context(seat, _ShmLink(self._arena, board, seat.rank, size), self._sock)
+        self._context = _Context(seat, ShmLink(self._arena, board, seat.rank, size), self._sock)
         self._pulse.begin(board, seat.rank)
 
     def _answer(self, frame: _wire.Frame) -> None:

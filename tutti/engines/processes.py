@@ -6,21 +6,23 @@ rank that dies is seen at once (by its descriptor), one that freezes after ``tim
 
 from __future__ import annotations
 
+import os
 import select
 import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tutti._board import BEAT, STEP
+from tutti._board import BEAT, STEP, Board
 from tutti._spec import Spec
 from tutti.clock import WallClock
 from tutti.engines import _wire
+from tutti.engines._arena import Arena, ShmLink
 from tutti.engines._common import LOOK_SECONDS, check, exit_reason, places, silent
 from tutti.engines._judge import Done, Exited, Fact, Judge, Raised, Returned, Sign, Silent
 from tutti.engines._pool import POOL, Member, surroundings
 from tutti.errors import InputError, RankError, RankLost
-from tutti.protocols import Program
+from tutti.protocols import Link, Program
 from tutti.types import Event, Place, Plan, Seat
 
 _GRACE_SECONDS = 1.0  # a stopped rank that has not come back by then is killed
@@ -73,6 +75,18 @@ def shutdown() -> None:
 def worker_pids() -> list[int]:
     """Return the process ids of all workers of this process, idle or not."""
     return POOL.pids()
+
+
+def links(size: int) -> list[Link]:
+    """Return the links of ``size`` ranks in this very process (to test a communicator from threads)."""
+    fd = _wire.anonymous_memory(1 << 40)
+    try:
+        arenas = [Arena(os.dup(fd)) for _ in range(size)]
+    finally:
+        os.close(fd)
+    boards = [Board(arena.words(size), size) for arena in arenas]
+    boards[0].clear()
+    return [ShmLink(arena, board, rank, size) for rank, (arena, board) in enumerate(zip(arenas, boards, strict=True))]
 
 
 class ProcessRun:

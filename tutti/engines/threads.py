@@ -25,7 +25,7 @@ from tutti.engines._common import LOOK_SECONDS, check, describe, places, silent
 from tutti.engines._judge import Done, Judge, Raised, Returned, Sign, Silent
 from tutti.engines._limits import one_openmp_thread, one_thread
 from tutti.errors import Aborted, InputError, RankError
-from tutti.protocols import Program
+from tutti.protocols import Program, ThreadLink
 from tutti.types import Array, Event, Place, Plan, Seat
 
 _GRACE_SECONDS = 0.5  # how long a stopped rank may take to notice; then Python itself interrupts it
@@ -132,6 +132,12 @@ class _Context:
             raise Aborted(f"rank {rank}: the run was stopped, because another rank failed or the caller stopped it")
 
 
+def links(size: int) -> list[ThreadLink]:
+    """Return the links of ``size`` ranks that the caller runs in threads of its own (tests, notebooks)."""
+    room = _Room(size)
+    return [_ThreadLink(room, rank, size) for rank in range(size)]
+
+
 class ThreadRun:
     """A `tutti.protocols.Run` on threads."""
 
@@ -209,11 +215,23 @@ class ThreadRun:
 
     def _run_here(self, watch: Callable[[Event], None] | None) -> Done | Raised:
         (seat,) = self._seats
+        refused: list[Exception] = []
+
+        def emit(event: Event) -> None:
+            try:
+                if watch is not None:
+                    watch(event)
+            except Exception as error:
+                refused.append(error)
+                raise
+
         with one_thread(), one_openmp_thread():
             try:
-                context = _Context(seat, _ThreadLink(self._room, 0, 1), watch or (lambda event: None))
+                context = _Context(seat, _ThreadLink(self._room, 0, 1), emit)
                 self._values[0] = self._function(context, **self._arguments)
             except (Exception, SystemExit) as error:
+                if error in refused:
+                    raise  # the caller's own, not the rank's
                 return Raised(0, False, error)
         return Done()
 

@@ -1,0 +1,31 @@
+"""Every test leaves the process as it found it: threads, children, shared memory, environment, signal handlers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tutti.engines.processes import shutdown, worker_pids
+from tutti.testing.engine import Leftovers, child_pids
+
+_SERVICES = ("fsspecIO", "pytest_timeout", "Thread-monitor")
+"""Threads that third parties start once per process."""
+
+
+@pytest.fixture(autouse=True)
+def leaves_nothing_behind() -> Iterator[None]:
+    before = Leftovers.now()
+    yield
+    left = Leftovers.now().new_since(before)
+    left = [what for what in left if not any(service in what for service in _SERVICES)]
+    assert not left, f"the test left behind: {', '.join(left)}"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def ends_every_worker() -> Iterator[None]:
+    yield
+    pids = set(worker_pids())
+    shutdown()
+    assert not worker_pids(), f"workers are still busy: {worker_pids()}"
+    assert not pids & set(child_pids()), "worker processes outlived shutdown()"

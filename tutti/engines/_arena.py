@@ -1,0 +1,52 @@
+"""The memory that the processes of a run share, seen from a rank."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import weakref
+
+import numpy as np
+
+from tutti._board import Board
+from tutti.types import Array
+
+
+class Arena:
+    """The memory of a run, handed out in the order of asking; the same order on every rank gives the same memory."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._close = weakref.finalize(self, os.close, fd)
+        self._maps: dict[tuple[int, int], Array] = {}
+        self._end = 0
+
+    def words(self, size: int) -> memoryview:
+        """Begin a run: return the words of the board, which come first."""
+        self._end = 0
+        return memoryview(self.allocate(8 * Board.n_words(size))).cast("q")  # type: ignore[arg-type]
+
+    def allocate(self, n_bytes: int) -> Array:
+        where, self._end = self._end, self._end + -(-n_bytes // mmap.PAGESIZE) * mmap.PAGESIZE
+        found = self._maps.get((where, n_bytes))
+        if found is None:
+            mapped = mmap.mmap(self._fd, max(n_bytes, 1), offset=where)
+            found = self._maps[where, n_bytes] = np.frombuffer(mapped, np.uint8)
+        return found
+
+    def close(self) -> None:
+        self._maps.clear()
+        self._close()
+
+
+class ShmLink:
+    """A `tutti.protocols.Link` over an `Arena`."""
+
+    transport = "shm"
+
+    def __init__(self, arena: Arena, board: Board, rank: int, size: int) -> None:
+        self.rank, self.size, self.board = rank, size, board
+        self.allocate = arena.allocate
+
+    def abort(self) -> None:
+        self.board.abort()
