@@ -124,7 +124,7 @@ def test_a_glob_and_a_list_of_files_are_paths(folder: Path) -> None:
         (DATA + MODEL + "n_shards = 2.5\n", 6, "[model] n_shards = 2.5 is a number; expected a whole number"),
         (DATA + MODEL + "n_shards = true\n", 6, "[model] n_shards = True is true or false; expected a whole number"),
         (DATA + MODEL + "engine = 'auto'\n", 6, "[model] has no option 'engine'"),
-        (DATA + MODEL.replace("Logistic", "Logstic"), 5, "'LogsticRegression' is unknown; did you mean 'LogisticRegression'?"),
+        (DATA + MODEL.replace("Logistic", "Logstic"), 5, "is unknown; did you mean 'LogisticRegression'?"),
         (DATA + "[model]\nC = 1.0\n", 4, "[model] needs the option 'type'; there are 'LogisticRegression'"),
         (DATA + MODEL + "[modle]\n", 6, "unknown table [modle]; did you mean 'model'?"),
         (MODEL, None, "the table [data] is missing"),

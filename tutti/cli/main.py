@@ -1,8 +1,4 @@
-"""The `tutti` command: parse the arguments, run one command, turn every error into one clear message.
-
-Exit codes: 0 all is well; 1 the run failed; 2 bad input or usage, nothing ran; 3 the fit ended before its certificate
-reached tol (model and report are written all the same); 130 interrupted by Ctrl-C.
-"""
+"""The `tutti` command: parse the arguments, run one command, turn every error into one clear message and exit code."""
 
 from __future__ import annotations
 
@@ -18,6 +14,13 @@ from typing import Any, NoReturn
 
 from tutti.errors import InputError, ModelError, TuttiError
 
+EXIT_CODES = """\
+exit codes:
+  0    all is well
+  1    the run failed
+  2    bad input or usage; nothing ran
+  3    not converged: the certificate did not reach tol; model and report are written all the same
+  130  interrupted by Ctrl-C"""
 OK, FAILED, BAD_INPUT, NOT_CONVERGED, INTERRUPTED = 0, 1, 2, 3, 130
 
 
@@ -64,7 +67,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="tutti",
         description="Train machine-learning models on many workers, with the same bits for any number of them.",
-        epilog="Exit codes: 0 well, 1 run failed, 2 bad input or usage, 3 not converged, 130 interrupted.",
+        epilog=EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="store_true", help="print the version and leave")
