@@ -63,8 +63,8 @@ def as_numpy(x: Any) -> Any:
     if hasattr(x, "detach") and hasattr(x, "cpu"):
         x = x.detach().cpu()
         return (x.float() if str(x.dtype) == "torch.bfloat16" else x).numpy()
-    if hasattr(x, "combine_chunks") and hasattr(x, "to_numpy"):  # an Arrow column
-        return x.to_numpy()
+    if hasattr(x, "to_pylist") and hasattr(x, "to_numpy"):  # an Arrow column
+        return x.to_numpy(zero_copy_only=False)
     if not isinstance(x, np.ndarray) and hasattr(x, "to_numpy"):
         return x.to_numpy()
     if isinstance(x, np.ma.MaskedArray) and np.ma.is_masked(x):
@@ -105,22 +105,20 @@ def _as_float(array: Array) -> Array:
 def _parse_objects(array: Array) -> Array:
     if array.dtype.kind in "VMm":
         raise DataError(f"X holds {array.dtype}, which is not a number: turn it into numbers first")
-    try:
-        return array.astype(np.float64)
-    except (ValueError, TypeError) as error:
-        for i, j in np.ndindex(*array.shape):
-            value = array[i, j]
-            try:
-                float(value)
-            except ValueError:
-                raise DataError(f"text {value!r} where a number was expected", row=i, column=j) from None
-            except TypeError as inner:
-                if "complex" in str(inner) or isinstance(value, complex):
-                    raise DataError("Complex data not supported: X must hold real numbers", row=i, column=j) from None
-                if value is None or type(value).__name__ == "NAType":
-                    raise DataError("a value is missing: fill or drop it first", row=i, column=j) from None
-                raise TypeError(f"row {i}, column {j} of X: {inner}") from None
-        raise DataError(f"X is not a table of numbers: {error}") from None
+    items = array.tolist()
+    for i, j in np.ndindex(*array.shape):
+        value = items[i][j]
+        try:
+            float(value)
+        except ValueError:
+            raise DataError(f"text {value!r} where a number was expected", row=i, column=j) from None
+        except TypeError as error:
+            if isinstance(value, complex):
+                raise DataError("Complex data not supported: X must hold real numbers", row=i, column=j) from None
+            if value is None or type(value).__name__ == "NAType":
+                raise DataError("a value is missing: fill or drop it first", row=i, column=j) from None
+            raise TypeError(f"row {i}, column {j} of X: {error}") from None
+    return array.astype(np.float64)
 
 
 def _from_frame(x: Any) -> tuple[Array, tuple[str, ...] | None]:

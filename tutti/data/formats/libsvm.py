@@ -146,7 +146,7 @@ class _Reader:
         for k, at in self.odd[:n_odd].tolist():
             token = bytes(buffer[at : at + 1024]).split(maxsplit=1)[0].split(b"#")[0]
             value = float(token)
-            if not abs(value) <= (largest if k >= 0 else math.inf):
+            if abs(value) > (largest if k >= 0 else float(np.finfo(np.float64).max)):
                 raise self._error(self.lines.start_of(at + shift))
             if k >= 0:
                 self.values[k] = value
