@@ -11,7 +11,6 @@ import mmap
 import os
 import socket
 import struct
-import tempfile
 from collections import deque
 from dataclasses import dataclass
 from typing import Any
@@ -36,6 +35,8 @@ def anonymous_memory(n_bytes: int) -> int:
     if hasattr(os, "memfd_create"):
         fd = os.memfd_create("tutti", os.MFD_CLOEXEC)
     else:
+        import tempfile
+
         folder = "/dev/shm" if os.path.isdir("/dev/shm") else None
         fd, name = tempfile.mkstemp(prefix="tutti-", dir=folder)
         os.unlink(name)

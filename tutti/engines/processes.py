@@ -138,6 +138,8 @@ class ProcessRun:
             self._over = True
             POOL.give_back(self._members, [], self._arena)
             return self._values
+        if isinstance(verdict, Silent):
+            self._members[verdict.rank].process.kill()  # it will not come back by itself; a stopped process dies too
         self.stop()
         raise fault
 

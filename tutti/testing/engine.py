@@ -147,6 +147,7 @@ def check_fault(
     silent = fault in ("freeze", "spin")
     if timeout_seconds is None:
         timeout_seconds = getattr(engine, "timeout_seconds", 0.0)
+    check_good_run(engine, size)  # starting workers is not part of the time that is measured below
     arguments = {"fault": fault, "fault_rank": rank, "moment": moment}
     run = engine.launch(Program(faults.ROUNDS, arguments), plan(size))
     began = time.perf_counter()

@@ -1,0 +1,94 @@
+"""What the two communicators promise beyond the contract: no copies where none are needed, and honest messages."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tutti.errors import Aborted, RunError
+from tutti.protocols import Communicator
+from tutti.testing.communicator import Make, on_ranks, shm_ranks, thread_ranks
+
+BOTH = pytest.mark.parametrize("make_ranks", [thread_ranks, shm_ranks])
+
+
+@BOTH
+@pytest.mark.parametrize("length", [10, 100_000])
+def test_the_result_cannot_be_written_by_one_rank_for_all(make_ranks: Make, length: int) -> None:
+    def body(comm: Communicator) -> None:
+        total = comm.all_reduce({comm.rank: np.ones(length)}, 2)
+        total += 1
+
+    for error in on_ranks(make_ranks, 2, body):
+        assert isinstance(error, ValueError)
+        assert "read-only" in str(error)
+
+
+@BOTH
+def test_a_rank_that_holds_nothing_learns_the_size_from_the_others(make_ranks: Make) -> None:
+    def body(comm: Communicator) -> float:
+        total = 0.0
+        for length in (5, 70_000, 5, 9):
+            total += float(comm.all_reduce({0: np.ones(length, "f4")} if comm.rank == 1 else {}, 1).sum())
+        return total
+
+    assert on_ranks(make_ranks, 3, body) == [70_019.0] * 3
+
+
+@BOTH
+def test_slots_are_the_same_rows_every_time(make_ranks: Make) -> None:
+    def body(comm: Communicator) -> bool:
+        slots = comm.slots(4, 40_000, "f8")
+        again = comm.slots(4, 40_000, np.float64)
+        mine = range(comm.rank, 4, 2)
+        for step in range(5):
+            for s in mine:
+                slots[s] = s + step
+            total = comm.all_reduce({s: slots[s] for s in mine}, 4)
+            if not (total == 6 + 4 * step).all():
+                return False
+        return slots.__array_interface__["data"] == again.__array_interface__["data"]
+
+    assert on_ranks(make_ranks, 2, body) == [True, True]
+
+
+@BOTH
+def test_a_wait_for_a_rank_that_waits_is_counted(make_ranks: Make) -> None:
+    def body(comm: Communicator) -> float:
+        comm.barrier()
+        if comm.rank == 1:
+            np.linalg.svd(np.ones((300, 300)))
+        comm.barrier()
+        return comm.wait_seconds
+
+    waited = on_ranks(make_ranks, 2, body)
+    assert waited[0] > 0.001
+
+
+@BOTH
+def test_the_message_says_what_each_rank_called(make_ranks: Make) -> None:
+    def body(comm: Communicator) -> None:
+        comm.all_reduce({comm.rank: np.zeros(10 + comm.rank)}, 2)
+
+    errors = [e for e in on_ranks(make_ranks, 2, body) if not isinstance(e, Aborted)]
+    assert errors
+    for error in errors:
+        assert isinstance(error, RunError)
+        assert "2 shards x 10 float64" in str(error)
+        assert "2 shards x 11 float64" in str(error)
+
+
+@BOTH
+def test_nothing_goes_on_after_a_disagreement(make_ranks: Make) -> None:
+    def body(comm: Communicator) -> str:
+        with pytest.raises(RunError):
+            comm.all_reduce({0: np.zeros(3)}, 2)
+        with pytest.raises(Aborted):
+            comm.barrier()
+        with pytest.raises(Aborted):
+            comm.all_gather(b"")
+        with pytest.raises(Aborted):
+            comm.all_reduce({comm.rank: np.zeros(3)}, 2)
+        return "stopped"
+
+    assert on_ranks(make_ranks, 2, body) == ["stopped", "stopped"]
