@@ -37,8 +37,10 @@ def test_float_arrays_are_not_copied(dtype: str, order: str) -> None:
 
 @pytest.mark.parametrize(
     "dtype,becomes",
-    [("bool", "float32"), ("int8", "float32"), ("uint16", "float32"), ("float16", "float32")]
-    + [("int32", "float64"), ("int64", "float64"), ("uint64", "float64"), (">f4", "float32"), (">f8", "float64")],
+    [
+        *((t, "float32") for t in ("bool", "int8", "uint16", "float16", ">f4")),
+        *((t, "float64") for t in ("int32", "int64", "uint64", ">f8")),
+    ],
 )
 def test_other_numbers_become_the_float_that_holds_them(dtype: str, becomes: str) -> None:
     found = matrix(np.array([[0, 1], [1, 1]]).astype(dtype))
@@ -148,7 +150,7 @@ def test_what_is_no_table_of_numbers_is_refused(x: Any, message: str) -> None:
 
 
 def test_an_object_that_is_no_number_is_a_type_error() -> None:
-    with pytest.raises(TypeError, match="argument must be .* string.* number"):
+    with pytest.raises(TypeError, match=r"argument must be .* string.* number"):
         from_arrays(np.array([[1.0, {}]], dtype=object))
 
 
@@ -186,8 +188,14 @@ def test_targets_that_are_not_finite_are_refused_with_their_row(y: list[float], 
 
 @pytest.mark.parametrize(
     "y",
-    [["b", "a"], pd.Series(["b", "a"]), pd.Series(["b", "a"], dtype="category"), pl.Series(["b", "a"])]
-    + [np.array(["b", "a"], dtype=object), pa.chunked_array([["b", "a"]])],
+    [
+        ["b", "a"],
+        np.array(["b", "a"], dtype=object),
+        pd.Series(["b", "a"]),
+        pd.Series(["b", "a"], dtype="category"),
+        pl.Series(["b", "a"]),
+        pa.chunked_array([["b", "a"]]),
+    ],
 )
 def test_text_labels_come_in_many_forms(y: Any) -> None:
     assert from_arrays(X2, y).classes == ("a", "b")

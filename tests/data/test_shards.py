@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import chain
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -35,7 +37,7 @@ def deal(scheme: str, n: int, k: int, seed: int) -> tuple[shards.Rows, ...]:
 def test_every_row_is_in_exactly_one_shard_and_rows_stay_in_order(scheme: str, n: int, k: int, seed: int) -> None:
     dealt = [members(r) for r in deal(scheme, n, k, seed)]
     assert len(dealt) == k
-    assert sorted(sum(dealt, [])) == list(range(n))
+    assert sorted(chain(*dealt)) == list(range(n))
     assert all(rows == sorted(rows) for rows in dealt)
     assert [shards.count(r) for r in deal(scheme, n, k, seed)] == [len(d) for d in dealt]
 
