@@ -1,4 +1,4 @@
-"""Parcels and frames: every value comes back, large arrays lie once in nameless memory, any cut of the stream is fine."""
+"""Parcels and frames: every value comes back, large arrays lie once in nameless memory, any cut is fine."""
 
 from __future__ import annotations
 
@@ -61,8 +61,8 @@ def test_column_order_is_kept(shape: tuple[int, ...]) -> None:
     for view in (array, array.T, array[..., ::-1] if array.ndim else array):
         came = there_and_back(view, share=True)
         assert np.array_equal(came, view)
-        if view.flags.f_contiguous or view.flags.c_contiguous:
-            assert came.strides == view.strides or view.size == 0
+        if view.flags.f_contiguous and not view.flags.c_contiguous:
+            assert came.flags.f_contiguous
 
 
 def test_an_array_that_occurs_twice_lies_there_once() -> None:

@@ -142,6 +142,7 @@ class SharedComm(ABC):
         RunError : if the ranks disagree, or a shard was given by no rank or by two.
         Aborted : if the run was stopped.
         """
+        self._enter()  # before anything is written: a rank that failed must not complete what others still check
         buffer = None
         if parts:
             first = next(iter(parts.values()))
@@ -174,8 +175,8 @@ class SharedComm(ABC):
 
     def all_gather(self, payload: bytes) -> list[bytes]:
         """Return the bytes that every rank gave, by rank."""
+        self._enter()
         if self._size == 1:
-            self._enter()
             return [bytes(payload)]
         self._sent += len(payload)
         return self._gather(bytes(payload))
@@ -208,7 +209,6 @@ class SharedComm(ABC):
         return buffer.slots
 
     def _alone(self, parts: Mapping[int, Array], n_shards: int, buffer: Buffer | None) -> Array:
-        self._enter()
         if buffer is None or len(parts) != n_shards:
             missing = [i for i in range(n_shards) if i not in parts]
             self._broken(f"all_reduce: shards {missing} were given by no rank")

@@ -22,12 +22,12 @@ _found: tuple[int, list[Any]] | None = None
 def _pools() -> list[Any]:
     global _found
     if _found is None or _found[0] != len(sys.modules):
-        pools = list(_controller().lib_controllers)
+        pools = list(controller().lib_controllers)
         _found = (len(sys.modules), pools)
     return _found[1]
 
 
-def _controller() -> Any:
+def controller() -> Any:
     """Return a fresh ThreadpoolController; importing threadpoolctl sets a variable for others, which is taken back."""
     takes_back = "threadpoolctl" not in sys.modules and _SET_BY_IMPORT not in os.environ
     from threadpoolctl import ThreadpoolController

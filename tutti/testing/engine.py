@@ -252,9 +252,9 @@ def child_pids() -> list[int]:
 
 def thread_limits() -> list[tuple[str, int]]:
     """Return the native thread pools of this process and their number of threads."""
-    from threadpoolctl import ThreadpoolController
+    from tutti.engines._limits import controller
 
-    return sorted((pool.filepath, pool.get_num_threads()) for pool in ThreadpoolController().lib_controllers)
+    return sorted((pool.filepath, pool.get_num_threads()) for pool in controller().lib_controllers)
 
 
 def open_descriptors() -> list[str]:
