@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
 
 import pytest
@@ -13,19 +14,24 @@ _SERVICES = ("fsspecIO", "pytest_timeout", "Thread-monitor")
 """Threads that third parties start once per process."""
 
 
+@pytest.fixture(scope="session", autouse=True)
+def ends_every_worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The session has a temporary folder of its own, so that another one on this machine is not blamed on it."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = str(tmp_path_factory.mktemp("temporary"))
+        patch.setenv("TMPDIR", folder)
+        patch.setattr(tempfile, "tempdir", folder)
+        yield
+    pids = set(worker_pids())
+    shutdown()
+    assert not worker_pids(), f"workers are still busy: {worker_pids()}"
+    assert not pids & set(child_pids()), "worker processes outlived shutdown()"
+
+
 @pytest.fixture(autouse=True)
-def leaves_nothing_behind() -> Iterator[None]:
+def leaves_nothing_behind(ends_every_worker: None) -> Iterator[None]:
     before = Leftovers.now()
     yield
     left = Leftovers.now().new_since(before)
     left = [what for what in left if not any(service in what for service in _SERVICES)]
     assert not left, f"the test left behind: {', '.join(left)}"
-
-
-@pytest.fixture(scope="session", autouse=True)
-def ends_every_worker() -> Iterator[None]:
-    yield
-    pids = set(worker_pids())
-    shutdown()
-    assert not worker_pids(), f"workers are still busy: {worker_pids()}"
-    assert not pids & set(child_pids()), "worker processes outlived shutdown()"

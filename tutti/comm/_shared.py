@@ -86,6 +86,7 @@ class SharedComm(ABC):
         self._board: Board = link.board
         self._line = Board.line(link.rank)
         self._lines = [Board.line(rank) for rank in range(link.size)]
+        self._records = [[link.board.record(rank, turn) for rank in range(link.size)] for turn in (0, 1)]
         self._meetings = 0
         self._allocated = 0
         self._buffers: dict[tuple[int, int, int], Buffer] = {}
@@ -284,8 +285,9 @@ class SharedComm(ABC):
 
     def _meet(self) -> None:
         """A barrier without a word."""
-        self._enter()
         words = self._board.words
+        if self._board.aborted():
+            self._interrupted()
         self._meetings += 1
         words[self._line + WAITING] = 1
         began = perf_counter()
@@ -294,14 +296,14 @@ class SharedComm(ABC):
         self._waited += perf_counter() - began
         words[self._line + WAITING] = 0
 
-    def _agree(self, call: int, *what: int) -> list[list[int]]:
+    def _agree(self, call: int, *what: int) -> list[memoryview]:
         """Barrier at which every rank says what it is about to do; returns what each one said, by rank."""
-        turn = self._meetings
-        record = self._board.record(self._rank, turn)
-        for i, value in enumerate((call, *what)):
-            record[i] = value
+        records = self._records[self._meetings & 1]
+        mine = records[self._rank]
+        mine[_CALL] = call
+        for i, value in enumerate(what, 1):
+            mine[i] = value
         self._meet()
-        records = [self._board.record(rank, turn).tolist() for rank in range(self._size)]
         for rank, other in enumerate(records):
             if other[_CALL] != call:
                 self._broken(
@@ -313,7 +315,7 @@ class SharedComm(ABC):
     def _agree_on_sum(self, n_shards: int, buffer: Buffer | None, given: int) -> Sequence[int]:
         """Return (length, dtype, where) of the sum; a rank without shards is told by the others."""
         what = (-1, -1, -1) if buffer is None else (buffer.length, buffer.dtype.num, buffer.where)
-        records = self._agree(_REDUCE, n_shards, *what, given)
+        records = [record.tolist() for record in self._agree(_REDUCE, n_shards, *what, given)]
         known: Sequence[int] = what
         for rank, other in enumerate(records):
             theirs = other[_LENGTH : _WHERE + 1]

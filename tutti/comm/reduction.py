@@ -13,7 +13,7 @@ import numpy as np
 
 from tutti.types import Array, Arrays
 
-_CHUNK = 8192  # elements: a chunk of every shard stays in the first caches while the tree climbs
+_CHUNK_BYTES = 1 << 17  # the scratch of a chunk stays in the second cache, and the calls into numpy are few
 
 
 def tree_sum(
@@ -30,9 +30,10 @@ def tree_sum(
         out[start:stop] = slots[0][start:stop]
         return out
     half = (n + 1) // 2
-    scratch = np.empty((half, min(_CHUNK, max(stop - start, 1))), dtype)
-    for lo in range(start, stop, _CHUNK):
-        hi = min(lo + _CHUNK, stop)
+    chunk = _CHUNK_BYTES // dtype.itemsize
+    scratch = np.empty((half, min(chunk, max(stop - start, 1))), dtype)
+    for lo in range(start, stop, chunk):
+        hi = min(lo + chunk, stop)
         rows = [slots[i][lo:hi] for i in range(n)]
         while len(rows) > 2:
             climbed = []
