@@ -13,7 +13,7 @@ import pytest
 from tutti.engines._limits import one_thread
 from tutti.engines.processes import Processes, shutdown, worker_pids
 from tutti.engines.threads import Threads
-from tutti.errors import InputError, ParameterError
+from tutti.errors import Aborted, InputError, ParameterError
 from tutti.protocols import Engine, Program, RankContext
 from tutti.testing import faults
 from tutti.testing.engine import check_fault, plan, thread_limits
@@ -37,6 +37,11 @@ def test_engines_are_inert_and_cloneable(make: Callable[..., Any]) -> None:
 def test_impossible_parameters_are_refused(make: Callable[..., Any], wrong: dict[str, Any]) -> None:
     with pytest.raises(ParameterError, match="write a positive number"):
         make(**wrong)
+
+
+def test_a_pulse_needs_a_second() -> None:
+    with pytest.raises(ParameterError, match="write at least 1"):
+        Processes(timeout_seconds=0.5)
 
 
 def test_a_program_in_main_is_refused_by_processes() -> None:
@@ -132,6 +137,27 @@ def test_results_of_hundreds_of_megabytes_come_back() -> None:
     for rank, found in enumerate(Processes(2).launch(Program(f"{HERE}:big", {"n": n}), plan(2)).results()):
         assert found["model"].shape == (n,)
         assert (found["model"] == rank).all()
+
+
+@ENGINES
+@pytest.mark.parametrize("size", [1, 2])
+def test_a_watch_may_stop_the_run(make: Callable[..., Any], size: int) -> None:
+    run = make().launch(Program(faults.ANNOUNCE, {"n_events": 100_000}), plan(size))
+    with pytest.raises(Aborted, match="stopped by the caller"):
+        run.results(lambda event: run.stop())
+    assert len(make().launch(Program(faults.ROUNDS), plan(size)).results()) == size
+
+
+@ENGINES
+@pytest.mark.parametrize("size", [1, 2])
+def test_another_thread_may_stop_the_run(make: Callable[..., Any], size: int) -> None:
+    run = make().launch(Program(faults.ROUNDS, {"n_steps": 10**9, "announce": True}), plan(size))
+    begun = threading.Event()
+    other = threading.Thread(target=lambda: (begun.wait(), run.stop()))
+    other.start()
+    with pytest.raises(Aborted, match="stopped by the caller"):
+        run.results(lambda event: begun.set())
+    other.join()
 
 
 def test_a_run_is_over_after_its_results() -> None:

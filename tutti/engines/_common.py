@@ -8,7 +8,7 @@ import socket
 import traceback
 from collections.abc import Sequence
 
-from tutti.errors import ParameterError, RankLost
+from tutti.errors import Aborted, ParameterError, RankLost
 from tutti.types import Place
 
 LOOK_SECONDS = 0.25  # longest time between two looks at the ranks
@@ -34,6 +34,16 @@ def places(n: int | None) -> Sequence[Place]:
     n = cores if n is None else n
     host = socket.gethostname()
     return [Place(host, cores=max(cores // n, 1)) for _ in range(n)]
+
+
+def aborted(rank: int) -> Aborted:
+    """What a rank of a stopped run raises at its next step."""
+    return Aborted(f"rank {rank}: the run was stopped, because another rank failed or the caller stopped it")
+
+
+def stopped() -> Aborted:
+    """What ``results()`` raises when somebody called ``stop()``."""
+    return Aborted("the run was stopped by the caller")
 
 
 def describe(error: BaseException) -> tuple[str, str]:
@@ -65,4 +75,6 @@ def exit_reason(code: int | None, when: str = "") -> str:
         how = f"its process was killed by signal {-code} ({name})"
         if -code == signal.SIGKILL:
             how += "; if nobody killed it on purpose, the machine may be out of memory"
+        if -code == signal.SIGBUS:
+            how += "; the machine may be out of shared memory, or a file it had mapped was cut short"
     return how + when

@@ -36,9 +36,12 @@ _EXIT_SECONDS = 1.0
 
 def surroundings() -> dict[str, Any]:
     """Return what a worker shares with the caller besides the program: import path, working directory, environment."""
-    folder = os.getcwd()
+    try:
+        folder: str | None = os.getcwd()
+    except OSError:
+        folder = None  # it was removed; workers stay where they are
     return {
-        "path": [p or folder for p in sys.path if isinstance(p, str)],
+        "path": [p or folder for p in sys.path if isinstance(p, str) and (p or folder)],
         "folder": folder,
         "environment": {**os.environ, **_ONE_THREAD},
     }
@@ -52,8 +55,7 @@ class Member:
             raise RunError("this Python does not know its own executable (sys.executable); use engine=tutti.Threads()")
         self.sock, theirs = socket.socketpair()
         self.sock.setblocking(False)
-        with theirs:
-            theirs.set_inheritable(False)
+        try:
             self.process = subprocess.Popen(
                 [sys.executable, "-c", _BOOT, str(theirs.fileno()), json.dumps(around["path"])],
                 pass_fds=[theirs.fileno()],
@@ -61,6 +63,11 @@ class Member:
                 env=around["environment"],
                 process_group=0,  # Ctrl-C in a terminal reaches the caller alone
             )
+        except BaseException:
+            self.sock.close()
+            raise
+        finally:
+            theirs.close()
         self.pid = self.process.pid
         self.pidfd = os.pidfd_open(self.pid) if hasattr(os, "pidfd_open") else -1
         self.inbox = Inbox(self.sock)

@@ -19,7 +19,7 @@ from tutti._board import BEAT, FINISHED, STEP, Board
 from tutti._spec import resolve
 from tutti.engines import _wire
 from tutti.engines._arena import Arena, ShmLink
-from tutti.engines._common import describe
+from tutti.engines._common import aborted, describe
 from tutti.errors import Aborted
 from tutti.types import Event, Seat
 
@@ -60,12 +60,15 @@ class _Context:
         parcel = _wire.pack(event)
         _wire.send(self._sock, _wire.EVENT, parcel)
         parcel.close()
+        self._go_on()
 
     def at_step(self, step: int) -> None:
-        board, rank = self.link.board, self.link.rank
-        board.set(rank, STEP, step)
-        if board.aborted():
-            raise Aborted(f"rank {rank}: the run was stopped, because another rank failed or the caller stopped it")
+        self.link.board.set(self.link.rank, STEP, step)
+        self._go_on()
+
+    def _go_on(self) -> None:
+        if self.link.board.aborted():
+            raise aborted(self.link.rank)
 
 
 class _Worker:
@@ -134,7 +137,7 @@ def _adopt(surroundings: dict[str, Any]) -> None:
     if "path" in surroundings and sys.path != surroundings["path"]:
         sys.path[:] = surroundings["path"]
         importlib.invalidate_caches()
-    if "folder" in surroundings:
+    if surroundings.get("folder") is not None:
         os.chdir(surroundings["folder"])
     if "environment" in surroundings:
         wanted = surroundings["environment"]

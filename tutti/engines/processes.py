@@ -9,24 +9,27 @@ from __future__ import annotations
 import os
 import select
 import socket
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from tutti._board import BEAT, STEP, Board
 from tutti._spec import Spec
 from tutti.clock import WallClock
 from tutti.engines import _wire
 from tutti.engines._arena import Arena, ShmLink
-from tutti.engines._common import LOOK_SECONDS, check, exit_reason, places, silent
-from tutti.engines._judge import Done, Exited, Fact, Judge, Raised, Returned, Sign, Silent
+from tutti.engines._common import LOOK_SECONDS, check, exit_reason, places, silent, stopped
+from tutti.engines._judge import Done, Exited, Judge, Raised, Returned, Sign, Silent
 from tutti.engines._pool import POOL, Member, surroundings
-from tutti.errors import InputError, RankError, RankLost
+from tutti.errors import InputError, ParameterError, RankError, RankLost
 from tutti.protocols import Link, Program
 from tutti.types import Event, Place, Plan, Seat
 
 _GRACE_SECONDS = 1.0  # a stopped rank that has not come back by then is killed
 _REAP_SECONDS = 0.5
+
+_Heard = Raised | Returned | Exited | Event
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,8 @@ class Processes(Spec):
 
     def __post_init__(self) -> None:
         check(self.n, timeout_seconds=self.timeout_seconds, start_timeout_seconds=self.start_timeout_seconds)
+        if self.timeout_seconds < 1:
+            raise ParameterError("timeout_seconds", self.timeout_seconds, "write at least 1; a pulse comes every 0.2 s")
 
     def places(self) -> Sequence[Place]:
         """Return one place per worker on this host."""
@@ -103,6 +108,7 @@ class ProcessRun:
         self._values: list[Any] = [None] * self._size
         self._away: set[int] = set(range(self._size))
         self._over = False
+        self._waiter: int | None = None
         parcel = _wire.pack({"function": program.function, "arguments": dict(program.arguments)})
         try:
             around = surroundings()
@@ -128,6 +134,7 @@ class ProcessRun:
         """Wait for all ranks and return their values by rank; see `tutti.protocols.Run`."""
         if self._over:
             raise RuntimeError("this run is over; launch the program again")
+        self._waiter = threading.get_ident()
         try:
             verdict = self._watch(watch)
             fault = None if isinstance(verdict, Done) else self._error(verdict)
@@ -144,16 +151,22 @@ class ProcessRun:
         raise fault
 
     def stop(self) -> None:
-        """End the run early: ranks that do not come back within a second are killed."""
+        """End the run early: ranks that do not come back within a second are killed.
+
+        A thread that waits in ``results()`` meanwhile gets `Aborted`.
+        """
         if self._over:
             return
-        self._over = True
         self._board.abort()
+        if self._waiter not in (None, threading.get_ident()):
+            return  # the thread that waits sees the ranks come back, and clears up
+        self._over = True
         deadline = self._clock.now() + _GRACE_SECONDS
         try:
             while self._away and self._clock.now() < deadline:
-                for fact in self._listen(None, deadline - self._clock.now()):
-                    self._away.discard(fact.rank)
+                for fact in self._listen(deadline - self._clock.now()):
+                    if isinstance(fact, Raised | Returned | Exited):
+                        self._away.discard(fact.rank)
                     if isinstance(fact, Exited):
                         self._members[fact.rank].ready = False
         finally:
@@ -174,10 +187,14 @@ class ProcessRun:
         judge = Judge(self._size, self._engine.timeout_seconds, self._clock.now(), look_seconds=2 * LOOK_SECONDS)
         look = min(LOOK_SECONDS, self._engine.timeout_seconds / 4)
         while True:
-            for fact in self._listen(watch, look):
-                judge.hear(fact)
-                if not isinstance(fact, Sign):
+            for fact in self._listen(look):
+                if isinstance(fact, Raised | Returned | Exited):
+                    judge.hear(fact)
                     self._away.discard(fact.rank)
+                elif watch is not None:
+                    watch(fact)
+                    if self._over:
+                        raise stopped()
             for rank in self._away:
                 judge.hear(Sign(rank, self._board.get(rank, BEAT), excused=not self._members[rank].ready))
             now = self._clock.now()
@@ -189,38 +206,29 @@ class ProcessRun:
                     if not self._members[rank].ready:
                         return Silent(rank, now - self._began)
 
-    def _listen(self, watch: Callable[[Event], None] | None, seconds: float) -> list[Fact]:
-        """Wait for the ranks; hand their events to ``watch`` and return the facts."""
-        facts: list[Fact] = []
-        ended: set[int] = set()
+    def _listen(self, seconds: float) -> list[_Heard]:
+        """Wait for the ranks; return what happened and the events they emitted."""
+        heard: list[_Heard] = []
         ranks = {self._owners[fd] for fd, _ in self._poll.poll(max(seconds, 0.0) * 1e3)}
         for rank in sorted(ranks):
             member = self._members[rank]
-            for frame in member.inbox.receive():
-                fact = self._take(rank, frame, watch)
-                if fact is not None:
-                    facts.append(fact)
-            if member.inbox.closed or member.process.poll() is not None:
-                ended.add(rank)
-        for rank in ended:
-            facts.append(self._bury(rank, watch, facts))
-        return facts
+            heard += self._read(rank)
+            if not (member.inbox.closed or member.process.poll() is not None):
+                continue
+            code = member.exit_code(_REAP_SECONDS)
+            while not member.inbox.closed and (more := self._read(rank)):
+                heard += more  # what it still said before it died
+            heard.append(Exited(rank, code))
+            for fd in (member.sock.fileno(), member.pidfd):
+                if fd >= 0:
+                    self._poll.unregister(fd)
+        return heard
 
-    def _bury(self, rank: int, watch: Callable[[Event], None] | None, facts: list[Fact]) -> Exited:
-        """Read what a dead worker still said, and how it died."""
-        member = self._members[rank]
-        code = member.exit_code(_REAP_SECONDS)
-        while not member.inbox.closed:
-            frames = member.inbox.receive()
-            facts.extend(f for frame in frames if (f := self._take(rank, frame, watch)) is not None)
-            if not frames:
-                break
-        for fd in (member.sock.fileno(), member.pidfd):
-            if fd >= 0:
-                self._poll.unregister(fd)
-        return Exited(rank, code)
+    def _read(self, rank: int) -> list[_Heard]:
+        found = (self._take(rank, frame) for frame in self._members[rank].inbox.receive())
+        return [heard for heard in found if heard is not None]
 
-    def _take(self, rank: int, frame: _wire.Frame, watch: Callable[[Event], None] | None) -> Fact | None:
+    def _take(self, rank: int, frame: _wire.Frame) -> _Heard | None:
         if frame.kind == _wire.READY:
             self._members[rank].ready = True
             frame.close()
@@ -230,9 +238,7 @@ class ProcessRun:
             return None if frame.kind == _wire.EVENT else Returned(rank)
         value = frame.value(share=False)
         if frame.kind == _wire.EVENT:
-            if watch is not None:
-                watch(value)
-            return None
+            return cast(Event, value)
         if frame.kind == _wire.VALUE:
             self._values[rank] = value
             return Returned(rank)
@@ -247,6 +253,8 @@ class ProcessRun:
         if isinstance(verdict, Exited):
             return RankLost(*where, exit_reason(verdict.code, "" if member.ready else " while it started"))
         failure = verdict.failure
+        if verdict.secondary:
+            return stopped()
         if failure["input"] is not None:
             return _wire.unpack_error(failure["input"])
         return RankError(*where, failure["what"], failure["trace"])

@@ -21,7 +21,7 @@ import numpy as np
 from tutti._board import ARRIVED, BEAT, FINISHED, STEP, WAITING, Board
 from tutti._spec import Spec, resolve
 from tutti.clock import WallClock
-from tutti.engines._common import LOOK_SECONDS, check, describe, places, silent
+from tutti.engines._common import LOOK_SECONDS, aborted, check, describe, places, silent, stopped
 from tutti.engines._judge import Done, Judge, Raised, Returned, Sign, Silent
 from tutti.engines._limits import one_openmp_thread, one_thread
 from tutti.errors import Aborted, InputError, RankError
@@ -122,14 +122,21 @@ class _ThreadLink:
 
 class _Context:
     def __init__(self, seat: Seat, link: _ThreadLink, emit: Callable[[Event], None]) -> None:
-        self.seat, self.link, self.emit = seat, link, emit
+        self.seat, self.link, self._emit = seat, link, emit
+
+    def emit(self, event: Event) -> None:
+        self._emit(event)
+        self._go_on()
 
     def at_step(self, step: int) -> None:
         board, rank = self.link.board, self.link.rank
         board.set(rank, STEP, step)
         board.set(rank, BEAT, board.get(rank, BEAT) + 1)
-        if board.aborted():
-            raise Aborted(f"rank {rank}: the run was stopped, because another rank failed or the caller stopped it")
+        self._go_on()
+
+    def _go_on(self) -> None:
+        if self.link.board.aborted():
+            raise aborted(self.link.rank)
 
 
 def links(size: int) -> list[ThreadLink]:
@@ -155,6 +162,7 @@ class ThreadRun:
         self._threads: list[threading.Thread] = []
         self._limits = ExitStack()
         self._over = False
+        self._waiter: int | None = None
         if self._size > 1:
             self._limits.enter_context(one_thread())
             try:
@@ -171,6 +179,7 @@ class ThreadRun:
         """Wait for all ranks and return their values by rank; see `tutti.protocols.Run`."""
         if self._over:
             raise RuntimeError("this run is over; launch the program again")
+        self._waiter = threading.get_ident()
         try:
             with self._limits:
                 if self._size == 1:
@@ -190,7 +199,16 @@ class ThreadRun:
         raise self._error(verdict)
 
     def stop(self) -> None:
-        """End the run early; returns when its threads have ended, or after about a second."""
+        """End the run early; returns when its threads have ended, or after about a second.
+
+        A thread that waits in ``results()`` meanwhile gets `Aborted`.
+        """
+        if self._over:
+            return
+        if self._waiter not in (None, threading.get_ident()):
+            self._room.board.abort()
+            self._room.changed()
+            return  # the thread that waits sees the ranks come back, and clears up
         try:
             self._end()
         finally:
@@ -232,7 +250,7 @@ class ThreadRun:
             except (Exception, SystemExit) as error:
                 if error in refused:
                     raise  # the caller's own, not the rank's
-                return Raised(0, False, error)
+                return Raised(0, isinstance(error, Aborted), error)
         return Done()
 
     def _watch(self, watch: Callable[[Event], None] | None) -> Any:
@@ -251,6 +269,8 @@ class ThreadRun:
                     judge.hear(fact)
                 elif watch is not None:
                     watch(fact)
+                    if self._over:
+                        raise stopped()
             now = self._clock.now()
             somebody_waits = now - looked >= LOOK_SECONDS and self._hear_signs(judge)
             looked = now if now - looked >= LOOK_SECONDS else looked
@@ -294,6 +314,8 @@ class ThreadRun:
             )
             return silent(rank, host, pid, step, verdict.seconds, more)
         error: BaseException = verdict.failure
+        if verdict.secondary:
+            return stopped()
         if isinstance(error, InputError):
             return error
         lost = RankError(rank, host, pid, step, *describe(error))

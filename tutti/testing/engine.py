@@ -212,7 +212,7 @@ class Leftovers:
             frozenset(_names("/dev/shm", r"tutti|psm_|sem\.mp")),
             frozenset(_names(tempfile.gettempdir(), r"tutti-")),
             environment,
-            {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD, signal.SIGALRM)},
+            {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD)},
         )
 
     def new_since(self, before: Leftovers) -> list[str]:

@@ -33,7 +33,7 @@ MOMENTS: tuple[Moment, ...] = ("before", "others_wait", "after_steps")
 ROUNDS = "tutti.testing.faults:rounds"
 ECHO = "tutti.testing.faults:echo"
 PLUS_ONE = "tutti.testing.faults:plus_one"
-ANNOUNCE = "tutti.testing.faults:announce"
+ANNOUNCE = "tutti.testing.faults:announcer"
 
 
 def strike(fault: Fault) -> None:
@@ -79,6 +79,7 @@ def rounds(
     fault_rank: int = 0,
     fault_step: int = 2,
     moment: Moment = "after_steps",
+    announce: bool = False,
 ) -> list[Array]:
     """Sum `values` of the shards of every rank in ``n_steps`` rounds and return the sums, (n_steps, length).
 
@@ -87,6 +88,7 @@ def rounds(
     fault : what happens on ``fault_rank``; None: nothing.
     moment : "before": ahead of any collective call; "others_wait": in round ``fault_step``, when every other rank
         waits; "after_steps": at the beginning of round ``fault_step``.
+    announce : emit a `Round` event in every round.
     """
     guilty = fault is not None and context.seat.rank == fault_rank
     if guilty and moment == "before" and fault is not None:
@@ -97,6 +99,8 @@ def rounds(
     sums: list[Array] = []
     for step in range(n_steps):
         context.at_step(step)
+        if announce:
+            context.emit(Round(step, 0.0, float(context.seat.rank), float("inf"), float(step)))
         if guilty and step == fault_step and moment != "before" and fault is not None:
             if moment == "others_wait":
                 _until_others_wait(context)
@@ -137,7 +141,7 @@ def plus_one(context: RankContext, x: Array) -> Array:
     return np.asarray(x + 1 + context.seat.rank)
 
 
-def announce(context: RankContext, n_events: int) -> int:
+def announcer(context: RankContext, n_events: int) -> int:
     """Emit `Round` events 0..n_events-1 from every rank; ``objective`` is the rank."""
     for step in range(n_events):
         context.emit(Round(step, 0.0, float(context.seat.rank), float("inf"), float(step)))
