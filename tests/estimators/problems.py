@@ -15,7 +15,7 @@ def dataset(name):
 
     if name.startswith("sparse"):
         rng = np.random.default_rng(7)
-        x = sp.random(400, 300, density=0.05, format="csr", random_state=rng, data_rvs=rng.normal)
+        x = sp.random(400, 300, density=0.05, format="csr", random_state=rng, data_rvs=rng.standard_normal)
         scores = x @ rng.normal(size=(300, 3)) + 0.3 * rng.normal(size=(400, 3))
         return x, (scores.argmax(axis=1) if name == "sparse3" else (scores[:, 0] > 0.1).astype(int))
     x, y = getattr(datasets, f"load_{name}")(return_X_y=True)

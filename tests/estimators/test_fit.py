@@ -6,6 +6,7 @@ import pickle
 import warnings
 
 import numpy as np
+import polars as pl
 import pytest
 import scipy.sparse as sp
 
@@ -32,7 +33,6 @@ def model(small):
 
 def containers(x):
     import pandas as pd
-    import polars as pl
     import pyarrow as pa
     import torch
 

@@ -27,7 +27,7 @@ def is_dataset(x: Any) -> bool:
 
 
 def as_dataset(x: Any, y: Any, sample_weight: Any, name: str) -> tuple[Any, Any]:
-    """Return (dataset, dtype of the labels or None if the source does not tell).
+    """Return (dataset, dtype of the labels of arrays or None).
 
     Parameters
     ----------
@@ -48,15 +48,17 @@ def as_dataset(x: Any, y: Any, sample_weight: Any, name: str) -> tuple[Any, Any]
     if y is None:
         raise DataError(f"This {name} estimator requires y to be passed, but the target y is None.")
     from tutti.data import from_arrays
+    from tutti.data.convert import as_numpy
 
-    if np.ndim(y) == 2 and np.shape(y)[1] == 1:
+    target = np.asarray(as_numpy(y))
+    if target.ndim == 2 and target.shape[1] == 1:
         warn(
             "A column-vector y was passed when a 1d array was expected. Please change the shape of y to (n_samples, ), "
             "for example using ravel().",
             DataConversionWarning,
             stacklevel=4,
         )
-    return from_arrays(x, y, sample_weight=sample_weight), getattr(y, "dtype", None)
+    return from_arrays(x, target, sample_weight=sample_weight), target.dtype
 
 
 def _open_file(path: str, label: Any, sample_weight: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import types
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -18,6 +19,20 @@ from tutti.learners._problem import LinearProblem
 from tutti.types import Array, Schema
 
 _LOSSES = ("squared_hinge", "hinge")
+
+
+class OnlyWithProbability:
+    """A method that exists, as far as ``hasattr`` can tell, only on an estimator with probability=True."""
+
+    def __init__(self, function: Callable[[Any, Any], Array]) -> None:
+        self._function = function
+
+    def __get__(self, owner: Any, kind: type | None = None) -> Callable[..., Array]:
+        if owner is None:
+            return self._function
+        if not owner.probability:
+            raise AttributeError(f"{self._function.__name__} needs probability=True, set before the fit")
+        return types.MethodType(self._function, owner)
 
 
 class LinearSVC(LinearClassifier):
@@ -108,29 +123,20 @@ class LinearSVC(LinearClassifier):
         self.n_shards = n_shards
         self.verbose = verbose
 
-    @property
-    def predict_proba(self) -> Callable[[Any], Array]:
+    @OnlyWithProbability
+    def predict_proba(self, X: Any) -> Array:
         """Return the probability of each class, (n_rows, n_classes); only with probability=True."""
-        self._require_probability("predict_proba")
-        return self._predict_proba
-
-    @property
-    def predict_log_proba(self) -> Callable[[Any], Array]:
-        """Return the natural logarithm of `predict_proba`; only with probability=True."""
-        self._require_probability("predict_log_proba")
-        return lambda X: np.log(self._predict_proba(X))
-
-    def _require_probability(self, name: str) -> None:
-        if not self.probability:
-            raise AttributeError(f"{name} needs probability=True, set before the fit")
-
-    def _predict_proba(self, X: Any) -> Array:
         self._check_fitted()
         if not hasattr(self, "sigmoid_"):
             raise known_to_sklearn(NotFittedError)(
                 "this LinearSVC was fitted with probability=False: call fit again with probability=True"
             )
         return sigmoid_proba(self.decision_function(X), self.sigmoid_)
+
+    @OnlyWithProbability
+    def predict_log_proba(self, X: Any) -> Array:
+        """Return the natural logarithm of `predict_proba`; only with probability=True."""
+        return np.log(self.predict_proba(X))
 
     def _check_params(self) -> None:
         super()._check_params()
