@@ -105,11 +105,11 @@ class SGD(Spec):
         real = np.float64 if shared["wide"][0] else np.float32
         if what == JUDGE:
             request = Request(constants=self.problem.loss == "squared")
-            sums, _ = collect(self.problem, data, all_rows(data), self._candidate(shared), real, request)
+            sums = collect(self.problem, data, all_rows(data), self._candidate(shared), real, request)
             return Proposal(Update("gradient", sums))
         steps = self._steps(int(shared["n_rows"][0]))
         rows = _batch(data, order.seed, epoch, step, steps)
-        sums, _ = collect(self.problem, data, rows, (shared["w"], shared["b"]), real)
+        sums = collect(self.problem, data, rows, (shared["w"], shared["b"]), real)
         n = float(sum(r.n_rows for r in rows))
         return Proposal(Update("gradient", {"v": sums["v"], "a": sums["a"], "n": np.array([n])}))
 

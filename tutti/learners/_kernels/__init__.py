@@ -1,0 +1,1 @@
+"""Compiled loops over the rows of one shard, one thread each, in a fixed order: the same bits whoever runs them."""
