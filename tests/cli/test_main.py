@@ -17,6 +17,11 @@ from tutti.cli import commands
 from tutti.cli.main import main
 from tutti.errors import RankLost
 
+try:  # here and not in a test: it sets environment variables, and tests leave nothing behind
+    from sklearn import metrics as sk
+except ImportError:
+    sk = None
+
 N, D = 400, 6
 
 
@@ -106,7 +111,7 @@ def test_explain_prints_the_plan_and_leaves_no_file(folder: Path, capsys: pytest
 def test_a_fit_that_does_not_converge_exits_with_3_and_keeps_its_files(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code, _, err = run(capsys, "train", write_job(folder, model="tol = 0.0\nmax_iter = 1\nsolver = 'lbfgs'"))
+    code, _, err = run(capsys, "train", write_job(folder, model="tol = 1e-12\nmax_iter = 1\nsolver = 'lbfgs'"))
     assert code == 3
     assert err.startswith("tutti: not converged: the certified gap is")
     assert err.count("\n") == 1
@@ -117,7 +122,8 @@ def test_a_fit_that_does_not_converge_exits_with_3_and_keeps_its_files(
 def test_evaluate_equals_scikit_learns_scores(
     folder: Path, capsys: pytest.CaptureFixture[str], made: tuple[np.ndarray, ...]
 ) -> None:
-    sk = pytest.importorskip("sklearn.metrics", reason="scikit-learn is what the scores are compared with")
+    if sk is None:
+        pytest.skip("scikit-learn, which the scores are compared with, is not installed")
     x, y, _ = made
     run(capsys, "train", write_job(folder), "--quiet")
     code, scores = run_json(capsys, "evaluate", folder / "model", folder / "train.svm")
@@ -202,6 +208,18 @@ def test_class_weights_of_a_table_reach_their_classes(folder: Path, capsys: pyte
     code, _, err = run(capsys, "train", write_job(folder, model="class_weight = { 7 = 3.0 }"))
     assert code == 2
     assert "class_weight names '7', but the classes of the data are '0', '1'" in err
+
+
+def test_a_place_that_cannot_take_the_model_is_refused_before_the_fit(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tutti.LogisticRegression, "fit", None)
+    (folder / "model").mkdir()
+    (folder / "model" / "diary.txt").write_text("dear diary")
+    code, _, err = run(capsys, "train", write_job(folder))
+    assert code == 2
+    assert "exists and is not a tutti model" in err
+    assert (folder / "model" / "diary.txt").read_text() == "dear diary"
 
 
 def test_quiet_prints_nothing_while_training(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -320,5 +338,5 @@ def test_a_reader_that_leaves_early_is_no_error(folder: Path) -> None:
 
 
 def test_infinite_numbers_do_not_break_json(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    _, record = run_json(capsys, "train", write_job(folder, model="tol = 0.0\nmax_iter = 1\nsolver = 'lbfgs'"))
+    _, record = run_json(capsys, "train", write_job(folder, model="tol = 1e-12\nmax_iter = 1\nsolver = 'lbfgs'"))
     assert all(v is None or math.isfinite(v) for v in (record["report"]["gap"], record["report"]["objective"]))

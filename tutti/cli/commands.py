@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 import sys
 import warnings
@@ -34,6 +35,7 @@ NOT_CONVERGED = 3
 def train(args: argparse.Namespace, arguments: Sequence[str]) -> int:
     """Fit what the job file describes; write the model and the reports; 3 if the certificate did not reach tol."""
     job = read_job(args.job)
+    _check_outputs(job)
     data, held_out = job.datasets()
     model = _estimator(job, data, args.quiet)
     try:
@@ -214,6 +216,27 @@ def _by_label(weights: Mapping[str, float], classes: Sequence[Any]) -> dict[Any,
             f"but the classes of the data are {_few(list(labels))}"
         )
     return {labels[name]: weight for name, weight in weights.items()}
+
+
+def _check_outputs(job: Job) -> None:
+    """Find out before the fit, not after it, that its results could not be written."""
+    model = job.model_path
+    if model is not None and not _is_free(model):
+        raise JobError(
+            f"{job.file}: [output] model = {str(model)!r} exists and is not a tutti model; choose another folder or "
+            "remove it first"
+        )
+    for path in (*([model] if model is not None else []), *job.reports):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not os.access(path.parent, os.W_OK):
+            raise JobError(f"{job.file}: [output] {str(path)!r} cannot be written: {path.parent} is not writable")
+
+
+def _is_free(path: Path) -> bool:
+    """True if a model may be written there: nothing, an empty folder, or a model to replace."""
+    if not path.exists() or (path / "model.json").is_file():
+        return True
+    return path.is_dir() and not any(path.iterdir())
 
 
 def _placed(job: Job, error: ParameterError) -> InputError:

