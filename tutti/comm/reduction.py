@@ -14,6 +14,7 @@ import numpy as np
 from tutti.types import Array, Arrays
 
 _CHUNK_BYTES = 1 << 17  # the scratch of a chunk stays in the second cache, and the calls into numpy are few
+_SMALL_BYTES = 1 << 17
 
 
 def tree_sum(
@@ -28,6 +29,9 @@ def tree_sum(
     out = np.empty(length, dtype) if out is None else out
     if n == 1:
         out[start:stop] = slots[0][start:stop]
+        return out
+    if isinstance(slots, np.ndarray) and n * (stop - start) * dtype.itemsize <= _SMALL_BYTES:
+        out[start:stop] = _climb(slots[:, start:stop])
         return out
     half = (n + 1) // 2
     chunk = _CHUNK_BYTES // dtype.itemsize
@@ -44,6 +48,16 @@ def tree_sum(
             rows = climbed
         np.add(rows[0], rows[1], out=out[lo:hi])
     return out
+
+
+def _climb(rows: Array) -> Array:
+    """Sum small rows (n, length): a whole level of the tree in one call, because the calls are what costs."""
+    while len(rows) > 1:
+        n = len(rows)
+        pairs = rows[0 : n - 1 : 2] + rows[1:n:2]
+        rows = pairs if n % 2 == 0 else np.concatenate([pairs, rows[-1:]])
+    total: Array = rows[0]
+    return total
 
 
 class Layout:
