@@ -217,8 +217,6 @@ def _schema(data: Dataset, found: scan.Scan, rows: shards.Rows, task: str) -> Sc
     everything = isinstance(rows, slice) and n == found.n_rows
     y, weight = _chosen(found.y, rows), _chosen(found.weight, rows)
     n_values = found.n_values if everything else _values(found, rows)
-    item = np.dtype(found.dtype).itemsize
-    n_bytes = n_values * (item + 4) + (n + 1) * 8 if found.sparse else n_values * item
     weight_sum = float(n) if weight is None else float(weight.sum())
     if weight is not None and weight_sum == 0:
         raise DataError("sample_weight is zero for every row: nothing would be learned")
@@ -245,7 +243,7 @@ def _schema(data: Dataset, found: scan.Scan, rows: shards.Rows, task: str) -> Sc
         sparse=found.sparse,
         dtype=found.dtype,
         n_values=n_values,
-        n_bytes=n_bytes + n * 8,
+        n_bytes=scan.decoded_bytes(n, n_values, found.sparse, found.dtype),
         feature_names=found.names,
     )
 

@@ -7,17 +7,15 @@ labels and weights of all rows are kept (8 bytes a row each): splits and stratif
 from __future__ import annotations
 
 import dataclasses
-import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from tutti.data import convert, memory
+from tutti.data.gather import Gather
 from tutti.data.labels import first_bad
-from tutti.data.opened import part_bytes
 from tutti.data.sources import ArraySource, CountedSource, place_of
 from tutti.errors import DataError
 from tutti.protocols import Part, Piece, Source
@@ -54,7 +52,6 @@ class _Found:
     n_values: int
     y: Array | None
     weight: Array | None
-    part: Part | None
 
 
 def scan(source: Source, keep_bytes: int = 0, threads: int | None = None) -> Scan:
@@ -69,41 +66,41 @@ def scan(source: Source, keep_bytes: int = 0, threads: int | None = None) -> Sca
     if isinstance(source, ArraySource):
         return _scan_arrays(source)
     pieces = tuple(source.pieces())
-    skim: Callable[[Piece], Part] | None = getattr(source, "read_labels", None)
+    n_stored = sum(p.n_bytes for p in pieces)
+    labels_only: Callable[[Piece], Part] | None = getattr(source, "read_labels", None)
     # a source that can read the labels alone (Parquet) is not decoded for nothing
-    decode = skim is None or sum(p.n_bytes for p in pieces) <= keep_bytes
-    kept = _Budget(keep_bytes)
+    read = source.read if labels_only is None or n_stored <= keep_bytes else labels_only
+    read = getattr(source, "read_briefly", read)
+    kept = Gather(keep_bytes if read is not labels_only else 0)
 
     def look(piece: Piece) -> _Found:
-        part = source.read(piece) if decode or skim is None else skim(piece)
-        x = part.x
-        n_values = len(x.values) if isinstance(x, Csr) else x.shape[0] * x.shape[1]
-        dtype = str((x.values if isinstance(x, Csr) else x).dtype)
-        keep = decode and kept.take(part_bytes(part))
+        try:
+            part = read(piece)
+            kept.put(piece.index, part.x)
+        except BaseException:
+            kept.stop()
+            raise
+        x, y, weight = part.x, part.y, part.weight
         n, d = x.shape
-        return _Found(n, d, isinstance(x, Csr), dtype, n_values, part.y, part.weight, part if keep else None)
+        n_values = len(x.values) if isinstance(x, Csr) else n * d
+        dtype = str((x.values if isinstance(x, Csr) else x).dtype)
+        return _Found(n, d, isinstance(x, Csr), dtype, n_values, None if y is None else np.array(y), weight)
 
     with ThreadPoolExecutor(min(threads or memory.cores(), max(len(pieces), 1)), "tutti-scan") as pool:
         jobs = [pool.submit(look, p) for p in pieces]
         try:
             found = [j.result() for j in jobs]
         except BaseException:
+            kept.stop()
             pool.shutdown(wait=True, cancel_futures=True)
             raise
-        return _merge(source, pieces, found, pool)
+    return _merge(source, pieces, found, kept, keep_bytes)
 
 
-class _Budget:
-    """Bytes that may be kept; once they are spent nothing more is kept, since a part of the rows is of no use."""
-
-    def __init__(self, limit: int) -> None:
-        self._left = limit
-        self._lock = threading.Lock()
-
-    def take(self, n: int) -> bool:
-        with self._lock:
-            self._left -= n
-            return self._left >= 0
+def decoded_bytes(n_rows: int, n_values: int, sparse: bool, dtype: str) -> int:
+    """Return the bytes of decoded rows and their labels."""
+    item = np.dtype(dtype).itemsize
+    return n_values * (item + 4) + (n_rows + 1) * 8 + n_rows * 8 if sparse else n_values * item + n_rows * 8
 
 
 def _scan_arrays(source: ArraySource) -> Scan:
@@ -118,7 +115,7 @@ def _scan_arrays(source: ArraySource) -> Scan:
     return Scan(source.pieces(), d, sparse, dtype, n_values, y, source.weight, source.names, Part(x, y, source.weight))
 
 
-def _merge(source: Source, pieces: tuple[Piece, ...], found: Sequence[_Found], pool: ThreadPoolExecutor) -> Scan:
+def _merge(source: Source, pieces: tuple[Piece, ...], found: Sequence[_Found], kept: Gather, keep_bytes: int) -> Scan:
     n_rows = sum(f.n_rows for f in found)
     if not n_rows:
         where = f" in {pieces[0].path}" if pieces else ""
@@ -144,10 +141,9 @@ def _merge(source: Source, pieces: tuple[Piece, ...], found: Sequence[_Found], p
         weight,
         source.feature_names,
     )
-    if all(f.part is not None for f in found):
-        x = _assemble([f.part.x for f in found if f.part is not None], n_features, pool)
-        return dataclasses.replace(scan, whole=Part(x, y, weight))
-    return scan
+    fits = decoded_bytes(n_rows, scan.n_values, scan.sparse, scan.dtype) <= keep_bytes
+    x = kept.whole(n_features) if fits else None
+    return scan if x is None else dataclasses.replace(scan, whole=Part(x, y, weight))
 
 
 def _check_width(pieces: Sequence[Piece], found: Sequence[_Found]) -> None:
@@ -187,38 +183,6 @@ def _check_weights(source: Source, pieces: tuple[Piece, ...], weight: Array) -> 
             raise
         path, row = place_of(source, pieces, error.row)
         raise DataError(error.message, path=path, row=row) from None
-
-
-def _assemble(parts: list[Any], n_features: int, pool: ThreadPoolExecutor) -> Array | Csr:
-    """Put all rows into one allocation; every part is copied by a thread and dropped at once."""
-    if len(parts) == 1:
-        x = parts[0]
-        return Csr(x.indptr, x.indices, x.values, n_features) if isinstance(x, Csr) else x
-    rows = np.concatenate([[0], np.cumsum([p.shape[0] for p in parts])]).astype(int)
-    sparse = isinstance(parts[0], Csr)
-    if not sparse:
-        out = np.empty((rows[-1], n_features), dtype=parts[0].dtype)
-
-        def copy_dense(i: int) -> None:
-            out[rows[i] : rows[i + 1]] = parts[i]
-            parts[i] = None
-
-        list(pool.map(copy_dense, range(len(parts))))
-        return out
-    at = np.concatenate([[0], np.cumsum([len(p.values) for p in parts])]).astype(int)
-    indptr = np.zeros(rows[-1] + 1, dtype=np.int64)
-    indices = np.empty(at[-1], dtype=np.int32)
-    values = np.empty(at[-1], dtype=parts[0].values.dtype)
-
-    def copy_sparse(i: int) -> None:
-        p = parts[i]
-        np.add(p.indptr[1:], at[i], out=indptr[rows[i] + 1 : rows[i + 1] + 1])
-        indices[at[i] : at[i + 1]] = p.indices
-        values[at[i] : at[i + 1]] = p.values
-        parts[i] = None
-
-    list(pool.map(copy_sparse, range(len(parts))))
-    return Csr(indptr, indices, values, n_features)
 
 
 def counted(source: Source, found: Scan) -> CountedSource:
