@@ -222,7 +222,7 @@ class Leftovers:
             thread.join(1.0)
             if thread.is_alive():
                 found.append(f"thread {thread.name}")
-        found += [f"child process {pid}" for pid in self.children - before.children]
+        found += [f"child process {pid}" for pid in self.children - before.children if not _is_service(pid)]
         found += [f"/dev/shm/{name}" for name in self.shared_memory - before.shared_memory]
         found += [f"temporary {name}" for name in self.temporary - before.temporary]
         for name in self.environment.keys() | before.environment.keys():
@@ -230,6 +230,14 @@ class Leftovers:
                 found.append(f"environment variable {name}")
         found += [f"handler of signal {n}" for n in self.signals if self.signals[n] != before.signals[n]]
         return found
+
+
+def _is_service(pid: int) -> bool:
+    """True for the one helper that Python's multiprocessing keeps until the interpreter exits."""
+    try:
+        return b"resource_tracker" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return True  # it has ended meanwhile
 
 
 def _names(folder: str, pattern: str) -> list[str]:
