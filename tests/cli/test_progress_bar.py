@@ -25,12 +25,10 @@ class Clock:
         return self.now
 
 
-@pytest.fixture()
-def terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
-    screen = Terminal()
+def show(monkeypatch: pytest.MonkeyPatch, screen: io.StringIO) -> None:
+    """In the test and not in a fixture: pytest puts its own stderr back between the two."""
     monkeypatch.setattr(sys, "stderr", screen)
     monkeypatch.setenv("TERM", "xterm")
-    return screen
 
 
 def count_to_three(clock: Clock, step: float, quiet: bool = False) -> None:
@@ -40,30 +38,29 @@ def count_to_three(clock: Clock, step: float, quiet: bool = False) -> None:
             advance(1)
 
 
-def test_a_long_command_shows_how_far_it_is(terminal: Terminal) -> None:
-    count_to_three(Clock(), 0.6)
-    assert "counting" in terminal.getvalue()
-
-
-def test_a_short_command_shows_nothing(terminal: Terminal) -> None:
-    count_to_three(Clock(), 0.3)
-    assert terminal.getvalue() == ""
-
-
-def test_a_quiet_command_shows_nothing(terminal: Terminal) -> None:
-    count_to_three(Clock(), 5.0, quiet=True)
-    assert terminal.getvalue() == ""
+@pytest.mark.parametrize(
+    "step, quiet, shown", [(0.6, False, True), (0.3, False, False), (5.0, True, False)], ids=["long", "short", "quiet"]
+)
+def test_only_a_long_command_shows_how_far_it_is(
+    step: float, quiet: bool, shown: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    screen = Terminal()
+    show(monkeypatch, screen)
+    count_to_three(Clock(), step, quiet)
+    assert ("counting" in screen.getvalue()) == shown
+    assert shown or screen.getvalue() == ""
 
 
 def test_a_file_gets_no_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     file = io.StringIO()
-    monkeypatch.setattr(sys, "stderr", file)
+    show(monkeypatch, file)
     count_to_three(Clock(), 5.0)
     assert file.getvalue() == ""
 
 
-def test_an_error_takes_the_bar_away_and_goes_on(terminal: Terminal) -> None:
-    clock = Clock()
+def test_an_error_takes_the_bar_away_and_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, screen = Clock(), Terminal()
+    show(monkeypatch, screen)
 
     def fail() -> None:
         with progress("counting", 9, clock=clock) as advance:
@@ -73,4 +70,4 @@ def test_an_error_takes_the_bar_away_and_goes_on(terminal: Terminal) -> None:
 
     with pytest.raises(RuntimeError, match="half way"):
         fail()
-    assert "counting" in terminal.getvalue()
+    assert "counting" in screen.getvalue()
