@@ -123,15 +123,23 @@ def test_decimals_of_any_length_are_correctly_rounded(digits: str, point: int, e
 
 @pytest.mark.parametrize(
     "token,value",
-    zip(
-        ["1", "+1", "-0.5", ".5", "5.", "1e-3", "1.5E+4", "-1e2", "000000000000000000000001.50", "0e999", "-0"],
-        [1.0, 1.0, -0.5, 0.5, 5.0, 1e-3, 15000.0, -100.0, 1.5, 0.0, 0.0],
-        strict=True,
-    ),
+    [
+        *zip(
+            ["1", "+1", "-0.5", ".5", "5.", "1e-3", "1.5E+4", "-1e2", "000000000000000000000001.50", "0e999", "-0"],
+            [1.0, 1.0, -0.5, 0.5, 5.0, 1e-3, 15000.0, -100.0, 1.5, 0.0, 0.0],
+            strict=True,
+        )
+    ],
 )
 def test_numbers_come_in_many_styles(write: Write, token: str, value: float) -> None:
     assert one_value(write, token) == value
     assert one_value(write, token, "float32") == np.float32(value)
+
+
+def test_a_number_of_any_length_is_read_whole(write: Write) -> None:
+    long = "0." + "1" * 3000 + "e1"
+    assert one_value(write, long) == float(long)
+    assert one_value(write, "0" * 3000 + "2.5") == 2.5
 
 
 def test_agrees_with_scikit_learn(tmp_path: Path) -> None:
@@ -206,6 +214,8 @@ def test_width_is_the_largest_index_or_what_is_given(write: Write) -> None:
         ("1 1:nan", "the value in '1:nan' is not finite"),
         ("1 1:-inf", "the value in '1:-inf' is not finite"),
         ("1 1:1e999", "the value in '1:1e999' is too large"),
+        (f"1 1:{'1' * 25}x", "is not a number"),
+        (f"{'1' * 25}x 1:1", "is not a number"),
         ("1 1:1e39", 'too large for float32: pass dtype="float64"'),
         ("1 1:" + "9" * 50, 'too large for float32: pass dtype="float64"'),
         ("1 qid:3 1:1", "groups rows for ranking, which is not supported: remove the qid column"),

@@ -111,7 +111,7 @@ class _Reader:
         self.indptr = np.zeros(n // 32 + 17, dtype=np.int64)
         self.indices = _buffer("indices", n // 4 + 2, "int32", scratch)
         self.values = _buffer("values", n // 4 + 2, source.dtype, scratch)
-        self.odd = np.empty((_ODD, 2), dtype=np.int64)
+        self.odd = np.empty((_ODD, 3), dtype=np.int64)
         self.row, self.k, self.widest = 0, 0, -1
 
     def part(self) -> Part:
@@ -159,14 +159,13 @@ class _Reader:
                 self.y = np.concatenate([self.y, np.empty(len(self.y))])
                 self.indptr = np.concatenate([self.indptr, np.empty(len(self.indptr), dtype=np.int64)])
             elif n_odd == 0:
-                self.odd = np.empty((2 * len(self.odd), 2), dtype=np.int64)
+                self.odd = np.empty((2 * len(self.odd), 3), dtype=np.int64)
             lo = at
 
     def _read_odd(self, buffer: Array, n_odd: int, shift: int, largest: float) -> None:
         """Read the numbers that the kernel leaves to Python: more than 19 digits, or exponents beyond 60."""
-        for k, at in self.odd[:n_odd].tolist():
-            token = bytes(buffer[at : at + 1024]).split(maxsplit=1)[0].split(b"#")[0]
-            value = float(token)
+        for k, at, end in self.odd[:n_odd].tolist():
+            value = float(bytes(buffer[at:end]))
             if abs(value) > (largest if k >= 0 else float(np.finfo(np.float64).max)):
                 raise self._error(self.lines.start_of(at + shift))
             if k >= 0:
