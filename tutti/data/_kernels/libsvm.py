@@ -9,6 +9,7 @@ that breaks the grammar is handed back, too: the kernel says where, the caller f
 from __future__ import annotations
 
 from fractions import Fraction
+from typing import Any
 
 import numba as nb
 import numpy as np
@@ -25,8 +26,7 @@ LOW = np.array(
 _SPLIT = 134217729.0  # 2**27 + 1
 
 
-@intrinsic
-def byte(typing_context, buf, i):
+def _byte(typing_context, buf, i):
     """buf[i] as int64, without numba's test for a negative i: a third faster."""
 
     def generate(context, builder, signature, args):
@@ -34,6 +34,9 @@ def byte(typing_context, buf, i):
         return builder.zext(builder.load(builder.gep(array.data, [args[1]])), context.get_value_type(types.int64))
 
     return types.int64(buf, types.int64), generate
+
+
+byte: Any = intrinsic(_byte)
 
 
 @nb.njit(cache=True, nogil=True)
