@@ -194,7 +194,7 @@ def _canonical(indptr: Any, indices: Any, values: Any, n_features: int) -> Csr:
     val = np.ascontiguousarray(values, dtype=float_type(np.asarray(values).dtype))
     if len(val) != len(raw) or not len(ptr) or ptr[0] != 0:
         raise DataError("the sparse matrix is broken: its data, indices and indptr do not fit together")
-    state = csr.check(ptr, raw, n_features, 0, len(ptr) - 1)
+    state = csr.check(ptr, raw, n_features)
     if state == csr.BROKEN:
         raise DataError(f"the sparse matrix is broken: an index lies outside 0..{n_features - 1}, or indptr runs back")
     idx = raw.astype(np.int32, copy=False)

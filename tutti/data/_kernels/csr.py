@@ -9,26 +9,39 @@ CANONICAL, BROKEN, MESSY = 0, 1, 2
 
 
 @nb.njit(cache=True, nogil=True)
-def check(indptr, indices, n_features, lo, hi):
-    """Return whether rows lo:hi are sorted without duplicates (0), unusable (1), or need sorting or summing (2)."""
-    worst = 0
-    for r in range(lo, hi):
+def _falls(indices, n):
+    """Count the places where an index is not larger than the one before; rows are ignored, so that this vectorises."""
+    count = 0
+    for k in range(1, n):
+        count += indices[k] <= indices[k - 1]
+    return count
+
+
+@nb.njit(cache=True, nogil=True)
+def check(indptr, indices, n_features):
+    """Return whether the rows are sorted without duplicates (0), unusable (1), or need sorting or summing (2).
+
+    Every fall between two indices of sorted rows lies where a row begins: their numbers are compared.
+    """
+    n = indptr[-1]
+    if indptr[0] != 0 or n > len(indices):
+        return 1
+    at_rows = 0
+    inside = True
+    for r in range(len(indptr) - 1):
         a, b = indptr[r], indptr[r + 1]
-        if b < a or a < 0 or b > len(indices):
+        if b < a or b > n:
             return 1
-        if a == b:
-            continue
-        messy = 0
-        for k in range(a + 1, b):
-            messy |= indices[k] <= indices[k - 1]
-        if messy:
-            for k in range(a, b):
-                if indices[k] < 0 or indices[k] >= n_features:
-                    return 1
-            worst = 2
-        elif indices[a] < 0 or indices[b - 1] >= n_features:
+        if b > a:
+            inside &= indices[a] >= 0 and indices[b - 1] < n_features
+            if a > 0:
+                at_rows += indices[a] <= indices[a - 1]
+    if _falls(indices, n) == at_rows:
+        return 0 if inside else 1
+    for k in range(n):
+        if indices[k] < 0 or indices[k] >= n_features:
             return 1
-    return worst
+    return 2
 
 
 @nb.njit(cache=True, nogil=True)
