@@ -179,10 +179,10 @@ class _Pass:
             seen = dense_pass(block.x, *arguments)
         total.v[:, :, 0] += v
         if self.request.hessian:
-            self._add_hessian(block.x, starts, rows.size, curvature, total.hess[0])
+            add_hessian(block.x, curvature, self.has_intercept, total.hess[0], starts, rows.size)
         if self.request.constants:
             c = self.problem.row_weights(block)
-            _scatter(block.x, c[None].astype(self.real), total.constant)
+            scatter(block.x, c[None].astype(self.real), total.constant)
         return float(seen)
 
     def many_outputs(self, rows: Rows, total: _Totals) -> float:
@@ -192,8 +192,8 @@ class _Pass:
 
         seen = 0.0
         n_outputs = self.w.shape[1]
-        for block in _pieces(rows, self.w.shape[0], self.real):
-            z = _margins_of(block.x, self.w, self.b)
+        for block in pieces(rows, self.w.shape[0], self.real):
+            z = margins_of(block.x, self.w, self.b)
             g = np.empty_like(z)
             if self.problem.loss == "multinomial":
                 seen += float(z.sum())
@@ -205,45 +205,10 @@ class _Pass:
                     *(z, block.y, self.table, sample, LOSSES[self.problem.loss], self.widths()),
                     *(g, curvature, total.sums),
                 )
-                starts = np.arange(0, len(block.y), _SIZE)
                 for slot, o in enumerate(np.flatnonzero(self.request.hessian)):
-                    self._add_hessian(block.x, starts, _SIZE, curvature[o], total.hess[slot])
-            self._add_gradient(block, g, total)
+                    add_hessian(block.x, curvature[o], self.has_intercept, total.hess[slot])
+            scatter_sides(block, g, total.v)
         return seen
-
-    def _add_gradient(self, block: Block, g: Array, total: _Totals) -> None:
-        if len(total.v) == 1:
-            _scatter(block.x, g, total.v[0])
-            return
-        own = np.zeros_like(total.v[0])
-        if isinstance(block.x, Csr):
-            from tutti.learners._kernels.csr import csr_own_side
-
-            csr_own_side(block.x.indptr, block.x.indices, block.x.values, block.y, g, own)
-        else:
-            from tutti.learners._kernels.dense import own_side
-
-            own_side(block.x, block.y, g, own)
-        total.v[1] += own
-        total.v[0] -= own
-        _scatter(block.x, g, total.v[0])
-
-    def _add_hessian(self, x: Array | Csr, starts: Array, size: int, curvature: Array, hess: Array) -> None:
-        if isinstance(x, Csr):
-            from tutti.learners._kernels.csr import csr_hessian
-
-            lower = np.zeros_like(hess)
-            arguments = (starts, size, curvature, self.has_intercept)
-            csr_hessian(x.indptr, x.indices, x.values, *arguments, lower)
-            hess += lower + np.tril(lower, -1).T
-            return
-        from tutti.learners._kernels.dense import scaled_rows
-
-        room = np.empty((max(_BYTES // (8 * len(hess)), size), len(hess)), self.real)
-        chunk = at = 0
-        while chunk < len(starts):
-            chunk, at, n = scaled_rows(x, starts, size, curvature, chunk, at, self.has_intercept, room)
-            hess += room[:n].T @ room[:n]
 
     def _softmax(self, block: Block, z: Array, g: Array, total: _Totals) -> None:
         """g = C (e_y - p), the multinomial loss, and its Hessian sum_i C_i (diag(p) - p p') (x) x x'."""
@@ -265,7 +230,7 @@ class _Pass:
         if self.request.constants:
             mine = np.zeros_like(g)
             mine[block.y, index] = c
-            _scatter(block.x, mine, total.constant)
+            scatter(block.x, mine, total.constant)
             total.constant_c += mine.sum(axis=1, dtype=np.float64)
 
     def _add_softmax_hessian(self, x: Array | Csr, p: Array, c: Array, hess: Array) -> None:
@@ -283,7 +248,7 @@ class _Pass:
                 hess[o * size : (o + 1) * size, o * size : (o + 1) * size] += one.T @ one
 
 
-def _pieces(rows: Rows, d: int, real: Any) -> Iterator[Block]:
+def pieces(rows: Rows, d: int, real: Any) -> Iterator[Block]:
     """Cut rows into blocks of about 1 MiB of the arithmetic's type; runs of a sample are joined."""
     block = rows.block
     per = max(_BYTES // (np.dtype(real).itemsize * max(d, 1)), 64)
@@ -332,7 +297,7 @@ def _frozen(array: Array) -> Array:
     return view
 
 
-def _margins_of(x: Array | Csr, w: Array, b: Array) -> Array:
+def margins_of(x: Array | Csr, w: Array, b: Array) -> Array:
     """Return (X W + b)', (K, rows)."""
     if isinstance(x, Csr):
         from tutti.learners._kernels.csr import csr_margins
@@ -343,7 +308,7 @@ def _margins_of(x: Array | Csr, w: Array, b: Array) -> Array:
     return w.T @ x.T + b[:, None]
 
 
-def _scatter(x: Array | Csr, g: Array, v: Array) -> None:
+def scatter(x: Array | Csr, g: Array, v: Array) -> None:
     """v (d, K) += X' g', with g (K, rows)."""
     if isinstance(x, Csr):
         from tutti.learners._kernels.csr import csr_scatter
@@ -351,6 +316,51 @@ def _scatter(x: Array | Csr, g: Array, v: Array) -> None:
         csr_scatter(x.indptr, x.indices, x.values, g, v)
     else:
         v += (g @ x).T
+
+
+def scatter_sides(block: Block, g: Array, v: Array) -> None:
+    """Add X' g', g (K, rows), to v (S, d, K): the sum, or for S = 2 the rows with y = -1 and y = +1 of each output."""
+    if len(v) == 1:
+        scatter(block.x, g, v[0])
+        return
+    if len(g) == 1:
+        positive = block.y == 1
+        scatter(block.x, np.where(positive, 0, g), v[0])
+        scatter(block.x, np.where(positive, g, 0), v[1])
+        return
+    own = np.zeros_like(v[0])
+    if isinstance(block.x, Csr):
+        from tutti.learners._kernels.csr import csr_own_side
+
+        csr_own_side(block.x.indptr, block.x.indices, block.x.values, block.y, g, own)
+    else:
+        from tutti.learners._kernels.dense import own_side
+
+        own_side(block.x, block.y, g, own)
+    v[1] += own
+    v[0] -= own
+    scatter(block.x, g, v[0])
+
+
+def add_hessian(
+    x: Array | Csr, curvature: Array, intercept: bool, hess: Array, starts: Array | None = None, size: int = _SIZE
+) -> None:
+    """hess (D, D) += sum_i r_i (x_i, 1)(x_i, 1)' over the runs of ``size`` rows from ``starts``, or over all rows."""
+    starts = np.arange(0, len(curvature), size) if starts is None else starts
+    if isinstance(x, Csr):
+        from tutti.learners._kernels.csr import csr_hessian
+
+        lower = np.zeros_like(hess)
+        csr_hessian(x.indptr, x.indices, x.values, starts, size, curvature, intercept, lower)
+        hess += lower + np.tril(lower, -1).T
+        return
+    from tutti.learners._kernels.dense import scaled_rows
+
+    room = np.empty((max(_BYTES // (8 * len(hess)), size), len(hess)), curvature.dtype)
+    chunk = at = 0
+    while chunk < len(starts):
+        chunk, at, n = scaled_rows(x, starts, size, curvature, chunk, at, intercept, room)
+        hess += room[:n].T @ room[:n]
 
 
 def _dense_rows(x: Array | Csr, lo: int, hi: int) -> Array:
