@@ -38,14 +38,11 @@ def decision(x: Array | Csr, coef: Array, intercept: Array) -> Array:
 
 
 def _sparse_product(x: Csr, coef: Array) -> Array:
-    n = len(x.indptr) - 1
-    out = np.zeros((n, len(coef)), dtype=np.float64)
-    filled = np.flatnonzero(np.diff(x.indptr))
-    if len(filled):
-        starts = x.indptr[filled]
-        for k, w in enumerate(coef):
-            out[filled, k] = np.add.reduceat(x.values * w[x.indices], starts)
-    return out
+    from tutti.learners._kernels.csr import csr_margins
+
+    margins = np.empty((len(coef), len(x.indptr) - 1))
+    csr_margins(x.indptr, x.indices, x.values, np.ascontiguousarray(coef.T), np.zeros(len(coef)), margins)
+    return margins.T
 
 
 def check_finite(x: Array | Csr) -> None:

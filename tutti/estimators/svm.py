@@ -42,8 +42,9 @@ class LinearSVC(LinearClassifier):
 
     l(m) = max(0, 1 - m)^2 (squared_hinge) or max(0, 1 - m) (hinge), c_i the class weight, s_i the sample weight of row
     i.  The intercept is liblinear's: the weight of a constant column of value s = intercept_scaling, regularised like
-    the others.  The minimum is that of scikit-learn's LinearSVC with the same parameters.  All outputs share one pass
-    over the data.  The fit stops when it has proved that P, summed over outputs, is at most tol * P above the minimum.
+    the others.  The minimum is that of scikit-learn's LinearSVC with the same parameters (but see class_weight).  All
+    outputs share one pass over the data.  The fit stops when it has proved that P, summed over outputs, is at most
+    tol * P above the minimum.
 
     Parameters
     ----------
@@ -51,7 +52,9 @@ class LinearSVC(LinearClassifier):
     loss : "squared_hinge" or "hinge".
     fit_intercept : False fixes b = 0.
     intercept_scaling : s > 0; the larger, the less the intercept is regularised.
-    class_weight : None, {class: weight}, or "balanced": n / (K * n_k), counted in sample weights.
+    class_weight : None, {class: weight}, or "balanced": n / (K * n_k), counted in sample weights.  It multiplies the
+        row in every output; liblinear, and so scikit-learn, weights the rows of a class in the output of that class
+        alone if there are three classes or more (there, fit with sample_weight = c_i s_i to get this minimum).
     probability : True also fits Platt's sigmoid per output, for `predict_proba`.  In turn, one in five groups of
         shards is held out, the model fitted on the others, and its decision values on the held-out shards collected;
         the sigmoid is fitted to all of them, the model itself to all rows.  Costs about five more fits.  Arrays are
