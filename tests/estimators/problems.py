@@ -6,13 +6,12 @@ import functools
 
 import numpy as np
 import scipy.sparse as sp
+from sklearn import datasets  # at the top: the import sets environment variables, which a test may not
 
 
 @functools.cache
 def dataset(name):
     """Return (X, y) of a small data set, standardised where it is dense."""
-    from sklearn import datasets
-
     if name.startswith("sparse"):
         rng = np.random.default_rng(7)
         x = sp.random(400, 300, density=0.05, format="csr", random_state=rng, data_rvs=rng.standard_normal)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from sklearn import svm
+from sklearn.calibration import CalibratedClassifierCV
 
 from tests.estimators.problems import dataset, some_weights
 from tutti.data import from_arrays
@@ -28,8 +30,6 @@ def folds_of(data, y, n_shards):
 @pytest.mark.parametrize("name", ["breast_cancer", "iris"])
 @pytest.mark.parametrize("weighted", [False, True])
 def test_probabilities_are_those_of_scikit_learns_calibration(name, weighted):
-    from sklearn import svm
-    from sklearn.calibration import CalibratedClassifierCV
 
     x, y = dataset(name)
     weight = some_weights(len(y)) if weighted else None

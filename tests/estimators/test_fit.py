@@ -9,6 +9,8 @@ import numpy as np
 import polars as pl
 import pytest
 import scipy.sparse as sp
+from sklearn import exceptions
+from sklearn.datasets import dump_svmlight_file
 
 from tests.estimators.problems import dataset
 from tutti.data import from_arrays
@@ -154,7 +156,6 @@ def test_rows_of_a_dataset_are_predicted_in_their_own_order(small, model):
 
 def test_files_are_fitted_by_their_name(small, tmp_path):
     import pandas as pd
-    from sklearn.datasets import dump_svmlight_file
 
     x, y = small
     frame = pd.DataFrame(x, columns=[f"f{i}" for i in range(6)]).assign(label=y)
@@ -351,7 +352,6 @@ def test_a_warm_start_begins_where_the_last_fit_ended(small):
 
 
 def test_a_fit_that_stops_early_warns_with_the_numbers(small):
-    from sklearn import exceptions
 
     with pytest.warns(exceptions.ConvergenceWarning, match=r"LogisticRegression stopped after 1 rounds at objective"):
         found = LogisticRegression(solver="lbfgs", max_iter=1, tol=1e-9).fit(*small)

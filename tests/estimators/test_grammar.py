@@ -8,6 +8,12 @@ import sys
 
 import numpy as np
 import pytest
+import sklearn
+from sklearn import exceptions
+from sklearn.base import clone, is_classifier, is_regressor
+from sklearn.utils import get_tags
+from sklearn.utils.metadata_routing import get_routing_for_object
+from sklearn.utils.validation import check_is_fitted
 
 from tutti.errors import ParameterError
 from tutti.estimators._base import ConvergenceWarning, NotFittedError, known_to_sklearn
@@ -78,7 +84,6 @@ def test_unknown_parameters_are_named():
 
 @pytest.mark.parametrize("cls", ALL)
 def test_clone_copies_parameters_and_not_the_model(cls):
-    from sklearn.base import clone
 
     estimator = cls(strategy=CoCoA(), n_shards=3)
     estimator.n_features_in_ = 3
@@ -91,8 +96,6 @@ def test_clone_copies_parameters_and_not_the_model(cls):
 
 @pytest.mark.parametrize("cls", ALL)
 def test_before_the_fit_scikit_learns_not_fitted_error_is_raised(cls):
-    from sklearn import exceptions
-    from sklearn.utils.validation import check_is_fitted
 
     estimator = cls()
     with pytest.raises(exceptions.NotFittedError):
@@ -106,7 +109,6 @@ def test_before_the_fit_scikit_learns_not_fitted_error_is_raised(cls):
 
 
 def test_warnings_are_scikit_learns_where_it_is_loaded():
-    from sklearn import exceptions
 
     assert issubclass(known_to_sklearn(ConvergenceWarning), exceptions.ConvergenceWarning)
     assert issubclass(known_to_sklearn(ConvergenceWarning), ConvergenceWarning)
@@ -114,8 +116,6 @@ def test_warnings_are_scikit_learns_where_it_is_loaded():
 
 
 def test_tags_say_what_an_estimator_is():
-    from sklearn.base import is_classifier, is_regressor
-    from sklearn.utils import get_tags
 
     assert is_classifier(LinearSVC())
     assert is_regressor(Ridge())
@@ -126,9 +126,6 @@ def test_tags_say_what_an_estimator_is():
 
 
 def test_requests_for_sample_weight_survive_a_clone():
-    import sklearn
-    from sklearn.base import clone
-    from sklearn.utils.metadata_routing import get_routing_for_object
 
     with sklearn.config_context(enable_metadata_routing=True):
         estimator = Ridge().set_fit_request(sample_weight=True).set_score_request(sample_weight=False)

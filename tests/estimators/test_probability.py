@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from sklearn.calibration import _sigmoid_calibration
 
 from tutti.estimators._probability import expit, fit_sigmoid, log_expit, log_softmax, sigmoid_proba
 
@@ -17,7 +18,6 @@ def decisions(n=400, seed=0, scale=1.0):
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 500.0])
 @pytest.mark.parametrize("weighted", [False, True])
 def test_sigmoid_has_the_parameters_of_scikit_learns(scale, weighted):
-    from sklearn.calibration import _sigmoid_calibration
 
     f, positive, weight = decisions(scale=scale)
     weight = weight if weighted else None

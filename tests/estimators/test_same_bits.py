@@ -7,6 +7,7 @@ import warnings
 import numpy as np
 import pytest
 import scipy.sparse as sp
+from sklearn.base import clone
 
 from tutti.engines.processes import Processes
 from tutti.engines.threads import Threads
@@ -47,7 +48,6 @@ def rows(n_classes, sparse):
 
 
 def digest(estimator, n_classes, solver, sparse, engine, **params):
-    from sklearn.base import clone
 
     x, y, weight = rows(n_classes, sparse)
     model = clone(estimator).set_params(solver=solver, engine=engine, tol=1e-3, max_iter=8, **params)
