@@ -11,7 +11,7 @@ Source: Ferris, Munson (2002), "Interior-point methods for massive support vecto
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,7 +47,7 @@ class RowState:
 def settle(
     problem: LinearProblem,
     data: ShardData,
-    rows: Sequence[Rows],
+    rows: Iterable[Rows],
     states: Sequence[RowState] | None,
     point: tuple[Array, Array],
     step: Array,
@@ -96,7 +96,7 @@ def settle(
 
 
 def probe(
-    problem: LinearProblem, rows: Sequence[Rows], states: Sequence[RowState], direction: tuple[Array, Array], mu: Array
+    problem: LinearProblem, rows: Iterable[Rows], states: Sequence[RowState], direction: tuple[Array, Array], mu: Array
 ) -> tuple[dict[str, Array], list[RowState]]:
     """Find the directions of all rows for a direction of the weights, and how far they may go.
 

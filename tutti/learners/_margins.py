@@ -7,7 +7,7 @@ share one load of the rows, by matrix products on chunks of about 1 MiB.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,7 +50,7 @@ class Request:
     ----------
     hessian : one flag per group of outputs that step together (multinomial: one group); empty for none.
     constants : True for the sums that do not depend on the weights (multinomial, squared).
-    widths : (K,) smoothings of the hinge.
+    widths : (2, K) smoothings of the hinge and windows of its curvature.
     """
 
     hessian: tuple[bool, ...] = ()
@@ -85,7 +85,7 @@ def all_rows(data: ShardData) -> Iterator[Rows]:
 def collect(
     problem: LinearProblem,
     data: ShardData,
-    rows: Iterator[Rows] | Sequence[Rows],
+    rows: Iterable[Rows],
     point: tuple[Array, Array],
     real: Any,
     request: Request = Request(),
@@ -155,7 +155,7 @@ class _Pass:
 
     def widths(self) -> Array:
         widths = self.request.widths
-        return np.ones(self.w.shape[1], self.real) if widths is None else widths.astype(self.real)
+        return np.ones((2, self.w.shape[1]), self.real) if widths is None else widths.astype(self.real)
 
     def one_output(self, rows: Rows, total: _Totals) -> float:
         """Fused pass of a single output; returns the sum of margins."""
@@ -167,7 +167,7 @@ class _Pass:
         v = np.zeros(total.v.shape[:2])
         arguments = (
             *(block.y, self.table, sample, np.ascontiguousarray(self.w[:, 0]), self.b[0], LOSSES[self.problem.loss]),
-            *(self.widths()[0], starts, rows.size, v, total.sums[0], curvature),
+            *(np.ascontiguousarray(self.widths()[:, 0]), starts, rows.size, v, total.sums[0], curvature),
         )
         if isinstance(block.x, Csr):
             from tutti.learners._kernels.csr import csr_pass
@@ -305,7 +305,8 @@ def margins_of(x: Array | Csr, w: Array, b: Array) -> Array:
         z = np.empty((w.shape[1], len(x.indptr) - 1), w.dtype)
         csr_margins(x.indptr, x.indices, x.values, w, b, z)
         return z
-    return w.T @ x.T + b[:, None]
+    with np.errstate(invalid="ignore", over="ignore"):  # NaN and inf in X are reported with their place instead
+        return np.asarray(w.T @ x.T + b[:, None])
 
 
 def scatter(x: Array | Csr, g: Array, v: Array) -> None:
@@ -315,7 +316,8 @@ def scatter(x: Array | Csr, g: Array, v: Array) -> None:
 
         csr_scatter(x.indptr, x.indices, x.values, g, v)
     else:
-        v += (g @ x).T
+        with np.errstate(invalid="ignore", over="ignore"):
+            v += (g @ x).T
 
 
 def scatter_sides(block: Block, g: Array, v: Array) -> None:
@@ -375,18 +377,23 @@ def _dense_rows(x: Array | Csr, lo: int, hi: int) -> Array:
 
 def warm_up(problem: LinearProblem, schema: Schema, real: Any, hessian: bool = False) -> None:
     """Compile or load every kernel that `collect` needs for this kind of data, on two rows of it."""
+    n_outputs = problem.n_outputs(schema)
+    groups = Groups(problem, 1, n_outputs).n_groups
+    request = Request((True,) * groups if hessian else (), constants=problem.loss in ("multinomial", "squared"))
+    point = np.zeros((1, n_outputs)), np.zeros(n_outputs)
+    collect(problem, Nowhere(), [two_rows(schema)], point, real, request)
+
+
+def two_rows(schema: Schema) -> Rows:
+    """Return two rows of one feature, of the types that the data has."""
     y = np.array([0.0, 1.0]) if schema.classes is None else np.array([0, 1], np.int32)
     x: Any = np.zeros((2, 1), schema.dtype)
     if schema.sparse:
         x = Csr(np.array([0, 1, 2], np.int64), np.zeros(2, np.int32), np.zeros(2, schema.dtype), 1)
-    n_outputs = problem.n_outputs(schema)
-    groups = Groups(problem, 1, n_outputs).n_groups
-    request = Request((True,) * groups if hessian else (), constants=problem.loss in ("multinomial", "squared"))
-    block = Block(x, y, np.ones(2) if schema.weighted else None, 0)
-    collect(problem, _Nowhere(), [Rows(block)], (np.zeros((1, n_outputs)), np.zeros(n_outputs)), real, request)
+    return Rows(Block(x, y, np.ones(2) if schema.weighted else None, 0))
 
 
-class _Nowhere:
+class Nowhere:
     """The shard of a warm-up: it has no rows that could be wrong."""
 
     id, n_rows, bounds = 0, 0, ()

@@ -27,7 +27,8 @@ PARTS = ("loss", "a", "v", "curve")
 """Sums that a polish takes apart into those of the sample and those of all other rows."""
 
 _WIDTHS = (2.0, 0.5, 0.15, 0.05)
-_LEVEL_TOL = 3e-3
+_WINDOW, _LEAST_WIDTH = 0.25, 2e-3
+_LEVEL_TOL = 3e-2
 _MOST_TRIES = 12
 _LEAST_STEP = 1e-6
 
@@ -76,6 +77,11 @@ def level_of(shared: Arrays) -> int:
     """Return the index of the sample that the next round is about."""
     sampled = shared["mode"][PHASE] == POLISH
     return len(shared["fractions"]) - 2 if sampled else int(shared["mode"][LEVEL])
+
+
+def widths_of(shared: Arrays) -> Array:
+    """Return (2, K): the hinge's smoothing, and the wider window in which its curvature is measured."""
+    return np.stack([shared["width"], np.maximum(shared["width"], _WINDOW)])
 
 
 def wants_hessian(shared: Arrays) -> Array:
@@ -222,10 +228,11 @@ class Rules:
         if state["status"][3]:
             return state
         allowed = self.tol * abs(float(state["status"][0]))
-        if not mode[WIDE] and 4 * state["rounding"].sum() > allowed:
+        self._turn(state, accepted)
+        near = state["decrement"].sum() <= allowed * state["share"][0]
+        if not mode[WIDE] and near and 4 * state["rounding"].sum() > allowed:
             mode[WIDE] = 1
             return _again(state, self.groups)
-        self._turn(state, accepted)
         state["status"][5] = state["decrement"].sum() + state["slack"].sum()
         if state["step"].min() < _LEAST_STEP:
             return self._stuck(state)
@@ -235,13 +242,23 @@ class Rules:
                 return _interior(state, self.groups)
             state["step"] = np.where(_gaps(state) <= 0.1 * self.tol * np.abs(state["primal"]), 0.0, state["step"])
             return _go(state, self.groups)
-        room = allowed - 2 * state["rounding"].sum() - state["slack"].sum()
+        room = allowed - state["slack"].sum()
         hopeless = mode[FULL] > 1 and state["decrement"].sum() > before / 3.0
-        if problem.loss == "hinge" and (room <= 0.0 or (accepted.all() and hopeless)):
-            return _interior(state, self.groups)
+        if problem.loss == "hinge" and (room < 0.5 * allowed or (accepted.all() and hopeless)):
+            return self._narrow(state, allowed, hopeless)
         if accepted.all() and problem.loss != "multinomial" and state["decrement"].sum() <= room * state["share"][0]:
             return self._start_polish(state, sums)
         mode[EXACT] = accepted.all() and hopeless
+        return _go(state, self.groups)
+
+    def _narrow(self, state: State, allowed: float, hopeless: bool) -> State:
+        """Narrow the smoothing, whose cost falls with its square; where that would leave few rows: the exact hinge."""
+        factor = np.clip(np.sqrt(0.2 * allowed / max(state["slack"].sum(), 1e-300)), 0.1, 0.7)
+        width = factor * state["width"]
+        if hopeless or width.min() < _LEAST_WIDTH:
+            return _interior(state, self.groups)
+        state["width"], state["decrement"] = width, np.full_like(state["decrement"], np.inf)
+        state["mode"][FRESH] = 1
         return _go(state, self.groups)
 
     def _certify(self, state: State, sums: Arrays, found: Bounds, accepted: Array) -> None:

@@ -7,7 +7,7 @@ those of all other rows held fixed, which proves a gap that the plain dual point
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +18,7 @@ from tutti.errors import ParameterError
 from tutti.learners import _newton_rules as rules
 from tutti.learners._groups import Groups
 from tutti.learners._interior import RowState, probe, settle
-from tutti.learners._margins import Request, Rows, all_rows, arithmetic, collect, warm_up
+from tutti.learners._margins import Nowhere, Request, Rows, all_rows, arithmetic, collect, two_rows, warm_up
 from tutti.learners._newton_rules import Rules
 from tutti.learners._problem import LinearProblem, progress_of
 from tutti.learners._sample import sample_rows
@@ -69,7 +69,12 @@ class SampledNewton(Spec):
 
     def prepare(self, schema: Schema) -> None:
         """Compile or load the kernels for this kind of data."""
-        warm_up(self.problem, schema, arithmetic(self.problem, schema, self.tol), hessian=True)
+        groups = Groups(self.problem, schema.n_features, self.problem.n_outputs(schema))
+        if self.problem.loss == "hinge" and len(self._fractions(schema, groups.size)) == 1:
+            point, ones = (np.zeros((1, groups.n_outputs)), np.zeros(groups.n_outputs)), np.ones(groups.n_outputs)
+            settle(self.problem, Nowhere(), [two_rows(schema)], None, point, ones, ones, ones)
+        else:
+            warm_up(self.problem, schema, arithmetic(self.problem, schema, self.tol), hessian=True)
 
     def cost(self, schema: Schema) -> Cost:
         """Estimate bytes and passes: a Hessian per group travels, a few passes suffice."""
@@ -98,30 +103,30 @@ class SampledNewton(Spec):
         phase = shared["mode"][rules.PHASE]
         if phase in (rules.SETTLE, rules.PROBE):
             return self._propose_interior(shared, private, data)
-        level = rules.level_of(shared)
-        if level == len(shared["fractions"]) - 1:
-            rows = list(all_rows(data))
-        else:
+        level, n_rows = rules.level_of(shared), data.n_rows
+        rows: Iterable[Rows] = all_rows(data)
+        if level < len(shared["fractions"]) - 1:
             if level not in private.samples:
                 drawn = sample_rows(data, float(shared["fractions"][level]), order.seed)
                 private = _Private({**private.samples, level: drawn}, private.states)
             rows = private.samples[level]
+            n_rows = sum(r.n_rows for r in private.samples[level])
         real = np.float64 if shared["mode"][rules.WIDE] else np.float32
         request = Request(
             hessian=tuple(rules.wants_hessian(shared).tolist()),
             constants=self.problem.loss == "multinomial",
-            widths=shared["width"],
+            widths=rules.widths_of(shared),
         )
         sums = collect(self.problem, data, rows, (shared["trial"], shared["trial_intercept"]), real, request)
-        sums["rows"] = np.array([float(sum(r.n_rows for r in rows))])
+        sums["rows"] = np.array([float(n_rows)])
         if phase == rules.POLISH and shared["mode"][rules.TRIES] == 0:
             point = shared["base"], shared["base_intercept"]
-            before = collect(self.problem, data, rows, point, real, Request(widths=shared["width"]))
+            before = collect(self.problem, data, rows, point, real, Request(widths=rules.widths_of(shared)))
             sums |= {f"before_{name}": before[name] for name in rules.PARTS}
         return Proposal(Update("gradient", sums), private)
 
     def _propose_interior(self, shared: Arrays, private: Any, data: ShardData) -> Proposal:
-        rows = list(all_rows(data))
+        rows = all_rows(data)
         if shared["mode"][rules.PHASE] == rules.SETTLE:
             point = shared["base"], shared["base_intercept"]
             begun = None if shared["mode"][rules.FRESH] else private.states

@@ -12,7 +12,7 @@ from tutti.learners._kernels.links import CHUNK, FAST, link, targets
 
 
 @njit(cache=True, nogil=True, fastmath=FAST, error_model="numpy")
-def csr_pass(indptr, indices, values, y, table, sample, w, b, code, width, starts, size, v, sums, curvature):
+def csr_pass(indptr, indices, values, y, table, sample, w, b, code, widths, starts, size, v, sums, curvature):
     """Add one output's gradient and sums over the chunks; return the sum of all margins.  See `dense.dense_pass`."""
     real = w.dtype.type
     n = len(indptr) - 1
@@ -31,7 +31,7 @@ def csr_pass(indptr, indices, values, y, table, sample, w, b, code, width, start
             total += z[i]
         everything += total
         targets(y, lo, m, 1, table, sample, sign, c)
-        link(code, z, sign, c, k, r, e, width, m, sums)
+        link(code, z, sign, c, k, r, e, widths[0], widths[1], m, sums)
         if len(curvature) > 0:
             for i in range(m):
                 curvature[at + i] = r[i]

@@ -13,14 +13,14 @@ from tutti.learners._kernels.links import CHUNK, FAST, link, targets
 
 
 @njit(cache=True, nogil=True, fastmath=FAST, error_model="numpy")
-def dense_pass(x, y, table, sample, w, b, code, width, starts, size, v, sums, curvature):
+def dense_pass(x, y, table, sample, w, b, code, widths, starts, size, v, sums, curvature):
     """Add one output's gradient and sums over the chunks; return the sum of all margins (not finite if X is not).
 
     Parameters
     ----------
     x, y : (rows, d), (rows,) class codes or targets.   table : weight by class.   sample : (rows,) or empty.
     w, b : (d,) weights and the intercept in the same type.
-    code : see `links.LOSSES`.   width : the hinge's smoothing, in the type of ``w``.
+    code : see `links.LOSSES`.   widths : (2,) the hinge's smoothing and curvature window, in the type of ``w``.
     starts, size : first rows of the chunks and their length.
     v : (2, d) or (1, d), sums : (2, 4) added to, per side.
     curvature : (rows of the chunks,) written in their order, or empty.
@@ -36,7 +36,7 @@ def dense_pass(x, y, table, sample, w, b, code, width, starts, size, v, sums, cu
         m = min(size, n - lo)
         everything += _margins(x, lo, m, w, b, z)
         targets(y, lo, m, 1, table, sample, sign, c)
-        link(code, z, sign, c, k, r, e, width, m, sums)
+        link(code, z, sign, c, k, r, e, widths[0], widths[1], m, sums)
         if len(curvature) > 0:
             for i in range(m):
                 curvature[at + i] = r[i]
@@ -118,7 +118,7 @@ def _axpy(x, lo, k, order, first, last, g):
 def links(z, y, table, sample, code, widths, g, curvature, sums):
     """Links of many outputs, one class against the rest each; z, g, curvature (K, rows); returns the sum of margins.
 
-    widths (K,) smoothings of the hinge; curvature may be (0, 0); sums (K, 2, 4) is added to.
+    widths (2, K) smoothings and curvature windows of the hinge; curvature may be (0, 0); sums (K, 2, 4) is added to.
     """
     n_outputs, n = z.shape
     room = np.empty((5, CHUNK), z.dtype)
@@ -131,7 +131,7 @@ def links(z, y, table, sample, code, widths, g, curvature, sums):
             for i in range(m):
                 everything += row[i]
             targets(y, lo, m, o if n_outputs > 1 else 1, table, sample, sign, c)
-            link(code, row, sign, c, k, r, e, widths[o], m, sums[o])
+            link(code, row, sign, c, k, r, e, widths[0, o], widths[1, o], m, sums[o])
             for i in range(m):
                 g[o, lo + i] = k[i]
             if len(curvature) > 0:
