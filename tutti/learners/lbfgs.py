@@ -102,7 +102,7 @@ class LBFGS(Spec):
         first = shared["count"][0] == 0
         request = Request(constants=self.problem.loss in ("multinomial", "squared"))
         point = shared["trial"], shared["trial_intercept"]
-        sums, _ = collect(self.problem, data, all_rows(data), point, real, request)
+        sums = collect(self.problem, data, all_rows(data), point, real, request)
         if first:
             sums["moments"] = _moments(self.problem, data, len(shared["mean"]))
         return Proposal(Update("gradient", sums))

@@ -1,0 +1,145 @@
+"""CoCoA+: every shard improves its own dual variables against a local copy of the model; the changes are added.
+
+The shards' changes disagree where they share features.  ``sigma`` tells a shard how much curvature to expect from the
+others; an exact line search on the dual keeps the sum from overshooting, and its outcome steers sigma.  All decisions
+follow from merged numbers: they are the same on every rank and for any number of workers.
+
+Source: Ma, Smith, Jaggi, Jordan, Richtarik, Takac (2015), "Adding vs. averaging in distributed primal-dual
+optimization".
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, Protocol, cast
+
+import numpy as np
+
+from tutti._spec import Spec
+from tutti.errors import ParameterError, PlanError
+from tutti.protocols import Learner, Worker
+from tutti.strategies._rounds import Rounds
+from tutti.types import Array, Arrays, Kind, Order, Plan, Schema, Update
+
+MERGE_SHARE = 0.15  # of an epoch's work that merging may cost
+MERGE_COST = 0.25  # of visiting a value: what merging one weight of one shard costs
+MOST_MERGES = 32
+
+
+class DualLearner(Learner, Protocol):
+    """What CoCoA asks of a learner that offers "dual" updates besides the usual.
+
+    ``line_search(shared, merged)`` returns how far to go along a merged change, one number in [0, 1] per output, for
+    `apply` and `commit`; ``due(shared)`` tells at the end of an epoch whether a "summary" should judge the model.
+    """
+
+    def line_search(self, shared: Arrays, merged: Update) -> Any: ...
+    def due(self, shared: Arrays) -> bool: ...
+
+
+def merges_per_epoch(schema: Schema, n_outputs: int, n_shards: int) -> int:
+    """Return how often an epoch is merged: as often as `MERGE_SHARE` of its work allows, 1 to `MOST_MERGES` times.
+
+    An epoch visits n_values values, a merge moves n_shards x n_features weights (each for n_outputs outputs).
+    """
+    work, merge = schema.n_values * n_outputs, MERGE_COST * n_shards * schema.n_features * n_outputs
+    return int(min(max(MERGE_SHARE * work / max(merge, 1.0), 1.0), MOST_MERGES))
+
+
+@dataclass(frozen=True)
+class CoCoA(Spec):
+    """Dual local solvers, merged by adding with a line search.
+
+    Parameters
+    ----------
+    merges : merges per epoch; None: by the shape of the data, see `merges_per_epoch`.
+    sigma : curvature a shard expects, in units of its own: n_shards is always safe, 1 trusts the shards not to
+        disagree; None: adapted between the two by the outcome of the line search.
+
+    Example
+    -------
+    >>> CoCoA(merges=4).get_params()
+    {'merges': 4, 'sigma': None}
+    """
+
+    merges: int | None = None
+    sigma: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.merges is not None and self.merges < 1:
+            raise ParameterError("merges", self.merges, "write at least 1 merge per epoch, or None")
+        if self.sigma is not None and self.sigma < 1:
+            raise ParameterError("sigma", self.sigma, "write a number >= 1, or None to have it adapted")
+
+    @property
+    def wants(self) -> frozenset[Kind]:
+        return frozenset({"dual", "summary"})
+
+    def plan(self, schema: Schema, learner: Learner, draft: Plan) -> Plan:
+        """Return the draft with rounds and bytes filled in; PlanError if the learner offers no dual updates."""
+        if "dual" not in learner.offers:
+            raise PlanError(
+                f"CoCoA adds changes of dual variables, but {type(learner).__name__} offers "
+                f"{', '.join(sorted(learner.offers)) or 'nothing'}; use strategy=tutti.AllReduce() with it, or a model "
+                "with a dual solver (LinearSVC, LogisticRegression or Ridge with a finite C)"
+            )
+        shared = learner.init(schema, seed=0)["w"]
+        merges = self._merges(schema, shared.shape[1], draft.n_shards)
+        return dataclasses.replace(
+            draft,
+            strategy=type(self).__name__,
+            rounds=draft.rounds or 5 * merges,
+            sent_bytes_per_round=int(shared.nbytes) if draft.size > 1 else 0,
+            notes=(*draft.notes, f"{merges} merges an epoch"),
+        )
+
+    def _merges(self, schema: Schema, n_outputs: int, n_shards: int) -> int:
+        return self.merges if self.merges is not None else merges_per_epoch(schema, n_outputs, n_shards)
+
+    def run(self, worker: Worker, learner: Learner) -> Arrays:
+        """Run epochs of local ascent and merges until a certificate passes or the learner has had enough."""
+        dual = cast(DualLearner, learner)
+        rounds = Rounds(worker, learner)
+        merges = self._merges(worker.schema, rounds.shared["w"].shape[1], worker.n_shards)
+        sigma = self.sigma or 1.0
+        buffers: dict[Kind, dict[int, dict[str, Array]]] = {}
+        epoch, parts, passes = 0, merges, 0.0
+
+        def order(kind: Kind, part: int = 0) -> Any:
+            hints = {"sigma": sigma, "n_shards": float(worker.n_shards), "merges": float(merges)}
+            outs = buffers.get(kind, {})
+            return lambda step, shard: Order(
+                step, kind, worker.seed, shard, (part, parts), epoch, hints, outs.get(shard)
+            )
+
+        while not learner.progress(rounds.shared).done:
+            for part in range(parts):
+                found = [np.ones(1)]
+
+                def search(shared: Arrays, merged: Update, found: list[Any] = found) -> Any:
+                    found[0] = dual.line_search(shared, merged)
+                    return found[0]
+
+                merged = rounds.round(order("dual", part), search)
+                if "dual" not in buffers:
+                    buffers["dual"] = worker.buffers(merged.arrays)
+                if self.sigma is None:
+                    sigma = adapt(sigma, float(found[0].min()), worker.n_shards)
+            epoch += 1
+            rounds.tell("dual")
+            if dual.due(rounds.shared):
+                rounds.round(order("summary"))
+                rounds.tell("summary")
+            now = learner.progress(rounds.shared).passes
+            parts, passes = min(max(round(merges * (now - passes)), 1), merges), now
+        return rounds.shared
+
+
+def adapt(sigma: float, eta: float, n_shards: int) -> float:
+    """Return the next sigma: less caution after a full step, more after a short one."""
+    if eta >= 0.95:
+        return max(1.0, 0.7 * sigma)
+    if eta < 0.5:
+        return min(float(n_shards), 1.5 * sigma)
+    return sigma
