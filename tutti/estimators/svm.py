@@ -128,7 +128,10 @@ class LinearSVC(LinearClassifier):
 
     @OnlyWithProbability
     def predict_proba(self, X: Any) -> Array:
-        """Return the probability of each class, (n_rows, n_classes); only with probability=True."""
+        """Return the probability of each class, (n_rows, n_classes); only with probability=True.
+
+        `predict` follows the decision values: next to the boundary, the more probable class may be another one.
+        """
         self._check_fitted()
         if not hasattr(self, "sigmoid_"):
             raise known_to_sklearn(NotFittedError)(
