@@ -129,7 +129,9 @@ class LinearEstimator(Estimator):
             max_iter=self.max_iter,
         )
         plan = draft_plan(dataset, schema, choice.learner, choice.strategy, choice.engine, int(self.n_shards))
-        explanation = explain(choice, plan, schema, kept=dataset.keeps(schema))
+        kept = dataset.keeps(schema)
+        # what is kept in memory was decoded by the scan already
+        explanation = explain(choice, plan, schema, kept=kept, read=kept != "memory")
         return Job(dataset, schema, choice, explanation)
 
     def _run(self, job: Job, start: Mapping[str, Array] | None = None) -> Result:

@@ -84,8 +84,8 @@ def sigmoid_proba(decision: Array, sigmoids: Array) -> Array:
     outright gets equal probabilities.
     """
     if decision.ndim == 1:
-        p = expit(-(sigmoids[0, 0] * decision + sigmoids[0, 1]))
-        return np.column_stack([1.0 - p, p])
+        z = sigmoids[0, 0] * decision + sigmoids[0, 1]
+        return np.column_stack([expit(z), expit(-z)])
     p = expit(-(decision * sigmoids[:, 0] + sigmoids[:, 1]))
     total = p.sum(axis=1, keepdims=True)
     result: Array = np.divide(p, total, out=np.full_like(p, 1.0 / p.shape[1]), where=total > 0.0)
