@@ -1,8 +1,8 @@
 """CoCoA+: every shard improves its own dual variables against a local copy of the model; the changes are added.
 
-The shards' changes disagree where they share features.  ``sigma`` tells a shard how much curvature to expect from the
-others; an exact line search on the dual keeps the sum from overshooting, and its outcome steers sigma.  All decisions
-follow from merged numbers: they are the same on every rank and for any number of workers.
+The shards' changes disagree where they share features.  A shard expects more curvature than its own there, ``sigma``
+times its guess; an exact line search on the dual keeps the sum from overshooting, and its outcome steers sigma.  All
+decisions follow from merged numbers: they are the same on every rank and for any number of workers.
 
 Source: Ma, Smith, Jaggi, Jordan, Richtarik, Takac (2015), "Adding vs. averaging in distributed primal-dual
 optimization".
@@ -54,8 +54,8 @@ class CoCoA(Spec):
     Parameters
     ----------
     merges : merges per epoch; None: by the shape of the data, see `merges_per_epoch`.
-    sigma : curvature a shard expects, in units of its own: n_shards is always safe, 1 trusts the shards not to
-        disagree; None: adapted between the two by the outcome of the line search.
+    sigma : multiple of the curvature that a shard expects from all shards (its own guess, feature by feature): larger
+        is safer and slower; None: starts at 1 and follows the outcome of the line search.
 
     Example
     -------
@@ -69,8 +69,8 @@ class CoCoA(Spec):
     def __post_init__(self) -> None:
         if self.merges is not None and self.merges < 1:
             raise ParameterError("merges", self.merges, "write at least 1 merge per epoch, or None")
-        if self.sigma is not None and self.sigma < 1:
-            raise ParameterError("sigma", self.sigma, "write a number >= 1, or None to have it adapted")
+        if self.sigma is not None and not self.sigma > 0:
+            raise ParameterError("sigma", self.sigma, "write a number > 0, or None to have it adapted")
 
     @property
     def wants(self) -> frozenset[Kind]:
@@ -114,6 +114,7 @@ class CoCoA(Spec):
             )
 
         while not learner.progress(rounds.shared).done:
+            steps = 0.0
             for part in range(parts):
                 found = [np.ones(1)]
 
@@ -124,8 +125,9 @@ class CoCoA(Spec):
                 merged = rounds.round(order("dual", part), search)
                 if "dual" not in buffers:
                     buffers["dual"] = worker.buffers(merged.arrays)
-                if self.sigma is None:
-                    sigma = adapt(sigma, float(found[0].min()), worker.n_shards)
+                steps += float(found[0].min())
+            if self.sigma is None:
+                sigma = adapt(sigma, steps / parts, worker.n_shards)
             epoch += 1
             rounds.tell("dual")
             if dual.due(rounds.shared):
@@ -136,10 +138,12 @@ class CoCoA(Spec):
         return rounds.shared
 
 
-def adapt(sigma: float, eta: float, n_shards: int) -> float:
-    """Return the next sigma: less caution after a full step, more after a short one."""
-    if eta >= 0.95:
-        return max(1.0, 0.7 * sigma)
-    if eta < 0.5:
-        return min(float(n_shards), 1.5 * sigma)
-    return sigma
+def adapt(sigma: float, mean_step: float, n_shards: int) -> float:
+    """Return the sigma of the next epoch from the mean step of the last: less caution after full ones, else more.
+
+    Down to 1 / n_shards, where the shards expect nothing of the others; slowly, for too little caution shows only
+    after some merges.
+    """
+    if mean_step >= 0.95:
+        return max(0.9 * sigma, min(0.5, 1.0 / n_shards))
+    return min(1.25 * sigma, float(n_shards)) if mean_step < 0.8 else sigma
