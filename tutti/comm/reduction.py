@@ -7,6 +7,7 @@ shards to them and any cut of the array into stripes (addition is elementwise).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -75,30 +76,30 @@ class Layout:
             raise ValueError(f"the arrays of an update share one dtype; came {sorted(map(str, dtypes))}")
         (self.dtype,) = dtypes
         self.shapes: dict[str, tuple[int, ...]] = {n: np.asarray(template[n]).shape for n in self.names}
-        self.starts: dict[str, int] = {}
+        self._places: list[tuple[str, slice, tuple[int, ...]]] = []
         align = max(64 // self.dtype.itemsize, 1)
         at = 0
         for name in self.names:
-            self.starts[name] = at
-            size = int(np.prod(self.shapes[name], dtype=np.int64))
+            size = math.prod(self.shapes[name])
+            self._places.append((name, slice(at, at + size), self.shapes[name]))
             at += -(-size // align) * align
         self.length = at
 
     def views(self, flat: Array) -> dict[str, Array]:
         """Return the named arrays as views into ``flat`` (length,)."""
-        found = {}
-        for name in self.names:
-            shape = self.shapes[name]
-            size = int(np.prod(shape, dtype=np.int64))
-            found[name] = flat[self.starts[name] : self.starts[name] + size].reshape(shape)
-        return found
+        return {name: flat[place].reshape(shape) for name, place, shape in self._places}
 
-    def pack(self, arrays: Arrays, flat: Array) -> Array:
-        """Copy ``arrays`` into ``flat``; an array that already lies there costs nothing."""
-        views = self.views(flat)
+    def pack(self, arrays: Arrays, flat: Array, views: Arrays | None = None) -> Array:
+        """Copy ``arrays`` into ``flat``; an array that already lies there costs nothing.
+
+        ``views`` is what `views` returned for ``flat``, where the caller has kept it.
+        """
+        views = self.views(flat) if views is None else views
         if arrays.keys() != views.keys():
             raise ValueError(f"expected arrays {sorted(views)}, came {sorted(arrays)}")
         for name, view in views.items():
+            if arrays[name] is view:
+                continue
             array = np.asarray(arrays[name])
             if array.shape != view.shape:
                 raise ValueError(f"array {name!r} has shape {array.shape}, expected {view.shape}")

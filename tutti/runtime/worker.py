@@ -55,9 +55,9 @@ class RankWorker:
         began = time.perf_counter()
         waited = self._comm.wait_seconds
         first = next(iter(updates.values()))
-        layout, slots, _ = self._slots(first.arrays)
+        layout, slots, views = self._slots(first.arrays)
         for s, update in updates.items():
-            layout.pack(update.arrays, slots[s])
+            layout.pack(update.arrays, slots[s], views[s])
         total = self._comm.all_reduce({s: slots[s] for s in updates}, self.n_shards)
         self.rounds += 1
         waited = self._comm.wait_seconds - waited
