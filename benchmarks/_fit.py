@@ -78,14 +78,14 @@ def tutti_settings() -> list[tuple[str, Any]]:
 
     make = tutti.LinearSVC if loss == "hinge" else tutti.LogisticRegression
     extra = {"loss": "hinge"} if loss == "hinge" else {}
-    return [(f"tol={tol}", lambda tol=tol: make(C=C, tol=tol, **extra)) for tol in (1e-3, 1e-5)]
+    return [(f"tol={tol}", lambda tol=tol: make(C=C, tol=tol, **extra)) for tol in (5e-3, 2e-3, 1e-3, 1e-5)]
 
 
 def snapml_settings() -> list[tuple[str, Any]]:
     from snapml import LogisticRegression, SupportVectorMachine
 
     make = SupportVectorMachine if loss == "hinge" else LogisticRegression
-    grid = [{"tol": 1e-3}, {"tol": 1e-2}] + [{"tol": 1e-9, "max_iter": k} for k in (3, 5, 8, 12, 20, 35)]
+    grid = [{"tol": 1e-3}, {"tol": 1e-2}] + [{"tol": 1e-9, "max_iter": k} for k in (5, 6, 7, 8, 10, 12, 20, 35, 50)]
     return [
         (
             f"{kw}",

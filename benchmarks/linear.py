@@ -2,8 +2,8 @@
 
 usage: python benchmarks/linear.py [--data DIR] [--repeats 5] [--jobs ...]
 Every system runs alone in its process, all with 2 threads, on the same arrays; our process and the rival's take turns.
-A rival is given every setting of a grid around its defaults and its fastest one that reaches the target counts; ours
-is ``tol=1e-3`` with everything else at its default (8 shards), its certificate included.
+Every system is given a grid of settings around its defaults, and its fastest one that reaches the target counts.  Ours
+vary ``tol`` alone, with everything else at its default (8 shards); the certificate is inside the clock.
 """
 
 from __future__ import annotations
@@ -46,14 +46,15 @@ def main() -> None:
             above = r["objective"] / best - 1
             found = f"{r['seconds']:8.4f} {r['objective']:12.7f} {above:10.1e}"
             lines.append(f"{job:16} {r['system']:10} {r['setting'][:58]:58} {found}")
-        ours = [r["all"] for r in [*first, *again] if r["setting"] == "tol=0.001" and r["objective"] <= best * 1.001]
-        seconds = median([s for run in ours for s in run])
+        reached = [r for r in first if r["objective"] <= best * 1.001]
+        setting = min(reached, key=lambda r: r["seconds"])["setting"]
+        seconds = median([s for r in [*first, *again] if r["setting"] == setting for s in r["all"]])
         for rival, found in rows.items():
-            reached = [r for r in found if r["objective"] <= best * 1.001]
-            fastest = min(reached, key=lambda r: r["seconds"]) if reached else None
+            there = [r for r in found if r["objective"] <= best * 1.001]
+            fastest = min(there, key=lambda r: r["seconds"]) if there else None
             ratio = f"{fastest['seconds'] / seconds:5.2f}x" if fastest else "never reached the target"
             goal = f"(goal {must}x)" if rival == against else ""
-            verdicts.append(f"{job:16} ours {seconds:.4f} s   {rival:10} {ratio} {goal}")
+            verdicts.append(f"{job:16} ours {seconds:.4f} s ({setting})   {rival:10} {ratio} {goal}")
     save("linear", "\n".join([*lines, "", *verdicts]))
 
 
