@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -35,9 +35,9 @@ def kernels() -> Any:
     return dual_steps
 
 
-def row_kernels(x: Any) -> Any:
-    """Return the compiled loops for this kind of rows: a tuple (indptr, indices, values) or an array."""
-    if isinstance(x, tuple):
+def row_kernels(sparse: bool) -> Any:
+    """Return the compiled loops for this kind of rows."""
+    if sparse:
         from tutti.learners._kernels import dual_csr
 
         return dual_csr
@@ -63,15 +63,31 @@ class Rows:
 
 
 @dataclass
+class Metric:
+    """The curvature a shard expects from all shards, feature by feature; see `dual_steps.stiffness`.
+
+    Rows in CSR are kept once more with scaled values, which saves a gather in the inner loop: ``factor`` (d,) scales
+    their columns.  The local model is ``w * scale`` and comes back as ``u * back - w * inverse``.
+    """
+
+    key: tuple[float, float]
+    factor: Array
+    scale: Array
+    back: Array
+    inverse: Array
+
+
+@dataclass
 class Shard:
     """Dual variables (rows, K) of a shard, with what the kernels need to know of its rows.
 
     ``rest`` (rows,): how often a row that stays at its bound is to be skipped (hinge and squared hinge).
-    ``metric`` (d,) and ``q`` (rows,): the curvature to expect from all shards, see `kernels.stiffness`, and the squared
-    norms of the rows under it; they follow from the shard and the hints alone and are made where first needed.
-    ``rows``: only where the shard is one block.
+    ``metric``, ``q`` (rows,) the squared norms of the rows under it, ``rows`` (where the shard is one block) and
+    ``plan`` follow from the shard and the order alone; they are made where first needed.
     """
 
+    module: Any
+    loss: int
     a: Array
     price: Array
     rest: Array
@@ -84,12 +100,11 @@ class Shard:
     moments: Array
     mean_response: float
     bounds: Sequence[tuple[int, int]]
-    metric: Array | None = None
-    metric_of: tuple[float, float] = (0.0, 0.0)
-    weighted: list[bool] = field(default_factory=list)
+    sums: Array
+    b: Array
+    metric: Metric | None = None
     rows: Rows | None = None
     plan: tuple[int, int, list[Visits]] = (-1, 0, [])
-    sums: Array = field(default_factory=lambda: np.zeros((1, 7)))
 
 
 def adopt(problem: LinearProblem, schema: Schema, dtype: np.dtype[Any], data: ShardData) -> Shard:
@@ -98,6 +113,8 @@ def adopt(problem: LinearProblem, schema: Schema, dtype: np.dtype[Any], data: Sh
     prices = (n, k) if problem.loss == "logistic" else (0, k)
     rests = n if problem.loss in ("hinge", "squared_hinge") else 0
     shard = Shard(
+        module=row_kernels(schema.sparse),
+        loss=kernels().CODES[problem.loss],
         a=np.zeros((n, k), dtype),
         price=np.zeros(prices, dtype),
         rest=np.zeros(rests, np.uint8),
@@ -111,6 +128,7 @@ def adopt(problem: LinearProblem, schema: Schema, dtype: np.dtype[Any], data: Sh
         mean_response=0.0,
         bounds=list(data.bounds),
         sums=np.zeros((k, kernels().N_SUMS)),
+        b=np.zeros(k, dtype),
     )
     for i, (start, stop) in enumerate(shard.bounds):
         block = data.block(i)
@@ -121,15 +139,12 @@ def adopt(problem: LinearProblem, schema: Schema, dtype: np.dtype[Any], data: Sh
             shard.y[start:stop] = block.y
         else:
             shard.y[start:stop] = problem.signs(block.y, 1)[:, 0]
-        bad = row_kernels(x).square_norms(x, stop - start, norms)
+        bad = shard.module.square_norms(x, stop - start, norms)
         if bad >= 0:
             raise _bad_value(block, bad, data, dtype)
         h = _responses(problem, c, norms) / dtype.type(max(n, 1))
         shard.mean_response += float(h.sum(dtype=np.float64))
-        row_kernels(x).moments(x, h, max(n // SAMPLE, 1), shard.moments)
-        if len(shard.bounds) == 1:
-            shard.rows = _rows(shard, 0, x)
-    shard.weighted = [False] * len(shard.bounds)
+        shard.module.moments(x, h, max(n // SAMPLE, 1), shard.moments)
     return shard
 
 
@@ -140,13 +155,17 @@ def _responses(problem: LinearProblem, c: Array, norms: Array) -> Array:
     return (curved / (1.0 + curved * own)).astype(c.dtype)
 
 
-def prepare_metric(shard: Shard, n_shards: float, merges: float) -> Array:
+def _metric(shard: Shard, n_shards: float, merges: float) -> Metric:
     """Return the metric for so many shards and merges per epoch; made once, from the shard alone."""
-    if shard.metric is None or shard.metric_of != (n_shards, merges):
-        shard.metric = np.empty(len(shard.moments), shard.a.dtype)
-        kernels().stiffness(shard.moments, len(shard.c) / merges, n_shards, shard.metric)
-        shard.metric_of = n_shards, merges
-        shard.weighted = [False] * len(shard.bounds)
+    if shard.metric is None or shard.metric.key != (n_shards, merges):
+        metric = np.empty(len(shard.moments), shard.a.dtype)
+        kernels().stiffness(shard.moments, len(shard.c) / merges, n_shards, metric)
+        root, inverse = np.sqrt(metric), 1.0 / metric
+        if shard.module is row_kernels(True):
+            shard.metric = Metric((n_shards, merges), root, 1.0 / root, 1.0 / root, inverse)
+        else:
+            shard.metric = Metric((n_shards, merges), metric, np.ones_like(metric), inverse, inverse)
+        shard.rows = None
     return shard.metric
 
 
@@ -196,9 +215,20 @@ def _bad_value(block: Block, row: int, data: ShardData, dtype: np.dtype[Any]) ->
     return DataError(message, path=path, row=line, column=int(columns[at]))
 
 
-def block_rows(shard: Shard, data: ShardData, i: int) -> Rows:
-    """Return the rows of block i, read anew where the shard does not lie in memory."""
-    return shard.rows if shard.rows is not None else _rows(shard, i, kernel_rows(data.block(i).x))
+def _block_rows(shard: Shard, metric: Metric, data: ShardData, i: int) -> Rows:
+    """Return the rows of block i under the metric, made anew where the shard does not lie in memory."""
+    if shard.rows is not None:
+        return shard.rows
+    x, q = kernel_rows(data.block(i).x), shard.q[slice(*shard.bounds[i])]
+    floor = np.finfo(q.dtype).tiny
+    if isinstance(x, tuple):
+        x = shard.module.scaled(x, metric.factor, floor, q)
+    else:
+        shard.module.weighted_norms(x, metric.factor, floor, q)
+    rows = _rows(shard, i, x)
+    if len(shard.bounds) == 1:
+        shard.rows = rows
+    return rows
 
 
 def visits(shard: Shard, order: Order) -> Visits:
@@ -233,64 +263,50 @@ def local_epoch(
     Update: ``dw`` (d, K); ``rise`` (K,) of the dual at w, without the curvature of dw; ``a`` (2, K) change of the sums
     of the dual variables by side; ``seen`` (5,): gaps and losses met, rows covered and visited, their h_i.
     """
-    steps = kernels()
-    w, sums, hints = shared["w"], shard.sums, order.hints
-    dtype, k = w.dtype, w.shape[1]
+    steps, hints = kernels(), order.hints
+    w, b, one = shared["w"], shared["b"], len(shard.b) == 1
     n_shards = hints.get("n_shards", 1.0)
-    metric = prepare_metric(shard, n_shards, hints.get("merges", float(order.part[1])))
-    sigma = dtype.type(hints.get("sigma", 1.0))
+    metric = _metric(shard, n_shards, hints.get("merges", float(order.part[1])))
+    sigma = w.dtype.type(hints.get("sigma", 1.0))
     out = order.out
     if out is None:
+        k = len(b)
         shapes = {"dw": w.shape, "rise": (k,), "a": (2, k), "seen": (5,)}
-        out = {name: np.empty(shape, dtype) for name, shape in shapes.items()}
+        out = {name: np.empty(shape, w.dtype) for name, shape in shapes.items()}
     u = out["dw"]
-    u[:] = w
-    sums[:] = 0.0
-    b, stiffness = shared["b"].astype(dtype), np.full(k, kappa * n_shards, dtype)
+    steps.begin(w, b, metric.scale, u, shard.b, shard.sums)
     todo = visits(shard, order)
-    loss, flat = steps.CODES[problem.loss], u.reshape(-1) if k == 1 else u
     for i, ids, chunk in todo:
         if len(ids) == 0:
             continue
-        r = block_rows(shard, data, i)
-        rows = row_kernels(r.x)
-        if not shard.weighted[i]:
-            rows.weighted_norms(r.x, metric, np.finfo(dtype).tiny, r.q)
-            shard.weighted[i] = True
-        ascend = rows.ascend_one if k == 1 else rows.ascend_many
+        r = _block_rows(shard, metric, data, i)
+        extra = () if isinstance(r.x, tuple) else (metric.factor,)
+        ascend = shard.module.ascend_one if one else shard.module.ascend_many
         ascend(
-            r.x, r.y, r.c, r.q, r.a, r.price, r.rest, r.a_new, r.price_new, r.rest_new,
-            loss, ids, chunk, metric, sigma, stiffness, flat, b, sums[0] if k == 1 else sums,
+            r.x, r.y, r.c, r.q, r.a, r.price, r.rest, r.a_new, r.price_new, r.rest_new, shard.loss, ids, chunk, *extra,
+            sigma, kappa * n_shards, u.reshape(-1) if one else u, shard.b, shard.sums[0] if one else shard.sums,
         )  # fmt: skip
-    steps.finish(w, u, metric, sigma, sums)
-    out["rise"][:] = sums[:, steps.RISE] - shared["b"] * (sums[:, steps.PLUS] - sums[:, steps.MINUS])
-    out["a"][0], out["a"][1] = sums[:, steps.MINUS], sums[:, steps.PLUS]
-    covered, visited = sums[0, steps.COVERED], sums[0, steps.VISITED]
-    out["seen"][:] = (
-        sums[:, steps.GAP].sum(),
-        sums[:, steps.VALUE].sum(),
-        covered,
-        visited,
-        visited * shard.mean_response,
-    )
+    steps.finish(
+        w, b, metric.back, metric.inverse, sigma, shard.mean_response,
+        u, shard.sums, out["rise"], out["a"], out["seen"],
+    )  # fmt: skip
     return Proposal(Update("dual", out), todo)
 
 
-def keep(problem: LinearProblem, shard: Shard, todo: Visits, scale: Any) -> None:
+def keep(shard: Shard, todo: Visits, scale: Any) -> None:
     """Commit: move the visited dual variables ``scale`` of the way."""
     steps = kernels()
     eta = np.ascontiguousarray(np.broadcast_to(np.asarray(scale, np.float64), shard.a.shape[1]))
     for i, ids, chunk in todo:
         rows = slice(*shard.bounds[i])
         steps.keep(
-            steps.CODES[problem.loss], ids, chunk, shard.c[rows], eta, shard.a[rows], shard.a_new[rows],
+            shard.loss, ids, chunk, shard.c[rows], eta, shard.a[rows], shard.a_new[rows],
             shard.price[rows], shard.price_new[rows], shard.rest[rows], shard.rest_new[rows],
         )  # fmt: skip
 
 
 def summary(problem: LinearProblem, shared: Arrays, shard: Shard, data: ShardData, order: Order) -> Proposal:
     """Return the float64 sums of a certificate of (w, b) against the dual variables; see `_certificate.bounds`."""
-    steps = kernels()
     w, b = shared["w"], shared["b"]
     d, k = w.shape
     squared_free = problem.loss == "squared" and problem.intercept == "free"
@@ -301,16 +317,15 @@ def summary(problem: LinearProblem, shared: Arrays, shard: Shard, data: ShardDat
     for i, (start, stop) in enumerate(shard.bounds):
         if stop == start:
             continue
-        r = block_rows(shard, data, i)
-        module = row_kernels(r.x)
+        r = _rows(shard, i, kernel_rows(data.block(i).x))
         if k == 1:
-            module.certify_one(r.x, r.y, r.c, r.a, steps.CODES[problem.loss], w.reshape(-1), b, v, sums)
+            shard.module.certify_one(r.x, r.y, r.c, r.a, shard.loss, w.reshape(-1), b, v, sums)
         else:
-            module.certify_many(r.x, r.y, r.c, r.a, steps.CODES[problem.loss], w, b, v, sums)
+            shard.module.certify_many(r.x, r.y, r.c, r.a, shard.loss, w, b, v, sums)
         if squared_free:
             c = r.c.astype(np.float64)
             extra["c"] += c.sum(), c @ r.y
-            module.add_weighted(r.x, c, extra["x"])
+            shard.module.add_weighted(r.x, c, extra["x"])
     arrays = {"v": v, "loss": sums[0], "a": sums[1], "phi": sums[2], "slope": sums[3], "curve": sums[4]}
     return Proposal(Update("summary", {**arrays, **(extra if squared_free else {})}))
 
@@ -346,7 +361,7 @@ def compile_kernels(problem: LinearProblem, schema: Schema, dtype: np.dtype[Any]
     shard = adopt(problem, schema, dtype, tiny)
     shared = {"w": np.zeros((1, k), dtype), "b": np.zeros(k)}
     proposal = local_epoch(problem, shared, shard, tiny, Order(0, "dual", 0, 0), 0.0)
-    keep(problem, shard, proposal.private, 1.0)
+    keep(shard, proposal.private, 1.0)
     summary(problem, shared, shard, tiny, Order(0, "summary", 0, 0))
     kernels().advance(shared["w"], proposal.update.arrays["dw"], np.zeros(k))
     kernels().squares(proposal.update.arrays["dw"])

@@ -26,8 +26,8 @@ from tutti.types import Array, Arrays, Cost, Kind, Order, Progress, Proposal, Sc
 
 SETTLING = 20.0  # t^2 in units of 1 / sum_i h_i: larger and b shakes the rows, smaller and it takes epochs to settle
 PATIENCE = 8  # epochs without a certificate
-PASSES, ESTIMATE = 2, 5  # in the status
-LIKELY = 1.5  # a certificate is tried where the estimate is below this multiple of what is asked
+OBJECTIVE, PASSES, ESTIMATE = 0, 2, 5  # in the status
+LIKELY = 1.1  # a certificate is tried where the estimate is below this multiple of what is asked
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ class DualCoordinateDescent(Spec):
             "primal": np.full(k, np.inf),
             "dual": np.full(k, -np.inf),
             "epoch": np.zeros(5),  # gaps and losses met, rows covered and visited, their h_i
-            "guess": np.array([0.0, math.inf, 0.0, 0.0]),  # last gap, objective; epochs since a certificate, and in all
+            "guess": np.array([0.0, math.inf, 0.0, 0.0, math.inf, 1.0]),  # see _close_epoch
             "n_rows": np.array([float(max(schema.n_rows, 1))]),
             "status": status(),
         }
@@ -153,7 +153,7 @@ class DualCoordinateDescent(Spec):
     def commit(self, private: Any, proposal: Proposal, scale: Any) -> Any:
         """Move the dual variables of the rows that were visited; ``scale`` is a number or one per output."""
         if proposal.update.kind == "dual":
-            shard_state.keep(self.problem, private, proposal.private, scale)
+            shard_state.keep(private, proposal.private, scale)
         return private
 
     def progress(self, shared: Arrays) -> Progress:
@@ -163,7 +163,7 @@ class DualCoordinateDescent(Spec):
     def due(self, shared: Arrays) -> bool:
         """Tell, at the end of an epoch, whether to make a certificate: it may pass, or it is time for one."""
         estimate = shared["status"][ESTIMATE]
-        _, objective, since, epochs = shared["guess"]
+        _, objective, since, epochs, _, _ = shared["guess"]
         late = epochs >= self.max_iter or since >= PATIENCE
         return bool(late or estimate <= LIKELY * self.tol * abs(objective))
 
@@ -183,15 +183,21 @@ class DualCoordinateDescent(Spec):
         b[:] = kappa * (a + centre / proximity[0])
 
     def _close_epoch(self, shared: Arrays) -> None:
-        """Guess the gap from the gaps met on the way: they fell during the epoch, and go on falling as they did."""
+        """Guess the gap from the gaps met on the way: they fell during the epoch, and go on falling as they did.
+
+        "guess" holds: gaps met in the last epoch, objective, epochs since the last certificate and in all, the guess
+        and what certificates have found it to be short by.
+        """
         gap, loss, covered, visited, _ = shared["epoch"]
-        last = shared["guess"][0]
-        shared["status"][ESTIMATE] = gap * min(1.0, gap / last) if last > 0 else gap
-        shared["guess"][0] = gap
-        if not math.isfinite(shared["status"][1]):
+        guess = shared["guess"]
+        last = guess[0]
+        guess[0] = gap
+        guess[4] = gap * min(1.0, gap / last) if last > 0 else gap
+        shared["status"][ESTIMATE] = guess[4] * guess[5]
+        if not math.isfinite(shared["status"][OBJECTIVE]):
             loss *= covered / max(visited, 1.0)
-            shared["guess"][1] = loss + penalty(self.problem, shared["w"].astype(np.float64), shared["b"]).sum()
-        shared["guess"][2:] += 1
+            guess[1] = loss + penalty(self.problem, shared["w"].astype(np.float64), shared["b"]).sum()
+        guess[2:4] += 1
         shared["epoch"][:] = 0.0
 
     def _judge(self, shared: Arrays, merged: Update) -> Arrays:
@@ -207,7 +213,10 @@ class DualCoordinateDescent(Spec):
         converged = reached(gap, objective, self.tol)
         done = converged or shared["guess"][3] >= self.max_iter
         shared["status"][:] = status(objective, gap, passes, done, converged, gap)
-        shared["guess"][1:3] = objective, 0.0
+        guess = shared["guess"]
+        guess[1:3] = objective, 0.0
+        if 0 < guess[4] < math.inf:
+            guess[5] = min(max(gap / guess[4], 0.5), 4.0)
         return shared
 
 

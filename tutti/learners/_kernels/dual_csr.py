@@ -43,18 +43,16 @@ def _dot(indices, values, u, start, stop):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def ascend_one(
-    x, y, c, q, a, price, rest, a_new, price_new, rest_new, loss, order, chunk, metric, sigma, kappa, u, b, sums
-):
+def ascend_one(x, y, c, q, a, price, rest, a_new, price_new, rest_new, loss, order, chunk, sigma, kappa, u, b, sums):
     """Visit the rows of the chunks in ``order`` once; u (d,) and b (1,) move with them, ``a`` does not.
 
-    metric (d,), sigma: curvature to expect from all shards, by feature and for all; q: curvature of a row under the
-    metric; kappa (1,): the intercept moves by kappa y da.
+    The values of x are scaled by the roots of the metric and u by their inverses, so that one gather serves both; q:
+    squared norms of the scaled rows; sigma: factor on top; the intercept moves by kappa y da.
     """
     indptr, indices, values = x
     n, rests = len(y), len(rest) > 0
     zero, one = u.dtype.type(0), u.dtype.type(1)
-    b0, k0 = b[0], kappa[0]
+    b0, k0 = b[0], u.dtype.type(kappa)
     for o in range(len(order)):
         first = order[o] * chunk
         for i in range(first, min(first + chunk, n)):
@@ -85,22 +83,21 @@ def ascend_one(
                 b0 += k0 * g
                 g *= sigma
                 for t in range(start, stop):
-                    u[indices[t]] += g * values[t] * metric[indices[t]]
+                    u[indices[t]] += g * values[t]
             elif rests:
                 rest_new[i] = rested(rest[i])
     b[0] = b0
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def ascend_many(
-    x, y, c, q, a, price, rest, a_new, price_new, rest_new, loss, order, chunk, metric, sigma, kappa, u, b, sums
-):
+def ascend_many(x, y, c, q, a, price, rest, a_new, price_new, rest_new, loss, order, chunk, sigma, kappa, u, b, sums):
     """As `ascend_one` for every class against the rest: y class codes, u (d, n_outputs), a (rows, n_outputs)."""
     indptr, indices, values = x
     n, n_outputs = a.shape
     rests = len(rest) > 0
     zero, one = u.dtype.type(0), u.dtype.type(1)
     m, g = np.zeros(n_outputs, u.dtype), np.zeros(n_outputs, u.dtype)
+    k0 = u.dtype.type(kappa)
     for o in range(len(order)):
         first = order[o] * chunk
         for i in range(first, min(first + chunk, n)):
@@ -125,7 +122,7 @@ def ascend_many(
                 old = a[i, k]
                 sign = one if y[i] == k else -one
                 before = price[i, k] if loss == LOGISTIC else conjugate(loss, old, ci, sign)
-                new, after, value, gap = solve(loss, sign * m[k], sign, old, ci, sigma * q[i] + kappa[k], before)
+                new, after, value, gap = solve(loss, sign * m[k], sign, old, ci, sigma * q[i] + k0, before)
                 a_new[i, k] = new
                 if loss == LOGISTIC:
                     price_new[i, k] = after
@@ -134,12 +131,11 @@ def ascend_many(
                 sums[k, VALUE] += value
                 account(loss, sign, new - old, sums[k])
                 g[k] = sigma * (new - old) * sign
-                b[k] += kappa[k] * (new - old) * sign
+                b[k] += k0 * (new - old) * sign
                 moved = moved or new != old
             if moved:
                 for t in range(start, stop):
-                    j = indices[t]
-                    v = values[t] * metric[j]
+                    j, v = indices[t], values[t]
                     for k in range(n_outputs):
                         u[j, k] += g[k] * v
             elif rests:
@@ -164,15 +160,14 @@ def certify_one(x, y, c, a, loss, w, b, v, sums):
         while t < stop:
             s0 += float(values[t]) * float(w[indices[t]])
             t += 1
-        m = s0 + s1
         sign = 1.0 if loss == SQUARED else float(y[i])
         dual = float(a[i])
-        side = certify(loss, sign * m, float(y[i]), dual, float(c[i]), 0, sums)
+        side = certify(loss, sign * (s0 + s1), float(y[i]), dual, float(c[i]), 0, sums)
         if dual != 0.0:
-            into = v[side if sides == 2 else 0]
+            into = v[side if sides == 2 else 0].reshape(-1)
             g = dual * sign
             for t in range(start, stop):
-                into[indices[t], 0] += g * float(values[t])
+                into[indices[t]] += g * float(values[t])
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -249,18 +244,16 @@ def moments(x, h, step, out):
 
 
 @njit(cache=True, nogil=True)
-def weighted_norms(x, metric, floor, out):
-    """Write sum_j metric_j x_ij^2 (n,), at least ``floor``."""
+def scaled(x, root, floor, q):
+    """Return x with its columns times ``root`` (d,); write the squared norms of the rows (n,), at least ``floor``."""
     indptr, indices, values = x
-    zero = metric.dtype.type(0)
-    for i in range(len(out)):
-        s0, s1 = zero, zero
-        t, stop = indptr[i], indptr[i + 1]
-        while t + 2 <= stop:
-            s0 += metric[indices[t]] * values[t] * values[t]
-            s1 += metric[indices[t + 1]] * values[t + 1] * values[t + 1]
-            t += 2
-        while t < stop:
-            s0 += metric[indices[t]] * values[t] * values[t]
-            t += 1
-        out[i] = max(s0 + s1, floor)
+    out = np.empty(len(values), root.dtype)
+    zero = root.dtype.type(0)
+    for i in range(len(q)):
+        s = zero
+        for t in range(indptr[i], indptr[i + 1]):
+            value = root[indices[t]] * values[t]
+            out[t] = value
+            s += value * value
+        q[i] = max(s, floor)
+    return indptr, indices, out

@@ -39,12 +39,12 @@ def ascend_one(
 ):
     """Visit the rows of the chunks in ``order`` once; u (d,) and b (1,) move with them, ``a`` does not.
 
-    metric (d,), sigma: curvature to expect from all shards, by feature and for all; q: curvature of a row under the
-    metric; kappa (1,): the intercept moves by kappa y da.
+    metric (d,), sigma: curvature to expect from all shards, by feature and for all; q: squared norms of the rows
+    under the metric; the intercept moves by kappa y da.
     """
     n, rests = len(y), len(rest) > 0
     zero, one = u.dtype.type(0), u.dtype.type(1)
-    b0, k0 = b[0], kappa[0]
+    b0, k0 = b[0], u.dtype.type(kappa)
     for o in range(len(order)):
         first = order[o] * chunk
         for i in range(first, min(first + chunk, n)):
@@ -90,6 +90,7 @@ def ascend_many(
     rests = len(rest) > 0
     zero, one = u.dtype.type(0), u.dtype.type(1)
     m, g = np.zeros(n_outputs, u.dtype), np.zeros(n_outputs, u.dtype)
+    k0 = u.dtype.type(kappa)
     for o in range(len(order)):
         first = order[o] * chunk
         for i in range(first, min(first + chunk, n)):
@@ -114,7 +115,7 @@ def ascend_many(
                 old = a[i, k]
                 sign = one if y[i] == k else -one
                 before = price[i, k] if loss == LOGISTIC else conjugate(loss, old, ci, sign)
-                new, after, value, gap = solve(loss, sign * m[k], sign, old, ci, sigma * q[i] + kappa[k], before)
+                new, after, value, gap = solve(loss, sign * m[k], sign, old, ci, sigma * q[i] + k0, before)
                 a_new[i, k] = new
                 if loss == LOGISTIC:
                     price_new[i, k] = after
@@ -123,7 +124,7 @@ def ascend_many(
                 sums[k, VALUE] += value
                 account(loss, sign, new - old, sums[k])
                 g[k] = sigma * (new - old) * sign
-                b[k] += kappa[k] * (new - old) * sign
+                b[k] += k0 * (new - old) * sign
                 moved = moved or new != old
             if moved:
                 for j in range(len(row)):

@@ -232,25 +232,48 @@ def certify(loss, m, y, a, c, k, sums):
     return side
 
 
-@njit(cache=True, nogil=True, fastmath=FAST)
-def finish(w, u, metric, sigma, sums):
-    """Turn the local model ``u`` (d, n_outputs) into the change it stands for; subtract w.change from the rise."""
+@njit(cache=True, nogil=True)
+def begin(w, b, scale, u, local_b, sums):
+    """Start a local epoch: u (d, n_outputs) = w in the scaled features of the shard, local_b = b, sums = 0."""
     d, n_outputs = w.shape
-    inverse = w.dtype.type(1) / sigma
+    if n_outputs == 1:
+        flat, out = w.reshape(-1), u.reshape(-1)
+        for j in range(d):
+            out[j] = flat[j] * scale[j]
+    else:
+        for j in range(d):
+            for k in range(n_outputs):
+                u[j, k] = w[j, k] * scale[j]
+    local_b[:] = b
+    sums[:] = 0.0
+
+
+@njit(cache=True, nogil=True, fastmath=FAST)
+def finish(w, b, back, inverse, sigma, response, u, sums, rise, a, seen):
+    """Turn the local model ``u`` (d, n_outputs) into the change it stands for, u back - w inverse; write the sums."""
+    d, n_outputs = w.shape
+    factor = w.dtype.type(1) / sigma
     if n_outputs == 1:
         flat, out, dot = w.reshape(-1), u.reshape(-1), 0.0
         for j in range(d):
-            change = (out[j] - flat[j]) * (inverse / metric[j])
+            change = factor * (out[j] * back[j] - flat[j] * inverse[j])
             out[j] = change
             dot += float(flat[j]) * float(change)
         sums[0, RISE] -= dot
-        return
-    for j in range(d):
-        shrink = inverse / metric[j]
-        for k in range(n_outputs):
-            change = (u[j, k] - w[j, k]) * shrink
-            u[j, k] = change
-            sums[k, RISE] -= float(w[j, k]) * float(change)
+    else:
+        for j in range(d):
+            for k in range(n_outputs):
+                change = factor * (u[j, k] * back[j] - w[j, k] * inverse[j])
+                u[j, k] = change
+                sums[k, RISE] -= float(w[j, k]) * float(change)
+    seen[:] = 0.0
+    for k in range(n_outputs):
+        rise[k] = sums[k, RISE] - b[k] * (sums[k, PLUS] - sums[k, MINUS])
+        a[0, k], a[1, k] = sums[k, MINUS], sums[k, PLUS]
+        seen[0] += sums[k, GAP]
+        seen[1] += sums[k, VALUE]
+    seen[2], seen[3] = sums[0, COVERED], sums[0, VISITED]
+    seen[4] = sums[0, VISITED] * response
 
 
 @njit(cache=True, nogil=True)
