@@ -107,7 +107,7 @@ class DualCoordinateDescent(Spec):
             "primal": np.full(k, np.inf),
             "dual": np.full(k, -np.inf),
             "epoch": np.zeros(5),  # gaps and losses met, rows covered and visited, their h_i
-            "guess": np.array([0.0, math.inf, 0.0, 0.0, math.inf, 1.0]),  # see _close_epoch
+            "guess": np.array([0.0, math.inf, 0.0, 0.0, math.inf, 1.5]),  # see _close_epoch
             "n_rows": np.array([float(max(schema.n_rows, 1))]),
             "status": status(),
         }

@@ -25,6 +25,14 @@ from tutti.learners._kernels.dual_steps import (
 )
 
 
+@njit(cache=True, nogil=True, fastmath=FAST)
+def _square(row):
+    s = row.dtype.type(0)
+    for j in range(len(row)):
+        s += row[j] * row[j]
+    return s
+
+
 @njit(inline="always")
 def _dot(row, u):
     s = u.dtype.type(0)
@@ -184,15 +192,15 @@ def certify_many(x, y, c, a, loss, w, b, v, sums):
                     v[p, j, k] += g[p, k] * value
 
 
-@njit(cache=True, nogil=True, fastmath=FAST)
+@njit(cache=True, nogil=True)
 def square_norms(x, n, out):
-    """Write |x_i|^2 (n,); return the first row with a value that is not finite or too large to square, or -1."""
+    """Write |x_i|^2 (n,); return the first row with a value that is not finite or too large to square, or -1.
+
+    Without ``fastmath`` here: reassociation turns the test s - s == 0 into true for infinities and NaN.
+    """
     bad = -1
     for i in range(n):
-        s = x.dtype.type(0)
-        for j in range(x.shape[1]):
-            s += x[i, j] * x[i, j]
-        out[i] = s
+        out[i] = _square(x[i])
         if bad < 0 and not np.isfinite(out[i]):
             bad = i
     return bad
