@@ -78,14 +78,15 @@ def tutti_settings() -> list[tuple[str, Any]]:
 
     make = tutti.LinearSVC if loss == "hinge" else tutti.LogisticRegression
     extra = {"loss": "hinge"} if loss == "hinge" else {}
-    return [(f"tol={tol}", lambda tol=tol: make(C=C, tol=tol, **extra)) for tol in (5e-3, 2e-3, 1e-3, 1e-5)]
+    return [(f"tol={tol}", lambda tol=tol: make(C=C, tol=tol, **extra)) for tol in (5e-3, 2e-3, 1e-3, 1e-4)]
 
 
 def snapml_settings() -> list[tuple[str, Any]]:
     from snapml import LogisticRegression, SupportVectorMachine
 
     make = SupportVectorMachine if loss == "hinge" else LogisticRegression
-    grid = [{"tol": 1e-3}, {"tol": 1e-2}] + [{"tol": 1e-9, "max_iter": k} for k in (5, 6, 7, 8, 10, 12, 20, 35, 50)]
+    epochs = (15, 25, 35, 50) if loss == "hinge" else (6, 7, 8, 10, 15)
+    grid = [{"tol": 1e-3}, {"tol": 1e-2}] + [{"tol": 1e-9, "max_iter": k} for k in epochs]
     return [
         (
             f"{kw}",
@@ -102,7 +103,7 @@ def sklearnex_settings() -> list[tuple[str, Any]]:
     from sklearn.linear_model import LogisticRegression
 
     grid: list[dict[str, Any]] = (
-        [{}] + [{"max_iter": k, "tol": 1e-9} for k in (5, 6, 8, 10, 15, 30)] + [{"solver": "newton-cg"}]
+        [{}] + [{"max_iter": k, "tol": 1e-9} for k in (6, 7, 8, 10, 15)] + [{"solver": "newton-cg"}]
     )
     return [(f"{kw}", lambda kw=kw: LogisticRegression(C=C, **kw)) for kw in grid]
 

@@ -15,12 +15,12 @@ from _common import alone, header, median, save
 from data import DEFAULT, ensure
 
 JOBS: dict[str, tuple[tuple[str, ...], str, float]] = {
-    "sparse-logistic": (("snapml", "sklearn"), "snapml", 6.0),
-    "sparse-hinge": (("snapml", "sklearn"), "snapml", 6.0),
-    "dense-logistic": (("sklearnex", "sklearn"), "sklearnex", 3.5),
+    "sparse-logistic": (("snapml",), "snapml", 6.0),
+    "sparse-hinge": (("snapml",), "snapml", 6.0),
+    "dense-logistic": (("sklearnex",), "sklearnex", 3.5),
     "dense-hinge": (("sgd",), "sgd", 6.0),
-    "mnist-logistic": (("snapml", "sklearnex", "sklearn"), "sklearnex", 1.0),
-    "mnist-hinge": (("snapml", "sgd", "sklearn"), "snapml", 1.0),
+    "mnist-logistic": (("snapml", "sklearnex"), "sklearnex", 1.0),
+    "mnist-hinge": (("snapml", "sgd"), "snapml", 1.0),
 }
 
 
