@@ -27,7 +27,7 @@ JOBS: dict[str, tuple[tuple[str, ...], str, float]] = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=DEFAULT)
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--jobs", nargs="*", default=list(JOBS))
     given = parser.parse_args()
     ensure(given.data, "dense", "sparse")

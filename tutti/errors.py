@@ -31,7 +31,7 @@ class DataError(InputError):
     ----------
     message : what is wrong there and what to do about it.
     path : file the data came from, if any.
-    row : 1-based line of a text file, 0-based row of an array.
+    row : 1-based line of a text file, 0-based row of an array or of a Parquet file.
     column : name or 0-based number of the column.
     """
 
@@ -47,7 +47,8 @@ class DataError(InputError):
         if path is not None:
             place.append(str(path))
         if row is not None:
-            place.append(f"line {row}" if path is not None else f"row {row}")
+            counted = "row" if path is None or path.endswith((".parquet", ".pq")) else "line"
+            place.append(f"{counted} {row}")
         if column is not None:
             place.append(f"column {column!r}" if isinstance(column, str) else f"column {column}")
         super().__init__(f"{', '.join(place)}: {message}" if place else message)

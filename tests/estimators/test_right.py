@@ -184,9 +184,6 @@ def test_dual_coordinate_descent_reaches_and_certifies_what_was_asked(estimator,
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(
-    strict=True, reason="CoCoA merges 8 tiny sparse shards once an epoch, and the exact hinge stalls there"
-)
 def test_the_hinge_converges_on_tiny_sparse_shards():
     ours, _, _ = solved(LinearSVC(loss="hinge"), "hinge", "sparse", "dual", 1e-2)
     assert ours.report_.converged

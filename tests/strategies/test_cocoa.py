@@ -13,7 +13,7 @@ from tutti.comm.reduction import Layout, tree_sum
 from tutti.errors import ParameterError, PlanError
 from tutti.learners._problem import LinearProblem
 from tutti.learners.dual import DualCoordinateDescent
-from tutti.strategies.cocoa import MOST_MERGES, CoCoA, adapt, merges_per_epoch
+from tutti.strategies.cocoa import LEAST_MERGES, MOST_MERGES, CoCoA, adapt, merges_per_epoch
 from tutti.testing.local import LocalWorker, cut
 from tutti.types import Place, Plan, Schema, Seat, Update
 
@@ -136,7 +136,7 @@ def test_merges_grow_with_the_values_and_shrink_with_what_a_merge_moves() -> Non
     assert merges_per_epoch(shape(25_000_000, 100_000), 1, 2) > merges_per_epoch(shape(25_000_000, 100_000), 1, 8)
     assert merges_per_epoch(shape(80_000_000, 100), 1, 8) == MOST_MERGES
     assert merges_per_epoch(shape(1000, 100_000), 1, 8) == 1
-    assert merges_per_epoch(shape(0, 0), 1, 8) == 1
+    assert merges_per_epoch(shape(1000, 300), 1, 8) == merges_per_epoch(shape(0, 0), 1, 8) == LEAST_MERGES
     assert merges_per_epoch(shape(25_000_000, 100_000), 10, 8) == merges_per_epoch(shape(25_000_000, 100_000), 1, 8)
 
 

@@ -80,10 +80,10 @@ class DualCoordinateDescent(Spec):
         shard_state.compile_kernels(self.problem, schema, self.dtype(schema))
 
     def cost(self, schema: Schema) -> Cost:
-        """Expect some ten epochs; a shard keeps two dual variables and a norm per row, and a copy of w."""
+        """Expect some ten epochs; a shard keeps two duals and a norm per row, a copy of w and scaled values."""
         n_outputs, size = self.problem.n_outputs(schema), self.dtype(schema).itemsize
         weights = size * schema.n_features * n_outputs
-        rows = size * schema.n_rows * (2 * n_outputs + 1) // 8
+        rows = size * (schema.n_rows * (2 * n_outputs + 1) + schema.n_values * schema.sparse) // 8
         return Cost(update_bytes=weights, private_bytes=weights + rows, passes=10.0, rounds=330, flops_per_value=4.0)
 
     def init(self, schema: Schema, *, seed: int, start: Arrays | None = None) -> Arrays:

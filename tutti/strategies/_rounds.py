@@ -25,9 +25,7 @@ class Rounds:
         self.step = 0
         with worker.phase("read"):
             self.shared = learner.init(worker.schema, seed=worker.seed, start=worker.start)
-            self.private: dict[int, Any] = {
-                s: learner.adopt(worker.schema, data) for s, data in worker.shards.items()
-            }
+            self.private: dict[int, Any] = {s: learner.adopt(worker.schema, data) for s, data in worker.shards.items()}
 
     def round(self, order: Callable[[int, int], Order], scale: Scale | None = None) -> Update:
         """Run one round; ``order(step, shard)`` says what each shard does, ``scale(shared, merged)`` how far to go."""

@@ -25,6 +25,10 @@ from tutti.types import Array, Arrays, Kind, Order, Plan, Schema, Update
 MERGE_SHARE = 0.2  # of an epoch's work that merging may cost
 MERGE_COST = 0.5  # what merging one weight of one shard costs, in visits of a value (measured: 1.5 ns to 2.9 ns)
 MOST_MERGES = 32
+LIGHT, LEAST_MERGES = (
+    1 << 18,
+    8,
+)  # up to so many weights over all shards, a merge is cheap enough for this many an epoch
 
 
 class DualLearner(Learner, Protocol):
@@ -41,10 +45,12 @@ class DualLearner(Learner, Protocol):
 def merges_per_epoch(schema: Schema, n_outputs: int, n_shards: int) -> int:
     """Return how often an epoch is merged: as often as `MERGE_SHARE` of its work allows, 1 to `MOST_MERGES` times.
 
-    An epoch visits n_values values, a merge moves n_shards x n_features weights (each for n_outputs outputs).
+    An epoch visits n_values values, a merge moves n_shards x n_features weights (each for n_outputs outputs).  Light
+    merges are made `LEAST_MERGES` times: shards that see each other once an epoch stall on an exact hinge.
     """
     work, merge = schema.n_values * n_outputs, MERGE_COST * n_shards * schema.n_features * n_outputs
-    return int(min(max(MERGE_SHARE * work / max(merge, 1.0), 1.0), MOST_MERGES))
+    least = LEAST_MERGES if n_shards * schema.n_features * n_outputs <= LIGHT else 1
+    return int(min(max(MERGE_SHARE * work / max(merge, 1.0), least), MOST_MERGES))
 
 
 @dataclass(frozen=True)
