@@ -10,8 +10,8 @@ import pytest
 from tutti.engines.processes import shutdown, worker_pids
 from tutti.testing.engine import Leftovers, child_pids
 
-_SERVICES = ("fsspecIO", "pytest_timeout", "Thread-monitor")
-"""Threads that third parties start once per process."""
+_SERVICES = ("fsspecIO", "pytest_timeout", "Thread-monitor", "handler of signal 14")
+"""Threads that third parties start once per process, and the alarm that pytest-timeout keeps set after a failure."""
 
 
 @pytest.fixture(scope="session", autouse=True)

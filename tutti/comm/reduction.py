@@ -18,6 +18,7 @@ _CHUNK_BYTES = 1 << 17  # the scratch of a chunk stays in the second cache, and 
 _SMALL_BYTES = 1 << 17
 
 
+@np.errstate(invalid="ignore", over="ignore")  # a NaN in a sum is judged by who asked for it
 def tree_sum(
     slots: Array | Sequence[Array], out: Array | None = None, start: int = 0, stop: int | None = None
 ) -> Array:
