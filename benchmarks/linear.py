@@ -55,7 +55,7 @@ def main() -> None:
             ratio = f"{fastest['seconds'] / seconds:5.2f}x" if fastest else "never reached the target"
             goal = f"(goal {must}x)" if rival == against else ""
             verdicts.append(f"{job:16} ours {seconds:.4f} s ({setting})   {rival:10} {ratio} {goal}")
-    save("linear", "\n".join([*lines, "", *verdicts]))
+        save("linear", "\n".join([*lines, "", *verdicts]))  # after every job: a run cut short keeps what it has
 
 
 if __name__ == "__main__":
