@@ -17,7 +17,7 @@ help:  ## this list
 demo: $(VENV)/.installed-demo  ## train on real and on generated data with 1 and 2 workers; report in demo-report/index.html
 	$(RUN) examples/demo.py
 
-test: $(VENV)/.installed-test  ## the fast tests; what needs a part that is not installed is skipped with the reason
+test: $(VENV)/.installed-test  ## all but the slow tests; what needs a part that is not installed is skipped with the reason
 	$(PYTEST) -m "not slow"
 
 test-all: $(VENV)/.installed-test  ## all tests, the slow ones too
@@ -28,7 +28,7 @@ check: $(VENV)/.installed-dev  ## what a change must pass: ruff, mypy, layers, f
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
 	$(PYTEST) -q tests/test_layers.py
-	$(PYTEST) -q -m "not slow" --deselect tests/test_layers.py
+	$(PYTEST) -q -m "not slow and not thorough" --deselect tests/test_layers.py
 
 bench: $(VENV)/.installed-bench  ## every claim with a number, measured here; results in benchmarks/results/
 	@set -e; for claim in benchmarks/[a-z]*.py; do echo "== $$claim"; $(RUN) "$$claim"; done

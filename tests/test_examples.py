@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.thorough
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 PAIRS = ["logistic_arrays", "svm_libsvm", "ridge_parquet"]
 MODULES = {"make_data", "poisson"}

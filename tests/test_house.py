@@ -148,6 +148,7 @@ def same_shape(text: str) -> str:
     return "\n".join(line.rstrip() for line in text.strip().splitlines())
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("page", ["README.md", "docs/tutorial.md", "docs/how-to.md"])
 def test_code_on_the_pages_runs_and_prints_what_they_show(
     page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

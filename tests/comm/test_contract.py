@@ -6,6 +6,7 @@ import pytest
 
 from tutti.testing.communicator import Make, check_communicator, shm_ranks, thread_ranks
 
+pytestmark = pytest.mark.thorough
 MAKERS = [thread_ranks, shm_ranks]
 
 

@@ -18,6 +18,7 @@ from tutti.learners.sgd import SGD
 from tutti.testing.learner import check_learner
 from tutti.testing.strategy import check_strategy
 
+pytestmark = pytest.mark.thorough
 R = np.random.default_rng(0)
 X = R.standard_normal((1003, 6))
 CODES = (X @ R.standard_normal((6, 3)) + R.standard_normal((1003, 3))).argmax(axis=1)

@@ -55,13 +55,19 @@ def test_strided_views_and_read_only_arrays_are_taken() -> None:
     assert np.shares_memory(matrix(x), x)
 
 
-def test_lists_tensors_frames_and_tables_hold_the_same_numbers() -> None:
-    torch = pytest.importorskip("torch")
+def test_tensors_hold_the_same_numbers() -> None:
+    torch = pytest.importorskip("torch", reason="torch is not installed")
     rows = [[1.0, 2.0], [3.0, 4.5], [5.0, 6.0]]
-    named = {"a": [1.0, 3.0, 5.0], "b": [2.0, 4.5, 6.0]}
-    for x in (rows, torch.tensor(rows), torch.tensor(rows, requires_grad=True).bfloat16()):
+    for x in (torch.tensor(rows), torch.tensor(rows, requires_grad=True).bfloat16()):
         assert matrix(x).tolist() == rows
         assert from_arrays(x).feature_names is None
+
+
+def test_lists_frames_and_tables_hold_the_same_numbers() -> None:
+    rows = [[1.0, 2.0], [3.0, 4.5], [5.0, 6.0]]
+    named = {"a": [1.0, 3.0, 5.0], "b": [2.0, 4.5, 6.0]}
+    assert matrix(rows).tolist() == rows
+    assert from_arrays(rows).feature_names is None
     for x in (pd.DataFrame(named), pl.DataFrame(named), pa.table(named), pa.record_batch(named)):
         assert matrix(x).tolist() == rows
         assert from_arrays(x).feature_names == ("a", "b")

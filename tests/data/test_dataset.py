@@ -211,6 +211,7 @@ def files(tmp_path: Path) -> dict[str, Dataset]:
     }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", ["csv", "parquet", "svm"])
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_memory_disk_and_streaming_hold_the_same_rows(files: dict[str, Dataset], kind: str, scheme: Partition) -> None:

@@ -10,6 +10,7 @@ from tutti.protocols import Engine
 from tutti.testing import faults
 from tutti.testing.engine import check_engine
 
+pytestmark = pytest.mark.thorough
 ENGINES = [
     (Threads(2, timeout_seconds=1.0), (*faults.IN_PROCESS,)),
     (Processes(2, timeout_seconds=1.0), (*faults.IN_PROCESS, "os_exit", "kill")),

@@ -16,6 +16,7 @@ from tutti.testing import faults
 from tutti.testing.engine import check_fault, check_good_run, open_descriptors, plan, thread_limits
 from tutti.testing.faults import MOMENTS, Fault, Moment
 
+pytestmark = pytest.mark.thorough
 THREADS = Threads(timeout_seconds=0.5)
 PROCESSES = Processes(timeout_seconds=1.5)
 

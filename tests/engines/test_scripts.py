@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.thorough
 HEAD = """
 import os, sys
 from tutti.engines.processes import Processes, worker_pids

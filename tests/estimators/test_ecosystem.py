@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
 import sklearn
 from sklearn import linear_model
 from sklearn.calibration import CalibratedClassifierCV
@@ -39,6 +40,7 @@ def test_grid_search_finds_what_it_finds_for_scikit_learns_twin():
     np.testing.assert_allclose(ours.cv_results_["mean_test_score"], theirs.cv_results_["mean_test_score"], atol=1e-3)
 
 
+@pytest.mark.thorough
 def test_grid_search_in_two_processes():
     code = """
 from sklearn.datasets import load_wine

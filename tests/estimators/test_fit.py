@@ -6,7 +6,9 @@ import pickle
 import warnings
 
 import numpy as np
+import pandas as pd
 import polars as pl
+import pyarrow as pa
 import pytest
 import scipy.sparse as sp
 from sklearn import exceptions
@@ -33,34 +35,29 @@ def model(small):
     return LinearSVC().fit(*small)
 
 
-def containers(x):
-    import pandas as pd
-    import pyarrow as pa
-    import torch
-
-    names = [f"f{i}" for i in range(x.shape[1])]
-    return {
-        "list": x.tolist(),
-        "fortran": np.asfortranarray(x),
-        "strided": np.repeat(x, 2, axis=0)[::2],
-        "object": x.astype(object),
-        "pandas": pd.DataFrame(x, columns=names),
-        "polars": pl.DataFrame(x, schema=names),
-        "arrow": pa.table({n: x[:, i] for i, n in enumerate(names)}),
-        "torch": torch.from_numpy(x),
-        "csr": sp.csr_array(x),
-        "csc": sp.csc_matrix(x),
-        "coo": sp.coo_array(x),
-    }
+def names(x):
+    return [f"f{i}" for i in range(x.shape[1])]
 
 
-KINDS = ["list", "fortran", "strided", "object", "pandas", "polars", "arrow", "torch", "csr", "csc", "coo"]
+CONTAINERS = {
+    "list": lambda x: x.tolist(),
+    "fortran": np.asfortranarray,
+    "strided": lambda x: np.repeat(x, 2, axis=0)[::2],
+    "object": lambda x: x.astype(object),
+    "pandas": lambda x: pd.DataFrame(x, columns=names(x)),
+    "polars": lambda x: pl.DataFrame(x, schema=names(x)),
+    "arrow": lambda x: pa.table(dict(zip(names(x), x.T, strict=True))),
+    "torch": lambda x: pytest.importorskip("torch", reason="torch is not installed").from_numpy(x),
+    "csr": sp.csr_array,
+    "csc": sp.csc_matrix,
+    "coo": sp.coo_array,
+}
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", CONTAINERS)
 def test_every_container_gives_the_same_model(small, kind):
     x, y = small
-    given = containers(x)[kind]
+    given = CONTAINERS[kind](x)
     exact = LogisticRegression(tol=1e-9).fit(x, y)
     model = LogisticRegression(tol=1e-9).fit(given, y.tolist() if kind == "list" else y)
     np.testing.assert_allclose(model.coef_, exact.coef_, rtol=1e-3, atol=1e-5)

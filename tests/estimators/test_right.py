@@ -19,11 +19,13 @@ QUICK = {("breast_cancer", 1.0, "none"), ("iris", 1.0, "both"), ("sparse", 1e-3,
 
 
 def cases():
+    found = []
     for name in ("breast_cancer", "iris", "wine", "digits", "sparse", "sparse3"):
         for c in C_VALUES:
             for weights in WEIGHTS:
                 marks = () if (name, c, weights) in QUICK else (pytest.mark.slow,)
-                yield pytest.param(name, c, weights, marks=marks)
+                found.append(pytest.param(name, c, weights, marks=marks))
+    return found
 
 
 def settings(weights, y):
@@ -67,7 +69,9 @@ def test_linear_svc(name, c, weights, loss):
     x, y = dataset(name)
     class_weight, sample_weight = settings(weights, y)
     ours = LinearSVC(C=c, loss=loss, class_weight=class_weight, tol=1e-7).fit(x, y, sample_weight)
-    twin = svm.LinearSVC(C=c, loss=loss, dual=loss == "hinge", tol=1e-8, max_iter=20_000 if loss == "hinge" else 300)
+    twin = svm.LinearSVC(
+        C=c, loss=loss, dual=loss == "hinge", tol=1e-8, max_iter=20_000 if loss == "hinge" else 300, random_state=0
+    )
     if len(np.unique(y)) == 2:
         theirs = reference(twin.set_params(class_weight=class_weight), x, y, sample_weight)
     else:  # liblinear weights a class in its own output alone; as sample weights they count in all, as ours do

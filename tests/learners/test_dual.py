@@ -187,6 +187,7 @@ def test_sample_and_class_weights_count_and_a_weight_of_zero_drops_the_row() -> 
     agrees(problem, x, y, shared, p, objective(problem, x, y, theirs.coef_.T, theirs.intercept_, weight), weight)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("c", [1e-3, 100.0])
 @pytest.mark.parametrize("loss", ["hinge", "squared_hinge", "logistic"])
 @pytest.mark.parametrize("intercept", ["none", "free", "regularised"])

@@ -112,7 +112,9 @@ def test_support_vector_machine_is_liblinears_minimum(loss: str, C: float) -> No
     x, y = load_breast_cancer(return_X_y=True)
     x = (x - x.mean(0)) / x.std(0)
     t = np.where(y == 1, 1.0, -1.0)
-    reference = LinearSVC(C=C, loss=loss, tol=1e-12, max_iter=1_000_000, intercept_scaling=2.0).fit(x, y)
+    reference = LinearSVC(C=C, loss=loss, tol=1e-10, max_iter=1_000_000, intercept_scaling=2.0, random_state=0).fit(
+        x, y
+    )
     least = binary_objective(loss, x, t, C, reference.coef_[0], reference.intercept_[0], 0.25)
     problem = LinearProblem(loss, C=C, intercept="regularised", intercept_scaling=2.0)
     shared, progress, _ = run(x, y, SampledNewton(problem, tol=1e-8))

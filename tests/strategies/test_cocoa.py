@@ -70,6 +70,7 @@ def in_threads(learner: Any, n: int, n_shards: int = 8) -> list[Any]:
     return results
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("loss", ["hinge", "logistic"])
 def test_same_bits_for_one_process_and_for_threads(loss: Any) -> None:
     learner = DualCoordinateDescent(LinearProblem(loss, 1.0, "free"), 1e-4, 60)
