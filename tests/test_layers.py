@@ -25,7 +25,7 @@ LEVELS: dict[str, int] = {
     "cli": 8, "serve": 8, "__main__": 9,
 }  # fmt: skip
 
-RUNTIME = {"numpy", "numba", "pyarrow", "fsspec", "safetensors", "threadpoolctl", "rich"}
+RUNTIME = {"numpy", "numba", "llvmlite", "pyarrow", "fsspec", "safetensors", "threadpoolctl", "rich"}
 """What pyproject.toml installs; anything else is optional and has its home below."""
 
 HOMES: dict[str, tuple[str, ...]] = {
@@ -41,7 +41,7 @@ HOMES: dict[str, tuple[str, ...]] = {
 }
 """Optional third parties and the only modules (or folders) that may import them, always inside a function."""
 
-HEAVY = {"numba", "pyarrow", "safetensors", "threadpoolctl", "rich", "fsspec", *HOMES}
+HEAVY = {"numba", "llvmlite", "pyarrow", "safetensors", "threadpoolctl", "rich", "fsspec", *HOMES}
 """Never imported by merely importing a public module: `import tutti` and a notebook's tab key stay fast."""
 
 STDLIB = sys.stdlib_module_names

@@ -132,13 +132,16 @@ def shape(n_values: int, n_features: int) -> Schema:
 
 
 def test_merges_grow_with_the_values_and_shrink_with_what_a_merge_moves() -> None:
-    few = merges_per_epoch(shape(10_000_000, 100_000), 1, 8)
-    assert 1 < few < merges_per_epoch(shape(25_000_000, 100_000), 1, 8) < MOST_MERGES
-    assert merges_per_epoch(shape(25_000_000, 100_000), 1, 2) > merges_per_epoch(shape(25_000_000, 100_000), 1, 8)
-    assert merges_per_epoch(shape(80_000_000, 100), 1, 8) == MOST_MERGES
-    assert merges_per_epoch(shape(1000, 100_000), 1, 8) == 1
-    assert merges_per_epoch(shape(1000, 300), 1, 8) == merges_per_epoch(shape(0, 0), 1, 8) == LEAST_MERGES
-    assert merges_per_epoch(shape(25_000_000, 100_000), 10, 8) == merges_per_epoch(shape(25_000_000, 100_000), 1, 8)
+    def merges(n_values: int, n_features: int, n_outputs: int = 1, n_shards: int = 8, share: float = 0.2) -> int:
+        return merges_per_epoch(shape(n_values, n_features), n_outputs, n_shards, share)
+
+    assert 1 < merges(10_000_000, 100_000) < merges(25_000_000, 100_000) < MOST_MERGES
+    assert merges(25_000_000, 100_000, n_shards=2) > merges(25_000_000, 100_000)
+    assert merges(25_000_000, 100_000, share=0.1) < merges(25_000_000, 100_000)
+    assert merges(80_000_000, 100) == MOST_MERGES
+    assert merges(1000, 100_000) == 1
+    assert merges(1000, 300) == merges(0, 0) == LEAST_MERGES
+    assert merges(25_000_000, 100_000, n_outputs=10) == merges(25_000_000, 100_000)
 
 
 def test_sigma_falls_after_full_steps_rises_after_short_ones_and_stays_in_bounds() -> None:

@@ -222,7 +222,8 @@ def _block_rows(shard: Shard, metric: Metric, data: ShardData, i: int) -> Rows:
     x, q = kernel_rows(data.block(i).x), shard.q[slice(*shard.bounds[i])]
     floor = np.finfo(q.dtype).tiny
     if isinstance(x, tuple):
-        x = shard.module.scaled(x, metric.factor, floor, q)
+        room = np.empty(len(x[2]), q.dtype)  # numpy's memory comes in huge pages: compiled code's does not
+        x = shard.module.scaled(x, metric.factor, floor, q, room)
     else:
         shard.module.weighted_norms(x, metric.factor, floor, q)
     rows = _rows(shard, i, x)
@@ -306,8 +307,11 @@ def keep(shard: Shard, todo: Visits, scale: Any) -> None:
 
 
 def summary(problem: LinearProblem, shared: Arrays, shard: Shard, data: ShardData, order: Order) -> Proposal:
-    """Return the float64 sums of a certificate of (w, b) against the dual variables; see `_certificate.bounds`."""
-    w, b = shared["w"], shared["b"]
+    """Return the float64 sums of a certificate of the mean point against the dual variables.
+
+    See `_certificate.bounds` for what they are.
+    """
+    w, b = shared["mean"], shared["mean_b"]
     d, k = w.shape
     squared_free = problem.loss == "squared" and problem.intercept == "free"
     out = dict(order.out or {"v": np.empty((_sides(problem), d, k))})
@@ -359,11 +363,11 @@ def compile_kernels(problem: LinearProblem, schema: Schema, dtype: np.dtype[Any]
     y = np.array([0.0, 1.0]) if problem.loss == "squared" else np.array([0, 1], np.int32)
     tiny = _Two(Block(x, y, None, 0))
     shard = adopt(problem, schema, dtype, tiny)
-    shared = {"w": np.zeros((1, k), dtype), "b": np.zeros(k)}
+    shared = {"w": np.zeros((1, k), dtype), "b": np.zeros(k), "mean": np.zeros((1, k), dtype), "mean_b": np.zeros(k)}
     proposal = local_epoch(problem, shared, shard, tiny, Order(0, "dual", 0, 0), 0.0)
     keep(shard, proposal.private, 1.0)
     summary(problem, shared, shard, tiny, Order(0, "summary", 0, 0))
-    kernels().advance(shared["w"], proposal.update.arrays["dw"], np.zeros(k))
+    kernels().advance(shared["w"], proposal.update.arrays["dw"], np.zeros(k), shared["mean"], 1.0)
     kernels().squares(proposal.update.arrays["dw"])
 
 

@@ -26,8 +26,8 @@ from tutti.types import Array, Arrays, Cost, Kind, Order, Progress, Proposal, Sc
 
 SETTLING = 20.0  # t^2 in units of 1 / sum_i h_i: larger and b shakes the rows, smaller and it takes epochs to settle
 PATIENCE = 8  # epochs without a certificate
+MOST_DRIFT = 1.2  # an epoch, of what the guess of the gap is short by
 OBJECTIVE, PASSES, ESTIMATE = 0, 2, 5  # in the status
-LIKELY = 1.1  # a certificate is tried where the estimate is below this multiple of what is asked
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,14 @@ class DualCoordinateDescent(Spec):
     def offers(self) -> frozenset[Kind]:
         return frozenset({"dual", "summary"})
 
+    @property
+    def merge_share(self) -> float:
+        """Let the hinge merge more often: its rows jump from bound to bound, and shards that do not hear of it follow.
+
+        Measured at 25 million values in 100,000 features: 0.1 is fastest for the smooth losses, 0.25 for the hinge.
+        """
+        return 0.25 if self.problem.loss == "hinge" else 0.1
+
     def dtype(self, schema: Schema) -> np.dtype[Any]:
         """Return the type of weights and dual variables."""
         return np.dtype(np.float32 if schema.dtype == "float32" and self.tol >= 1e-4 else np.float64)
@@ -89,8 +97,10 @@ class DualCoordinateDescent(Spec):
     def init(self, schema: Schema, *, seed: int, start: Arrays | None = None) -> Arrays:
         """Return the shared state at w = 0; a ``start`` has no dual variables and only its intercept is used.
 
-        ``coef`` (d, K), ``intercept`` (K,): the best certified point.  ``w``, ``b``: the moving one.  ``a`` (2, K):
-        sums of the dual variables by side.  ``centre`` (K,), ``proximity`` (1,): the proximal term of the intercept.
+        ``coef`` (d, K), ``intercept`` (K,): the best certified point.  ``w``, ``b``: the moving one.  ``mean``,
+        ``mean_b``: its average over the merges of an epoch, the later the heavier, ``weight`` (1,) in all; it is what
+        certificates judge, for it lies nearer to the optimum.  ``a`` (2, K): sums of the dual variables by side.
+        ``centre`` (K,), ``proximity`` (1,): the proximal term of the intercept.
         """
         d, k = schema.n_features, self.problem.n_outputs(schema)
         b = np.zeros(k)
@@ -101,13 +111,16 @@ class DualCoordinateDescent(Spec):
             "intercept": b.copy(),
             "w": np.zeros((d, k), self.dtype(schema)),
             "b": b,
+            "mean": np.zeros((d, k), self.dtype(schema)),
+            "mean_b": b.copy(),
+            "weight": np.zeros(1),
             "a": np.zeros((2, k)),
             "centre": b.copy(),
             "proximity": np.zeros(1),
             "primal": np.full(k, np.inf),
             "dual": np.full(k, -np.inf),
             "epoch": np.zeros(5),  # gaps and losses met, rows covered and visited, their h_i
-            "guess": np.array([0.0, math.inf, 0.0, 0.0, math.inf, 1.5]),  # see _close_epoch
+            "guess": np.array([0.0, math.inf, 0.0, 0.0, math.inf, 1.5, 1.0]),  # see _close_epoch
             "n_rows": np.array([float(max(schema.n_rows, 1))]),
             "status": status(),
         }
@@ -140,11 +153,16 @@ class DualCoordinateDescent(Spec):
         if merged.kind == "summary":
             return self._judge(shared, merged)
         eta = np.broadcast_to(np.asarray(scale, np.float64), len(shared["b"]))
-        shard_state.kernels().advance(shared["w"], merged.arrays["dw"], np.ascontiguousarray(eta))
-        shared["a"] += eta * merged.arrays["a"]
         shared["epoch"] += merged.arrays["seen"]
+        so_far = float(shared["epoch"][2])
+        shared["weight"] += so_far
+        share = so_far / float(shared["weight"][0]) if so_far > 0 else 1.0
+        dw, eta = merged.arrays["dw"], np.ascontiguousarray(eta)
+        shard_state.kernels().advance(shared["w"], dw, eta, shared["mean"], share)
+        shared["a"] += eta * merged.arrays["a"]
         covered, visited = (merged.arrays["seen"][2:4] / shared["n_rows"]).tolist()
         self._move_intercept(shared, covered)
+        shared["mean_b"] += share * (shared["b"] - shared["mean_b"])
         shared["status"][PASSES] += visited
         if shared["epoch"][2] >= 0.999999 * shared["n_rows"][0]:
             self._close_epoch(shared)
@@ -163,9 +181,9 @@ class DualCoordinateDescent(Spec):
     def due(self, shared: Arrays) -> bool:
         """Tell, at the end of an epoch, whether to make a certificate: it may pass, or it is time for one."""
         estimate = shared["status"][ESTIMATE]
-        _, objective, since, epochs, _, _ = shared["guess"]
+        _, objective, since, epochs, _, _, _ = shared["guess"]
         late = epochs >= self.max_iter or since >= PATIENCE
-        return bool(late or estimate <= LIKELY * self.tol * abs(objective))
+        return bool(late or estimate <= self.tol * abs(objective))
 
     def _move_intercept(self, shared: Arrays, fraction: float) -> None:
         """Follow b = kappa (sum_i y_i a_i + centre / t^2) and draw the centre towards it."""
@@ -185,23 +203,25 @@ class DualCoordinateDescent(Spec):
     def _close_epoch(self, shared: Arrays) -> None:
         """Guess the gap from the gaps met on the way: they fell during the epoch, and go on falling as they did.
 
-        "guess" holds: gaps met in the last epoch, objective, epochs since the last certificate and in all, the guess
-        and what certificates have found it to be short by.
+        "guess" holds: gaps met in the last epoch, objective, epochs since the last certificate and in all, the guess,
+        what certificates have found it to be short by, and by what factor an epoch that has grown.
         """
         gap, loss, covered, visited, _ = shared["epoch"]
         guess = shared["guess"]
         last = guess[0]
         guess[0] = gap
         guess[4] = gap * min(1.0, gap / last) if last > 0 else gap
+        guess[5] *= guess[6]
         shared["status"][ESTIMATE] = guess[4] * guess[5]
         if not math.isfinite(shared["status"][OBJECTIVE]):
             loss *= covered / max(visited, 1.0)
             guess[1] = loss + penalty(self.problem, shared["w"].astype(np.float64), shared["b"]).sum()
         guess[2:4] += 1
         shared["epoch"][:] = 0.0
+        shared["weight"][:] = 0.0
 
     def _judge(self, shared: Arrays, merged: Update) -> Arrays:
-        w, b = shared["w"].astype(np.float64), shared["b"]
+        w, b = shared["mean"].astype(np.float64), shared["mean_b"]
         found = shard_state.judge(self.problem, w, b, merged.arrays)
         better = found.primal < shared["primal"]
         shared["coef"][:, better] = w[:, better]
@@ -213,10 +233,11 @@ class DualCoordinateDescent(Spec):
         converged = reached(gap, objective, self.tol)
         done = converged or shared["guess"][3] >= self.max_iter
         shared["status"][:] = status(objective, gap, passes, done, converged, gap)
-        guess = shared["guess"]
+        guess, since = shared["guess"], float(shared["guess"][2])
         guess[1:3] = objective, 0.0
-        if 0 < guess[4] < math.inf:
-            guess[5] = min(max(gap / guess[4], 0.5), 4.0)
+        if 0 < guess[4] < math.inf and since > 0:
+            short = min(max(gap / guess[4], 0.5), 4.0)
+            guess[5:7] = short, min(max(guess[6] * (short / guess[5]) ** (1.0 / since), 1.0), MOST_DRIFT)
         return shared
 
 

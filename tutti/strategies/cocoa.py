@@ -22,35 +22,35 @@ from tutti.protocols import Learner, Worker
 from tutti.strategies._rounds import Rounds
 from tutti.types import Array, Arrays, Kind, Order, Plan, Schema, Update
 
-MERGE_SHARE = 0.2  # of an epoch's work that merging may cost
 MERGE_COST = 0.5  # what merging one weight of one shard costs, in visits of a value (measured: 1.5 ns to 2.9 ns)
 MOST_MERGES = 32
-LIGHT, LEAST_MERGES = (
-    1 << 18,
-    8,
-)  # up to so many weights over all shards, a merge is cheap enough for this many an epoch
+LIGHT = 1 << 18  # up to so many weights over all shards, a merge is cheap enough for
+LEAST_MERGES = 8  # an epoch
 
 
 class DualLearner(Learner, Protocol):
     """What CoCoA asks of a learner that offers "dual" updates besides the usual.
 
     ``line_search(shared, merged)`` returns how far to go along a merged change, one number in [0, 1] per output, for
-    `apply` and `commit`; ``due(shared)`` tells at the end of an epoch whether a "summary" should judge the model.
+    `apply` and `commit`; ``due(shared)`` tells at the end of an epoch whether a "summary" should judge the model;
+    ``merge_share`` is the part of an epoch's work that merging may cost.
     """
 
+    @property
+    def merge_share(self) -> float: ...
     def line_search(self, shared: Arrays, merged: Update) -> Any: ...
     def due(self, shared: Arrays) -> bool: ...
 
 
-def merges_per_epoch(schema: Schema, n_outputs: int, n_shards: int) -> int:
-    """Return how often an epoch is merged: as often as `MERGE_SHARE` of its work allows, 1 to `MOST_MERGES` times.
+def merges_per_epoch(schema: Schema, n_outputs: int, n_shards: int, merge_share: float) -> int:
+    """Return how often an epoch is merged: as often as ``merge_share`` of its work allows, 1 to `MOST_MERGES` times.
 
     An epoch visits n_values values, a merge moves n_shards x n_features weights (each for n_outputs outputs).  Light
     merges are made `LEAST_MERGES` times: shards that see each other once an epoch stall on an exact hinge.
     """
     work, merge = schema.n_values * n_outputs, MERGE_COST * n_shards * schema.n_features * n_outputs
     least = LEAST_MERGES if n_shards * schema.n_features * n_outputs <= LIGHT else 1
-    return int(min(max(MERGE_SHARE * work / max(merge, 1.0), least), MOST_MERGES))
+    return int(min(max(merge_share * work / max(merge, 1.0), least), MOST_MERGES))
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class CoCoA(Spec):
                 "with a dual solver (LinearSVC, LogisticRegression or Ridge with a finite C)"
             )
         shared = learner.init(schema, seed=0)["w"]
-        merges = self._merges(schema, shared.shape[1], draft.n_shards)
+        merges = self._merges(schema, cast(DualLearner, learner), shared.shape[1], draft.n_shards)
         return dataclasses.replace(
             draft,
             strategy=type(self).__name__,
@@ -100,14 +100,16 @@ class CoCoA(Spec):
             notes=(*draft.notes, f"{merges} merges an epoch"),
         )
 
-    def _merges(self, schema: Schema, n_outputs: int, n_shards: int) -> int:
-        return self.merges if self.merges is not None else merges_per_epoch(schema, n_outputs, n_shards)
+    def _merges(self, schema: Schema, learner: DualLearner, n_outputs: int, n_shards: int) -> int:
+        if self.merges is not None:
+            return self.merges
+        return merges_per_epoch(schema, n_outputs, n_shards, learner.merge_share)
 
     def run(self, worker: Worker, learner: Learner) -> Arrays:
         """Run epochs of local ascent and merges until a certificate passes or the learner has had enough."""
         dual = cast(DualLearner, learner)
         rounds = Rounds(worker, learner)
-        merges = self._merges(worker.schema, rounds.shared["w"].shape[1], worker.n_shards)
+        merges = self._merges(worker.schema, dual, rounds.shared["w"].shape[1], worker.n_shards)
         sigma = self.sigma or 1.0
         buffers: dict[Kind, dict[int, dict[str, Array]]] = {}
         epoch, parts, passes = 0, merges, 0.0

@@ -10,19 +10,32 @@ import numpy as np
 from numba import njit
 
 from tutti.learners._kernels.dual_steps import (
-    COVERED,
     GAP,
     LOGISTIC,
     RISE,
     SQUARED,
     VALUE,
-    VISITED,
     account,
     certify,
     conjugate,
     rested,
     solve,
+    to_visit,
 )
+from tutti.learners._kernels.prefetch import prefetch
+
+AHEAD = 2  # rows: where many rest, the next one lies where the hardware does not look
+LINE = np.uint32(16)  # values of 4 bytes in a cache line
+
+
+@njit(inline="always")
+def _fetch(x, i):
+    indptr, indices, values = x
+    t, stop = indptr[i], indptr[i + 1]
+    while t < stop:
+        prefetch(indices, t)
+        prefetch(values, t)
+        t += LINE
 
 
 @njit(inline="always")
@@ -50,42 +63,34 @@ def ascend_one(x, y, c, q, a, price, rest, a_new, price_new, rest_new, loss, ord
     squared norms of the scaled rows; sigma: factor on top; the intercept moves by kappa y da.
     """
     indptr, indices, values = x
-    n, rests = len(y), len(rest) > 0
-    zero, one = u.dtype.type(0), u.dtype.type(1)
+    rests, one = len(rest) > 0, u.dtype.type(1)
     b0, k0 = b[0], u.dtype.type(kappa)
-    for o in range(len(order)):
-        first = order[o] * chunk
-        for i in range(first, min(first + chunk, n)):
-            sums[COVERED] += 1
-            ci, old = c[i], a[i]
-            if ci == zero:
-                continue
-            if rests:
-                if rest[i] & 15 > 0:
-                    rest_new[i] = rest[i] - 1
-                    continue
-                rest_new[i] = 0
-            start, stop = indptr[i], indptr[i + 1]
-            sign = one if loss == SQUARED else y[i]
-            m = sign * (_dot(indices, values, u, start, stop) + b0)
-            before = price[i] if loss == LOGISTIC else conjugate(loss, old, ci, y[i])
-            new, after, value, gap = solve(loss, m, y[i], old, ci, sigma * q[i] + k0, before)
-            a_new[i] = new
-            if loss == LOGISTIC:
-                price_new[i] = after
-            sums[RISE] += before - after
-            sums[GAP] += gap
-            sums[VALUE] += value
-            sums[VISITED] += 1
-            if new != old:
-                account(loss, y[i], new - old, sums)
-                g = (new - old) * sign
-                b0 += k0 * g
-                g *= sigma
-                for t in range(start, stop):
-                    u[indices[t]] += g * values[t]
-            elif rests:
-                rest_new[i] = rested(rest[i])
+    todo = to_visit(order, chunk, c, rest, rest_new, sums)
+    for r in range(len(todo)):
+        i = todo[r]
+        if rests and r + AHEAD < len(todo):
+            _fetch(x, todo[r + AHEAD])
+        ci, old = c[i], a[i]
+        start, stop = indptr[i], indptr[i + 1]
+        sign = one if loss == SQUARED else y[i]
+        m = sign * (_dot(indices, values, u, start, stop) + b0)
+        before = price[i] if loss == LOGISTIC else conjugate(loss, old, ci, y[i])
+        new, after, value, gap = solve(loss, m, y[i], old, ci, sigma * q[i] + k0, before)
+        a_new[i] = new
+        if loss == LOGISTIC:
+            price_new[i] = after
+        sums[RISE] += before - after
+        sums[GAP] += gap
+        sums[VALUE] += value
+        if new != old:
+            account(loss, y[i], new - old, sums)
+            g = (new - old) * sign
+            b0 += k0 * g
+            g *= sigma
+            for t in range(start, stop):
+                u[indices[t]] += g * values[t]
+        elif rests:
+            rest_new[i] = rested(rest[i])
     b[0] = b0
 
 
@@ -93,53 +98,43 @@ def ascend_one(x, y, c, q, a, price, rest, a_new, price_new, rest_new, loss, ord
 def ascend_many(x, y, c, q, a, price, rest, a_new, price_new, rest_new, loss, order, chunk, sigma, kappa, u, b, sums):
     """As `ascend_one` for every class against the rest: y class codes, u (d, n_outputs), a (rows, n_outputs)."""
     indptr, indices, values = x
-    n, n_outputs = a.shape
-    rests = len(rest) > 0
-    zero, one = u.dtype.type(0), u.dtype.type(1)
+    n_outputs = a.shape[1]
+    rests, one = len(rest) > 0, u.dtype.type(1)
     m, g = np.zeros(n_outputs, u.dtype), np.zeros(n_outputs, u.dtype)
     k0 = u.dtype.type(kappa)
-    for o in range(len(order)):
-        first = order[o] * chunk
-        for i in range(first, min(first + chunk, n)):
-            sums[0, COVERED] += 1
-            ci = c[i]
-            if ci == zero:
-                continue
-            if rests:
-                if rest[i] & 15 > 0:
-                    rest_new[i] = rest[i] - 1
-                    continue
-                rest_new[i] = 0
-            sums[0, VISITED] += 1
-            start, stop = indptr[i], indptr[i + 1]
-            m[:] = b
+    todo = to_visit(order, chunk, c, rest, rest_new, sums[0])
+    for r in range(len(todo)):
+        i = todo[r]
+        ci = c[i]
+        start, stop = indptr[i], indptr[i + 1]
+        m[:] = b
+        for t in range(start, stop):
+            j, v = indices[t], values[t]
+            for k in range(n_outputs):
+                m[k] += v * u[j, k]
+        moved = False
+        for k in range(n_outputs):
+            old = a[i, k]
+            sign = one if y[i] == k else -one
+            before = price[i, k] if loss == LOGISTIC else conjugate(loss, old, ci, sign)
+            new, after, value, gap = solve(loss, sign * m[k], sign, old, ci, sigma * q[i] + k0, before)
+            a_new[i, k] = new
+            if loss == LOGISTIC:
+                price_new[i, k] = after
+            sums[k, RISE] += before - after
+            sums[k, GAP] += gap
+            sums[k, VALUE] += value
+            account(loss, sign, new - old, sums[k])
+            g[k] = sigma * (new - old) * sign
+            b[k] += k0 * (new - old) * sign
+            moved = moved or new != old
+        if moved:
             for t in range(start, stop):
                 j, v = indices[t], values[t]
                 for k in range(n_outputs):
-                    m[k] += v * u[j, k]
-            moved = False
-            for k in range(n_outputs):
-                old = a[i, k]
-                sign = one if y[i] == k else -one
-                before = price[i, k] if loss == LOGISTIC else conjugate(loss, old, ci, sign)
-                new, after, value, gap = solve(loss, sign * m[k], sign, old, ci, sigma * q[i] + k0, before)
-                a_new[i, k] = new
-                if loss == LOGISTIC:
-                    price_new[i, k] = after
-                sums[k, RISE] += before - after
-                sums[k, GAP] += gap
-                sums[k, VALUE] += value
-                account(loss, sign, new - old, sums[k])
-                g[k] = sigma * (new - old) * sign
-                b[k] += k0 * (new - old) * sign
-                moved = moved or new != old
-            if moved:
-                for t in range(start, stop):
-                    j, v = indices[t], values[t]
-                    for k in range(n_outputs):
-                        u[j, k] += g[k] * v
-            elif rests:
-                rest_new[i] = rested(rest[i])
+                    u[j, k] += g[k] * v
+        elif rests:
+            rest_new[i] = rested(rest[i])
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -244,16 +239,24 @@ def moments(x, h, step, out):
 
 
 @njit(cache=True, nogil=True)
-def scaled(x, root, floor, q):
-    """Return x with its columns times ``root`` (d,); write the squared norms of the rows (n,), at least ``floor``."""
+def scaled(x, root, floor, q, out):
+    """Return x with its columns times ``root`` (d,), the values in ``out``; write the squared norms of the rows (n,).
+
+    The norms are at least ``floor``.
+    """
     indptr, indices, values = x
-    out = np.empty(len(values), root.dtype)
     zero = root.dtype.type(0)
     for i in range(len(q)):
-        s = zero
-        for t in range(indptr[i], indptr[i + 1]):
-            value = root[indices[t]] * values[t]
-            out[t] = value
-            s += value * value
-        q[i] = max(s, floor)
+        s0, s1 = zero, zero
+        t, stop = indptr[i], indptr[i + 1]
+        while t + 2 <= stop:
+            first, second = root[indices[t]] * values[t], root[indices[t + 1]] * values[t + 1]
+            out[t], out[t + 1] = first, second
+            s0 += first * first
+            s1 += second * second
+            t += 2
+        if t < stop:
+            out[t] = root[indices[t]] * values[t]
+            s0 += out[t] * out[t]
+        q[i] = max(s0 + s1, floor)
     return indptr, indices, out

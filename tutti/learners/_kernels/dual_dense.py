@@ -9,19 +9,18 @@ import numpy as np
 from numba import njit
 
 from tutti.learners._kernels.dual_steps import (
-    COVERED,
     FAST,
     GAP,
     LOGISTIC,
     RISE,
     SQUARED,
     VALUE,
-    VISITED,
     account,
     certify,
     conjugate,
     rested,
     solve,
+    to_visit,
 )
 
 
@@ -50,42 +49,32 @@ def ascend_one(
     metric (d,), sigma: curvature to expect from all shards, by feature and for all; q: squared norms of the rows
     under the metric; the intercept moves by kappa y da.
     """
-    n, rests = len(y), len(rest) > 0
-    zero, one = u.dtype.type(0), u.dtype.type(1)
+    rests, one = len(rest) > 0, u.dtype.type(1)
     b0, k0 = b[0], u.dtype.type(kappa)
-    for o in range(len(order)):
-        first = order[o] * chunk
-        for i in range(first, min(first + chunk, n)):
-            sums[COVERED] += 1
-            ci, old = c[i], a[i]
-            if ci == zero:
-                continue
-            if rests:
-                if rest[i] & 15 > 0:
-                    rest_new[i] = rest[i] - 1
-                    continue
-                rest_new[i] = 0
-            row = x[i]
-            sign = one if loss == SQUARED else y[i]
-            m = sign * (_dot(row, u) + b0)
-            before = price[i] if loss == LOGISTIC else conjugate(loss, old, ci, y[i])
-            new, after, value, gap = solve(loss, m, y[i], old, ci, sigma * q[i] + k0, before)
-            a_new[i] = new
-            if loss == LOGISTIC:
-                price_new[i] = after
-            sums[RISE] += before - after
-            sums[GAP] += gap
-            sums[VALUE] += value
-            sums[VISITED] += 1
-            if new != old:
-                account(loss, y[i], new - old, sums)
-                g = (new - old) * sign
-                b0 += k0 * g
-                g *= sigma
-                for j in range(len(row)):
-                    u[j] += g * row[j] * metric[j]
-            elif rests:
-                rest_new[i] = rested(rest[i])
+    todo = to_visit(order, chunk, c, rest, rest_new, sums)
+    for r in range(len(todo)):
+        i = todo[r]
+        ci, old = c[i], a[i]
+        row = x[i]
+        sign = one if loss == SQUARED else y[i]
+        m = sign * (_dot(row, u) + b0)
+        before = price[i] if loss == LOGISTIC else conjugate(loss, old, ci, y[i])
+        new, after, value, gap = solve(loss, m, y[i], old, ci, sigma * q[i] + k0, before)
+        a_new[i] = new
+        if loss == LOGISTIC:
+            price_new[i] = after
+        sums[RISE] += before - after
+        sums[GAP] += gap
+        sums[VALUE] += value
+        if new != old:
+            account(loss, y[i], new - old, sums)
+            g = (new - old) * sign
+            b0 += k0 * g
+            g *= sigma
+            for j in range(len(row)):
+                u[j] += g * row[j] * metric[j]
+        elif rests:
+            rest_new[i] = rested(rest[i])
     b[0] = b0
 
 
@@ -94,53 +83,43 @@ def ascend_many(
     x, y, c, q, a, price, rest, a_new, price_new, rest_new, loss, order, chunk, metric, sigma, kappa, u, b, sums
 ):
     """As `ascend_one` for every class against the rest: y class codes, u (d, n_outputs), a (rows, n_outputs)."""
-    n, n_outputs = a.shape
-    rests = len(rest) > 0
-    zero, one = u.dtype.type(0), u.dtype.type(1)
+    n_outputs = a.shape[1]
+    rests, one = len(rest) > 0, u.dtype.type(1)
     m, g = np.zeros(n_outputs, u.dtype), np.zeros(n_outputs, u.dtype)
     k0 = u.dtype.type(kappa)
-    for o in range(len(order)):
-        first = order[o] * chunk
-        for i in range(first, min(first + chunk, n)):
-            sums[0, COVERED] += 1
-            ci = c[i]
-            if ci == zero:
-                continue
-            if rests:
-                if rest[i] & 15 > 0:
-                    rest_new[i] = rest[i] - 1
-                    continue
-                rest_new[i] = 0
-            sums[0, VISITED] += 1
-            row = x[i]
-            m[:] = b
-            for j in range(len(row)):
-                v = row[j]
-                for k in range(n_outputs):
-                    m[k] += v * u[j, k]
-            moved = False
+    todo = to_visit(order, chunk, c, rest, rest_new, sums[0])
+    for r in range(len(todo)):
+        i = todo[r]
+        ci = c[i]
+        row = x[i]
+        m[:] = b
+        for j in range(len(row)):
+            v = row[j]
             for k in range(n_outputs):
-                old = a[i, k]
-                sign = one if y[i] == k else -one
-                before = price[i, k] if loss == LOGISTIC else conjugate(loss, old, ci, sign)
-                new, after, value, gap = solve(loss, sign * m[k], sign, old, ci, sigma * q[i] + k0, before)
-                a_new[i, k] = new
-                if loss == LOGISTIC:
-                    price_new[i, k] = after
-                sums[k, RISE] += before - after
-                sums[k, GAP] += gap
-                sums[k, VALUE] += value
-                account(loss, sign, new - old, sums[k])
-                g[k] = sigma * (new - old) * sign
-                b[k] += k0 * (new - old) * sign
-                moved = moved or new != old
-            if moved:
-                for j in range(len(row)):
-                    v = row[j] * metric[j]
-                    for k in range(n_outputs):
-                        u[j, k] += g[k] * v
-            elif rests:
-                rest_new[i] = rested(rest[i])
+                m[k] += v * u[j, k]
+        moved = False
+        for k in range(n_outputs):
+            old = a[i, k]
+            sign = one if y[i] == k else -one
+            before = price[i, k] if loss == LOGISTIC else conjugate(loss, old, ci, sign)
+            new, after, value, gap = solve(loss, sign * m[k], sign, old, ci, sigma * q[i] + k0, before)
+            a_new[i, k] = new
+            if loss == LOGISTIC:
+                price_new[i, k] = after
+            sums[k, RISE] += before - after
+            sums[k, GAP] += gap
+            sums[k, VALUE] += value
+            account(loss, sign, new - old, sums[k])
+            g[k] = sigma * (new - old) * sign
+            b[k] += k0 * (new - old) * sign
+            moved = moved or new != old
+        if moved:
+            for j in range(len(row)):
+                v = row[j] * metric[j]
+                for k in range(n_outputs):
+                    u[j, k] += g[k] * v
+        elif rests:
+            rest_new[i] = rested(rest[i])
 
 
 @njit(cache=True, nogil=True, error_model="numpy", fastmath=FAST)

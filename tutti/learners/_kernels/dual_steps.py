@@ -278,30 +278,47 @@ def finish(w, b, back, inverse, sigma, response, u, sums, rise, a, seen):
 
 @njit(cache=True, nogil=True)
 def keep(loss, order, chunk, c, eta, a, a_new, price, price_new, rest, rest_new):
-    """Move the visited rows by ``eta`` (n_outputs,) of the way from ``a`` to ``a_new`` (rows, n_outputs)."""
+    """Move the visited rows by ``eta`` (n_outputs,) of the way from ``a`` to ``a_new`` (rows, n_outputs).
+
+    Rows without a weight have a = a_new = 0; rows that rest are told apart without a branch: they come in no order.
+    """
     n, rests = len(c), len(rest) > 0
-    whole = True
     for k in range(len(eta)):
-        whole = whole and eta[k] == 1.0
+        step, whole = a.dtype.type(eta[k]), eta[k] == 1.0
+        for o in range(len(order)):
+            first = order[o] * chunk
+            for i in range(first, min(first + chunk, n)):
+                old, new = a[i, k], a_new[i, k]
+                new = new if whole else old + step * (new - old)
+                a[i, k] = old if rests and rest[i] & 15 > 0 else new
+                if loss == LOGISTIC:
+                    price[i, k] = price_new[i, k] if whole else exact(loss, 0.0, 0.0, float(new), float(c[i]))[1]
+    if rests:
+        for o in range(len(order)):
+            first = order[o] * chunk
+            for i in range(first, min(first + chunk, n)):
+                rest[i] = rest_new[i]
+
+
+@njit(cache=True, nogil=True)
+def to_visit(order, chunk, c, rest, rest_new, sums):
+    """Return the rows of the chunks that have a weight and do not rest; write what the rests become."""
+    n, rests, k = len(c), len(rest) > 0, 0
+    rows = np.empty(len(order) * chunk, np.uint32)
     for o in range(len(order)):
         first = order[o] * chunk
-        for i in range(first, min(first + chunk, n)):
-            if c[i] == 0:
-                continue
+        last = min(first + chunk, n)
+        sums[COVERED] += last - first
+        for i in range(first, last):
+            rows[k] = i
+            visited = c[i] != 0
             if rests:
-                skipped = rest[i] & 15 > 0
-                rest[i] = rest_new[i]
-                if skipped:
-                    continue
-            for k in range(len(eta)):
-                if whole:
-                    a[i, k] = a_new[i, k]
-                    if loss == LOGISTIC:
-                        price[i, k] = price_new[i, k]
-                else:
-                    a[i, k] += a.dtype.type(eta[k]) * (a_new[i, k] - a[i, k])
-                    if loss == LOGISTIC:
-                        price[i, k] = exact(loss, 0.0, 0.0, float(a[i, k]), float(c[i]))[1]
+                resting = rest[i] & 15 > 0
+                rest_new[i] = rest[i] - 1 if resting else 0
+                visited = visited and not resting
+            k += 1 if visited else 0
+    sums[VISITED] += k
+    return rows[:k]
 
 
 @njit(inline="always")
@@ -344,15 +361,18 @@ def squares(change):
 
 
 @njit(cache=True, nogil=True, fastmath=FAST)
-def advance(w, change, eta):
-    """w += eta change, one eta (n_outputs,) per column."""
+def advance(w, change, eta, mean, share):
+    """w += eta change, one eta (n_outputs,) per column; mean += share (w - mean)."""
     d, n_outputs = w.shape
-    step = eta.astype(w.dtype)
+    step, part = eta.astype(w.dtype), w.dtype.type(share)
+    rest = w.dtype.type(1) - part  # 0 where the mean starts anew: it is w then, to the bit
     if n_outputs == 1:
-        flat, move, s = w.reshape(-1), change.reshape(-1), step[0]
+        flat, move, s, average = w.reshape(-1), change.reshape(-1), step[0], mean.reshape(-1)
         for j in range(d):
             flat[j] += s * move[j]
+            average[j] = rest * average[j] + part * flat[j]
         return
     for j in range(d):
         for k in range(n_outputs):
             w[j, k] += step[k] * change[j, k]
+            mean[j, k] = rest * mean[j, k] + part * w[j, k]
