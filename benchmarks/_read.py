@@ -19,7 +19,9 @@ def read() -> object:
     if reader.startswith("tutti"):
         import tutti
 
-        return tutti.read_libsvm(path).cached("memory", limit="8GB").load(threads=int(reader[-1]))
+        data = tutti.read_libsvm(path).cached("memory", limit="8GB")
+        data.schema("classification", threads=int(reader[-1]))  # parsed, checked and kept, with the classes counted
+        return data
     if reader == "xgboost":
         import xgboost
 

@@ -67,14 +67,13 @@ class Metric:
     """The curvature a shard expects from all shards, feature by feature; see `dual_steps.stiffness`.
 
     Rows in CSR are kept once more with scaled values, which saves a gather in the inner loop: ``factor`` (d,) scales
-    their columns.  The local model is ``w * scale`` and comes back as ``u * back - w * inverse``.
+    their columns.  The local model u begins as ``w * scale`` and comes back as ``(u - w * scale) * back``.
     """
 
     key: tuple[float, float]
     factor: Array
     scale: Array
     back: Array
-    inverse: Array
 
 
 @dataclass
@@ -160,11 +159,11 @@ def _metric(shard: Shard, n_shards: float, merges: float) -> Metric:
     if shard.metric is None or shard.metric.key != (n_shards, merges):
         metric = np.empty(len(shard.moments), shard.a.dtype)
         kernels().stiffness(shard.moments, len(shard.c) / merges, n_shards, metric)
-        root, inverse = np.sqrt(metric), 1.0 / metric
         if shard.module is row_kernels(True):
-            shard.metric = Metric((n_shards, merges), root, 1.0 / root, 1.0 / root, inverse)
+            root = np.sqrt(metric)
+            shard.metric = Metric((n_shards, merges), root, 1.0 / root, 1.0 / root)
         else:
-            shard.metric = Metric((n_shards, merges), metric, np.ones_like(metric), inverse, inverse)
+            shard.metric = Metric((n_shards, merges), metric, np.ones_like(metric), 1.0 / metric)
         shard.rows = None
     return shard.metric
 
@@ -288,7 +287,7 @@ def local_epoch(
             sigma, kappa * n_shards, u.reshape(-1) if one else u, shard.b, shard.sums[0] if one else shard.sums,
         )  # fmt: skip
     steps.finish(
-        w, b, metric.back, metric.inverse, sigma, shard.mean_response,
+        w, b, metric.scale, metric.back, sigma, shard.mean_response,
         u, shard.sums, out["rise"], out["a"], out["seen"],
     )  # fmt: skip
     return Proposal(Update("dual", out), todo)

@@ -233,6 +233,8 @@ class DualCoordinateDescent(Spec):
         converged = reached(gap, objective, self.tol)
         done = converged or shared["guess"][3] >= self.max_iter
         shared["status"][:] = status(objective, gap, passes, done, converged, gap)
+        shared["w"][:] = merged.arrays["v"].sum(axis=0)  # what the dual variables make it, without rounding on the way
+        shared["a"][:] = merged.arrays["a"]
         guess, since = shared["guess"], float(shared["guess"][2])
         guess[1:3] = objective, 0.0
         if 0 < guess[4] < math.inf and since > 0:

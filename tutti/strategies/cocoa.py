@@ -112,18 +112,18 @@ class CoCoA(Spec):
         merges = self._merges(worker.schema, dual, rounds.shared["w"].shape[1], worker.n_shards)
         sigma = self.sigma or 1.0
         buffers: dict[Kind, dict[int, dict[str, Array]]] = {}
-        epoch, parts, passes = 0, merges, 0.0
+        epoch = 0
 
         def order(kind: Kind, part: int = 0) -> Any:
             hints = {"sigma": sigma, "n_shards": float(worker.n_shards), "merges": float(merges)}
             outs = buffers.get(kind, {})
             return lambda step, shard: Order(
-                step, kind, worker.seed, shard, (part, parts), epoch, hints, outs.get(shard)
+                step, kind, worker.seed, shard, (part, merges), epoch, hints, outs.get(shard)
             )
 
         while not learner.progress(rounds.shared).done:
             steps = 0.0
-            for part in range(parts):
+            for part in range(merges):
                 found = [np.ones(1)]
 
                 def search(shared: Arrays, merged: Update, found: list[Any] = found) -> Any:
@@ -135,14 +135,12 @@ class CoCoA(Spec):
                     buffers["dual"] = worker.buffers(merged.arrays)
                 steps += float(found[0].min())
             if self.sigma is None:
-                sigma = adapt(sigma, steps / parts, worker.n_shards)
+                sigma = adapt(sigma, steps / merges, worker.n_shards)
             epoch += 1
             rounds.tell("dual")
             if dual.due(rounds.shared):
                 rounds.round(order("summary"))
                 rounds.tell("summary")
-            now = learner.progress(rounds.shared).passes
-            parts, passes = min(max(round(merges * (now - passes)), 1), merges), now
         return rounds.shared
 
 

@@ -24,6 +24,7 @@ RELAX = 1.5  # over-relaxation of the hinge: fewer sweeps, and any number below 
 LONGEST = 4  # a row found at its bound for the k-th time in a row is skipped 2^(min(k, LONGEST) - 1) - 1 times
 
 FAST = {"reassoc", "contract", "nsz", "arcp"}  # sums may be reassociated, but a NaN must stay one
+SUMS = FAST - {"contract"}
 F = np.float32
 
 
@@ -248,22 +249,26 @@ def begin(w, b, scale, u, local_b, sums):
     sums[:] = 0.0
 
 
-@njit(cache=True, nogil=True, fastmath=FAST)
-def finish(w, b, back, inverse, sigma, response, u, sums, rise, a, seen):
-    """Turn the local model ``u`` (d, n_outputs) into the change it stands for, u back - w inverse; write the sums."""
+@njit(cache=True, nogil=True, fastmath=SUMS)
+def finish(w, b, scale, back, sigma, response, u, sums, rise, a, seen):
+    """Turn the local model ``u`` (d, n_outputs) into the change it stands for, (u - w scale) back; write the sums.
+
+    A weight that no row touched changes by exactly 0: w scale is rounded as `begin` rounded it (which is why products
+    and sums are not contracted here).  Else all merges would move it the same way, by an ulp each.
+    """
     d, n_outputs = w.shape
     factor = w.dtype.type(1) / sigma
     if n_outputs == 1:
         flat, out, dot = w.reshape(-1), u.reshape(-1), 0.0
         for j in range(d):
-            change = factor * (out[j] * back[j] - flat[j] * inverse[j])
+            change = factor * ((out[j] - flat[j] * scale[j]) * back[j])
             out[j] = change
             dot += float(flat[j]) * float(change)
         sums[0, RISE] -= dot
     else:
         for j in range(d):
             for k in range(n_outputs):
-                change = factor * (u[j, k] * back[j] - w[j, k] * inverse[j])
+                change = factor * ((u[j, k] - w[j, k] * scale[j]) * back[j])
                 u[j, k] = change
                 sums[k, RISE] -= float(w[j, k]) * float(change)
     seen[:] = 0.0
