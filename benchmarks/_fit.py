@@ -78,14 +78,14 @@ def tutti_settings() -> list[tuple[str, Any]]:
 
     make = tutti.LinearSVC if loss == "hinge" else tutti.LogisticRegression
     extra = {"loss": "hinge"} if loss == "hinge" else {}
-    return [(f"tol={tol}", lambda tol=tol: make(C=C, tol=tol, **extra)) for tol in (5e-3, 2e-3, 1e-3, 3e-4)]
+    return [(f"tol={tol}", lambda tol=tol: make(C=C, tol=tol, **extra)) for tol in (5e-3, 2e-3, 1.5e-3, 1e-3)]
 
 
 def snapml_settings() -> list[tuple[str, Any]]:
     from snapml import LogisticRegression, SupportVectorMachine
 
     make = SupportVectorMachine if loss == "hinge" else LogisticRegression
-    epochs = (15, 25, 35, 50) if loss == "hinge" else (6, 7, 8, 10, 15)
+    epochs = (25, 35, 40, 45, 50) if loss == "hinge" else (6, 7, 8, 10, 15)
     grid = [{"tol": 1e-3}, {"tol": 1e-2}] + [{"tol": 1e-9, "max_iter": k} for k in epochs]
     return [
         (

@@ -20,6 +20,9 @@ from tutti.types import Schema
 
 GRAM_MAX_FEATURES = 5000  # one d x d matrix of float64 is 200 MB there, its Cholesky takes seconds
 NEWTON_MAX_FEATURES = 2000  # dense rows: the Hessian is built by BLAS-3
+NEWTON_MAX_FEATURES_WHOLE = 400  # logistic loss and too few rows for a sampled start: every Hessian takes all rows
+NEWTON_SAMPLED_ROWS = 80  # rows per feature from which on the sampled start fits
+LBFGS_MIN_TOL = 1e-6  # below, L-BFGS needs more rounds than its cheap rounds make up for
 NEWTON_MAX_FEATURES_SPARSE = 400  # sparse rows pay (non-zeros of a row) squared
 NEWTON_MAX_MULTINOMIAL = 1500  # features x classes: one joint Hessian
 SMALL_VALUES = 50_000  # below this one worker is done before a second one has started
@@ -70,7 +73,7 @@ def choose(
     """
     wants = _wants(strategy)
     if solver == "auto":
-        name, reason = _by_shape(problem, schema, wants)
+        name, reason = _by_shape(problem, schema, wants, tol)
     else:
         name, reason = _by_name(solver, problem), "chosen by the caller"
     learner = _make(name, problem, tol, max_iter)
@@ -109,7 +112,9 @@ def _by_name(solver: str, problem: LinearProblem) -> str:
     return solver
 
 
-def _by_shape(problem: LinearProblem, schema: Schema, wants: frozenset[str] | None) -> tuple[str, str]:
+def _by_shape(
+    problem: LinearProblem, schema: Schema, wants: frozenset[str] | None, tol: float
+) -> tuple[str, str]:
     """The table of ALGORITHMS: which solver for which loss and shape."""
     d, loss = schema.n_features, problem.loss
     shape = f"{d:,} {'sparse' if schema.sparse else 'dense'} features"
@@ -133,8 +138,13 @@ def _by_shape(problem: LinearProblem, schema: Schema, wants: frozenset[str] | No
         if d <= limit and size <= NEWTON_MAX_MULTINOMIAL:
             return "newton", f"{size:,} weights in one joint Hessian: a few passes reach any accuracy"
         return "lbfgs", f"multinomial loss with {size:,} weights: too many for a Hessian"
+    few_rows = schema.n_rows < NEWTON_SAMPLED_ROWS * d and d > NEWTON_MAX_FEATURES_WHOLE
+    if loss == "logistic" and few_rows and not schema.sparse and tol >= LBFGS_MIN_TOL:
+        return "lbfgs", f"{loss} loss, {shape} and {schema.n_rows:,} rows: too few rows to start on a sample"
     if d <= limit:
         return "newton", f"{loss} loss and {shape}: start on a sample, then a few full passes with a d x d Hessian"
+    if not schema.sparse and (loss == "logistic" or (loss == "squared_hinge" and d <= schema.n_rows)):
+        return "lbfgs", f"{loss} loss and {shape}: too many for a Hessian, and every row touches every weight"
     if wants is not None:
         if loss == "hinge":
             return "sgd", f"hinge loss and {shape} under a strategy that sums gradients"
