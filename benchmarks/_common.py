@@ -40,7 +40,7 @@ def header(command: list[str] | None = None) -> str:
             f"date      {date.today().isoformat()}",
             f"hardware  {cpu}, {len(os.sched_getaffinity(0))} cores, {memory:.0f} GiB",
             f"versions  Python {platform.python_version()}, {', '.join(versions)}",
-            f"command   python benchmarks/{' '.join(w for w in words if not w.startswith(os.sep))}",
+            f"command   python benchmarks/{' '.join('DIR' if w.startswith(os.sep) else w for w in words)}",
         ]
     )
 

@@ -1,5 +1,7 @@
 """Run the Python blocks of README and docs and put what they print into the ```text blocks that follow them.
 
+The table of measurements in the README comes from benchmarks/results/.
+
 python scripts/refresh_pages.py    (tests/test_house.py checks that the pages still say what the code prints)
 """
 
@@ -20,6 +22,52 @@ PAGES = ("README.md", "docs/tutorial.md", "docs/how-to.md")
 FENCE = re.compile(r"(?P<skip><!-- not run: [^>]*-->\n)?```(?P<kind>python|text)\n(?P<body>.*?)```", re.S)
 
 
+TABLE = re.compile(r"(?P<head><!-- measured: [^>]*-->\n).*?(?P<tail><!-- end of measured -->)", re.S)
+JOBS = {
+    "sparse-logistic": "logistic regression, sparse 400,000 x 100,000",
+    "sparse-hinge": "linear SVM (hinge), sparse 400,000 x 100,000",
+    "dense-logistic": "logistic regression, dense 800,000 x 100",
+    "dense-hinge": "linear SVM (hinge), dense 800,000 x 100",
+    "mnist-logistic": "logistic regression, MNIST 5,000 x 784, odd against even",
+    "mnist-hinge": "linear SVM (hinge), MNIST 5,000 x 784, odd against even",
+}
+RIVALS = {"snapml": "SnapML", "sklearnex": "scikit-learn-intelex", "sgd": "tuned SGD (scikit-learn)"}
+VERDICT = re.compile(r"^(\S+) +ours ([\d.]+) s \([^)]*\) +(\S+) +(?:([\d.]+)x|never reached the target)", re.M)
+
+
+def measured_table() -> str:
+    """Return the rows of the README's table, read from benchmarks/results/*.txt."""
+    results = {f.stem: f.read_text() for f in (ROOT / "benchmarks" / "results").glob("*.txt")}
+
+    def number(pattern: str, name: str) -> str:
+        found = re.search(pattern, results[name], re.M)
+        assert found, f"benchmarks/results/{name}.txt does not say {pattern!r}"
+        return found[1]
+
+    rows = ["| to within 0.1 % of the optimum, 2 threads | tutti | rival | tutti is faster by |", "|---|---|---|---|"]
+    for job, ours, rival, ratio in VERDICT.findall(results["linear"]):
+        by = f"{float(ratio):.1f}x" if ratio else "does not reach it"
+        rows.append(f"| {JOBS[job]} | {float(ours):.2f} s | {RIVALS[rival]} | {by} |")
+    whole = r"^{} +([\d.]+) s"
+    text_to_model = number(r"^ratio ([\d.]+)x", "whole_process")
+    rows.append(
+        f"| whole process: libsvm text to sparse logistic model | {number(whole.format('tutti'), 'whole_process')} s | "
+        f"SnapML | {float(text_to_model):.1f}x |"
+    )
+    reader = number(r"^tutti-2 against xgboost: ([\d.]+)x", "readers")
+    seconds = number(r"^tutti-2 +([\d.]+) s", "readers")
+    rows.append(
+        f"| reading the libsvm text (352 MB) | {float(seconds):.2f} s | xgboost's reader | {float(reader):.1f}x |"
+    )
+    hardware = number(r"^hardware +(.*)$", "linear")
+    rows += [
+        "",
+        f"{hardware}; every system in its own process, at its fastest setting that reaches the target. All of it:",
+    ]
+    rows += ["[benchmarks/results](benchmarks/results); `make bench` measures it on your machine.", ""]
+    return "\n".join(rows)
+
+
 def refreshed(text: str, page: str) -> str:
     """Return the page with fresh output; its blocks share their names and run in the current folder."""
     names: dict[str, Any] = {"__name__": "__page__"}
@@ -37,6 +85,7 @@ def refreshed(text: str, page: str) -> str:
         printed = caught.getvalue()
         return block[0]
 
+    text = TABLE.sub(lambda found: found["head"] + measured_table() + found["tail"], text)
     return FENCE.sub(fill, text)
 
 

@@ -6,7 +6,7 @@ import argparse
 import ast
 import difflib
 import doctest
-import importlib
+import importlib.util
 import inspect
 import re
 import subprocess
@@ -170,6 +170,16 @@ def test_code_on_the_pages_runs_and_prints_what_they_show(
             exec(compile("\n" * line + block["body"], page, "exec"), names)
             printed, ran = capsys.readouterr().out, ran + 1
     assert ran > 0
+
+
+def test_the_table_of_measurements_is_that_of_the_results() -> None:
+    spec = importlib.util.spec_from_file_location("refresh_pages", ROOT / "scripts" / "refresh_pages.py")
+    assert spec is not None
+    assert spec.loader is not None
+    pages = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(pages)
+    found = pages.TABLE.search((ROOT / "README.md").read_text())
+    assert found[0] == found["head"] + pages.measured_table() + found["tail"]
 
 
 # ---- options

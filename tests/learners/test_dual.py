@@ -357,3 +357,44 @@ def test_what_it_cannot_solve_is_refused_by_name(change: dict[str, Any], name: s
     with pytest.raises(ParameterError) as error:
         DualCoordinateDescent(**change)
     assert error.value.name == name
+
+
+def test_a_weight_that_no_row_touches_changes_by_exactly_nothing() -> None:
+    csr, y, _ = sparse(n=200, d=60)
+    used = csr.indices != 7
+    indptr = np.concatenate([[0], np.cumsum(used)])[csr.indptr]
+    csr = Csr(indptr, csr.indices[used], csr.values[used].astype(np.float32), 60)
+    learner = DualCoordinateDescent(LinearProblem("hinge"), tol=1e-3)
+    schema = schema_of(csr, y)
+    shared = learner.init(schema, seed=0)
+    shared["w"][:, 0] = np.random.default_rng(1).standard_normal(60)
+    data = cut(csr, y, n_shards=1)[0]
+    private = learner.adopt(schema, data)
+    order = Order(0, "dual", 0, 0, (0, 1), 0, {"n_shards": 8.0, "merges": 3.0})
+    dw = learner.propose(shared, private, data, order).update.arrays["dw"][:, 0]
+    assert dw[7] == 0.0
+    assert np.count_nonzero(dw) > 40
+
+
+def test_the_judged_point_is_the_mean_of_an_epoch_that_weighs_the_late_merges_most() -> None:
+    x, y = real("breast_cancer")
+    worker = LocalWorker(schema_of(x, y), cut(x, y, n_shards=2))
+    learner = Spy(LinearProblem("logistic"), tol=1e-12, max_iter=3)
+    shared = CoCoA(merges=4).run(worker, learner)
+    last = np.array(SEEN[-4:])
+    mean = np.average(last, axis=0, weights=[1, 2, 3, 4])
+    np.testing.assert_allclose(shared["mean"][:, 0], mean, rtol=1e-3, atol=1e-8)  # parts differ by a row
+    SEEN.clear()
+
+
+SEEN: list[Any] = []
+
+
+class Spy(DualCoordinateDescent):
+    """Writes down where every merge led."""
+
+    def apply(self, shared: Any, merged: Update, scale: Any) -> Any:
+        result = super().apply(shared, merged, scale)
+        if merged.kind == "dual":
+            SEEN.append(result["w"][:, 0].copy())
+        return result

@@ -231,7 +231,14 @@ def _schema(data: Dataset, found: scan.Scan, rows: shards.Rows, task: str) -> Sc
                 f"but the data contains only one class: {summary.classes[0]!r}"
             )
     elif y.dtype.kind in "UO":
-        raise DataError(f"the target {str(y[0])!r} is text; a regression needs numbers: use a classifier, or convert y")
+        bad = next((i for i, text in enumerate(y) if not _is_number(text)), 0)
+        at = (rows.start or 0) + bad if isinstance(rows, slice) else int(rows[bad])
+        path, line = place_of(data.source, found.pieces, at)
+        raise DataError(
+            f"the target {str(y[bad])!r} is text; a regression needs numbers: use a classifier, or convert y",
+            path=path,
+            row=line,
+        )
     return Schema(
         n_rows=n,
         n_features=found.n_features,
@@ -256,6 +263,14 @@ def _values(found: scan.Scan, rows: shards.Rows) -> int:
     if found.whole is not None and not found.pieces[0].path:
         return int((found.whole.x.indptr[1:] - found.whole.x.indptr[:-1])[rows].sum())
     return round(found.n_values * n / found.n_rows)
+
+
+def _is_number(text: object) -> bool:
+    try:
+        float(str(text))
+    except ValueError:
+        return False
+    return True
 
 
 def _from_whole(whole: Part, rows: shards.Rows, schema: Schema, place: Any) -> Block:

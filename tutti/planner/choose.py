@@ -112,9 +112,7 @@ def _by_name(solver: str, problem: LinearProblem) -> str:
     return solver
 
 
-def _by_shape(
-    problem: LinearProblem, schema: Schema, wants: frozenset[str] | None, tol: float
-) -> tuple[str, str]:
+def _by_shape(problem: LinearProblem, schema: Schema, wants: frozenset[str] | None, tol: float) -> tuple[str, str]:
     """The table of ALGORITHMS: which solver for which loss and shape."""
     d, loss = schema.n_features, problem.loss
     shape = f"{d:,} {'sparse' if schema.sparse else 'dense'} features"

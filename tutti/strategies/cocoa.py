@@ -87,8 +87,8 @@ class CoCoA(Spec):
         if "dual" not in learner.offers:
             raise PlanError(
                 f"CoCoA adds changes of dual variables, but {type(learner).__name__} offers "
-                f"{', '.join(sorted(learner.offers)) or 'nothing'}; use strategy=tutti.AllReduce() with it, or a model "
-                "with a dual solver (LinearSVC, LogisticRegression or Ridge with a finite C)"
+                f"{', '.join(sorted(learner.offers)) or 'nothing'}; use strategy=tutti.AllReduce() with it, or "
+                "solver='dual' in a model that has one (LinearSVC, LogisticRegression of two classes, Ridge)"
             )
         shared = learner.init(schema, seed=0)["w"]
         merges = self._merges(schema, cast(DualLearner, learner), shared.shape[1], draft.n_shards)
