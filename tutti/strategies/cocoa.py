@@ -33,11 +33,10 @@ class DualLearner(Learner, Protocol):
 
     ``line_search(shared, merged)`` returns how far to go along a merged change, one number in [0, 1] per output, for
     `apply` and `commit`; ``due(shared)`` tells at the end of an epoch whether a "summary" should judge the model;
-    ``merge_share`` is the part of an epoch's work that merging may cost.
+    ``merge_share(shared)`` is the part of a full epoch's work that the merges of the next one may cost.
     """
 
-    @property
-    def merge_share(self) -> float: ...
+    def merge_share(self, shared: Arrays) -> float: ...
     def line_search(self, shared: Arrays, merged: Update) -> Any: ...
     def due(self, shared: Arrays) -> bool: ...
 
@@ -90,32 +89,32 @@ class CoCoA(Spec):
                 f"{', '.join(sorted(learner.offers)) or 'nothing'}; use strategy=tutti.AllReduce() with it, or "
                 "solver='dual' in a model that has one (LinearSVC, LogisticRegression of two classes, Ridge)"
             )
-        shared = learner.init(schema, seed=0)["w"]
-        merges = self._merges(schema, cast(DualLearner, learner), shared.shape[1], draft.n_shards)
+        shared = learner.init(schema, seed=0)
+        merges = self._merges(schema, cast(DualLearner, learner), shared, draft.n_shards)
         return dataclasses.replace(
             draft,
             strategy=type(self).__name__,
             rounds=draft.rounds or 5 * merges,
-            sent_bytes_per_round=int(shared.nbytes) if draft.size > 1 else 0,
+            sent_bytes_per_round=int(shared["w"].nbytes) if draft.size > 1 else 0,
             notes=(*draft.notes, f"{merges} merges an epoch"),
         )
 
-    def _merges(self, schema: Schema, learner: DualLearner, n_outputs: int, n_shards: int) -> int:
+    def _merges(self, schema: Schema, learner: DualLearner, shared: Arrays, n_shards: int) -> int:
         if self.merges is not None:
             return self.merges
-        return merges_per_epoch(schema, n_outputs, n_shards, learner.merge_share)
+        return merges_per_epoch(schema, shared["w"].shape[1], n_shards, learner.merge_share(shared))
 
     def run(self, worker: Worker, learner: Learner) -> Arrays:
         """Run epochs of local ascent and merges until a certificate passes or the learner has had enough."""
         dual = cast(DualLearner, learner)
         rounds = Rounds(worker, learner)
-        merges = self._merges(worker.schema, dual, rounds.shared["w"].shape[1], worker.n_shards)
+        merges = most = self._merges(worker.schema, dual, rounds.shared, worker.n_shards)
         sigma = self.sigma or 1.0
         buffers: dict[Kind, dict[int, dict[str, Array]]] = {}
         epoch = 0
 
         def order(kind: Kind, part: int = 0) -> Any:
-            hints = {"sigma": sigma, "n_shards": float(worker.n_shards), "merges": float(merges)}
+            hints = {"sigma": sigma, "n_shards": float(worker.n_shards), "merges": float(most)}
             outs = buffers.get(kind, {})
             return lambda step, shard: Order(
                 step, kind, worker.seed, shard, (part, merges), epoch, hints, outs.get(shard)
@@ -141,6 +140,7 @@ class CoCoA(Spec):
             if dual.due(rounds.shared):
                 rounds.round(order("summary"))
                 rounds.tell("summary")
+            merges = self._merges(worker.schema, dual, rounds.shared, worker.n_shards)
         return rounds.shared
 
 
