@@ -28,7 +28,7 @@ PARTS = ("loss", "a", "v", "curve")
 
 _WIDTHS = (2.0, 0.5, 0.15, 0.05)
 _WINDOW, _LEAST_WIDTH = 0.25, 2e-3
-_LEVEL_TOL = 3e-2
+_LEVEL_TOL, _HINGE_TOL = 3e-2, 1e-2
 _MOST_TRIES = 12
 _LEAST_STEP = 1e-6
 
@@ -157,7 +157,8 @@ class Rules:
         step, slope = state["step"], (state["grad"] * state["direction"]).sum(axis=1)
         enough = value <= state["value"] + 1e-4 * step * slope + 2 * found.rounding
         accepted: Array = np.isfinite(value) & (enough | bool(state["mode"][FRESH]))
-        state["step"] = np.where(accepted, step, self._shorter(state, sums, value, grad, slope))
+        if not accepted.all():
+            state["step"] = np.where(accepted, step, self._shorter(state, sums, value, grad, slope))
         if "hess" in sums:
             asked = np.flatnonzero(wants_hessian(state))
             slots = np.flatnonzero(accepted[asked])
@@ -202,12 +203,20 @@ class Rules:
         state["decrement"] = np.where(which, -0.5 * (found * state["grad"]).sum(axis=1), state["decrement"])
         state["step"] = np.where(which, 1.0, state["step"])
 
+    def _level_tol(self, mode: Array) -> float:
+        """Return the relative decrement at which a sample has told enough, but for the step that follows.
+
+        A narrowly smoothed hinge bends too sharply for one step to leave next to nothing, and the last sample's Hessian
+        is that of the full passes.
+        """
+        return _HINGE_TOL if self.groups.problem.loss == "hinge" and mode[LEVEL] > 0 else _LEVEL_TOL
+
     def _climb(self, state: State, accepted: Array) -> State:
         """Take Newton steps on a sample until its optimum is near enough for the next larger one."""
         mode = state["mode"]
         mode[TRIES] += 1
         self._turn(state, accepted)
-        near = accepted & (state["decrement"] <= _LEVEL_TOL * np.abs(state["value"]))
+        near = accepted & (state["decrement"] <= self._level_tol(mode) * np.abs(state["value"]))
         if not near.all() and mode[TRIES] < _MOST_TRIES:
             state["step"] = np.where(near, 0.0, state["step"])
             return _go(state, self.groups)
