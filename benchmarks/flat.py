@@ -20,7 +20,7 @@ def make(folder: Path, n: int) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    if (folder / "done").exists():
+    if (folder / "_done").exists():
         return
     folder.mkdir(parents=True, exist_ok=True)
     w = np.random.default_rng(0).standard_normal(20).astype(np.float32)
@@ -31,7 +31,7 @@ def make(folder: Path, n: int) -> None:
         y = (x @ w + 2 * r.standard_normal(m) > 0).astype(np.int8)
         columns = {f"f{j}": x[:, j] for j in range(20)} | {"y": y}
         pq.write_table(pa.table(columns), folder / f"part-{part:03d}.parquet", row_group_size=50_000)
-    (folder / "done").touch()
+    (folder / "_done").touch()
 
 
 def main() -> None:
