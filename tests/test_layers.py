@@ -38,8 +38,10 @@ HOMES: dict[str, tuple[str, ...]] = {
     "pandas": ("estimators", "data"),
     "polars": ("estimators", "data"),
     "s3fs": ("data",),
+    "cloudpickle": ("learners.module",),
 }
-"""Optional third parties and the only modules (or folders) that may import them, always inside a function."""
+"""Optional third parties and the only modules (or folders) that may import them: inside a function, or in a private
+module, which `heavy_at_import` keeps from being loaded by a public one."""
 
 HEAVY = {"numba", "llvmlite", "pyarrow", "safetensors", "threadpoolctl", "rich", "fsspec", *HOMES}
 """Never imported by merely importing a public module: `import tutti` and a notebook's tab key stay fast."""
@@ -157,7 +159,7 @@ def homeless_parts(sources: Sources) -> list[str]:
             found.append(f"{where}, which is neither a dependency nor a declared optional part")
         elif not any(i.module == h or i.module.startswith(f"{h}.") for h in homes):
             found.append(f"{where}; only {', '.join(homes)} may")
-        elif i.eager:
+        elif i.eager and not i.module.split(".")[-1].startswith("_"):
             found.append(f"{where} at module level; optional parts are imported inside functions")
     return found
 

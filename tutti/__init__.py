@@ -25,6 +25,8 @@ _HOME: dict[str, str] = {
     "LogisticRegression": "tutti.estimators.linear",
     "Ridge": "tutti.estimators.linear",
     "LinearSVC": "tutti.estimators.svm",
+    "NeuralNetClassifier": "tutti.estimators.neural",
+    "NeuralNetRegressor": "tutti.estimators.neural",
     "load": "tutti.estimators.store",
 }
 

@@ -217,6 +217,7 @@ class Progress:
     gap : certified upper bound of objective - optimum; inf before it is known.
     estimate : cheap guess of the gap that certifies nothing; inf if there is none.
     passes : passes over the data, fractions included.
+    metrics : what else the learner measures, such as a validation loss.
     done : True when the learner asks for no more work.
     converged : True when the stop was reached because ``gap <= tol * |objective|``.
     """
@@ -227,6 +228,7 @@ class Progress:
     done: bool
     converged: bool
     estimate: float = float("inf")
+    metrics: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -239,6 +241,7 @@ class Round:
     gap: float
     passes: float
     kind: str = ""
+    metrics: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

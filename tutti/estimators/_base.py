@@ -62,7 +62,8 @@ class Estimator:
     @classmethod
     def _defaults(cls) -> dict[str, Any]:
         signature = inspect.signature(cls.__init__)
-        return {p.name: p.default for p in signature.parameters.values() if p.name != "self"}
+        named = (p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD)
+        return {p.name: p.default for p in named if p.name != "self"}
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
         """Return the parameters by name; with ``deep`` also those of nested objects as ``name__inner``."""

@@ -82,7 +82,7 @@ def choose(
         fitting: Strategy = resolve(_STRATEGIES[kind])()
     else:
         fitting = strategy
-    return Choice(learner, fitting, _engine(engine, schema), reason)
+    return Choice(learner, fitting, engine_of(engine, schema), reason)
 
 
 def _wants(strategy: Strategy | str) -> frozenset[str] | None:
@@ -162,7 +162,8 @@ def _make(name: str, problem: LinearProblem, tol: float, max_iter: int | None) -
     return learner
 
 
-def _engine(engine: Engine | str, schema: Schema) -> Engine:
+def engine_of(engine: Engine | str, schema: Schema) -> Engine:
+    """Return the engine that was asked for; "auto": threads, and one alone where there is little to do."""
     if isinstance(engine, str):
         if engine != "auto":
             raise ParameterError("engine", engine, 'write "auto" or an object such as tutti.Processes(2)')

@@ -20,6 +20,7 @@ class Explanation:
     loss: str
     tol: float
     kept: str | None
+    goal: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, ready for JSON."""
@@ -39,7 +40,7 @@ class Explanation:
         kept = {"memory": "kept in memory", "disk": "kept on disk, decoded"}.get(self.kept or "", "streamed")
         rows: list[tuple[str, list[str]]] = [
             (f"data      {form} {s.dtype}, {s.n_values:,} values, {_bytes(s.n_bytes)}, {target}, {kept}", []),
-            (f"solver    {p.learner} on the {self.loss} loss, until the certified gap is {self.tol:g} (relative)", []),
+            (f"solver    {p.learner} on the {self.loss} loss, {self.goal}", []),
             (f"why       {p.reason}", []),
             (f"strategy  {p.strategy}", []),
             (
@@ -68,7 +69,13 @@ class Explanation:
 
 
 def explain(
-    choice: Choice, plan: Plan, schema: Schema, *, kept: str | None = "memory", read: bool = False
+    choice: Choice,
+    plan: Plan,
+    schema: Schema,
+    *,
+    kept: str | None = "memory",
+    read: bool = False,
+    goal: str = "",
 ) -> Explanation:
     """Complete the plan with the reason and the estimated time, ready to be printed.
 
@@ -76,17 +83,20 @@ def explain(
     ----------
     kept : where decoded rows are kept: "memory", "disk", or None for streaming.
     read : True if the data has to be decoded from files at least once.
+    goal : when the solver ends, where that is not a certified gap.
     """
     cost = choice.learner.cost(schema)
     reads = 0.0 if not read else (1.0 if kept is not None else max(cost.passes, 1.0))
     seconds = estimate_seconds(plan, schema, cost, reads)
     problem: Any = getattr(choice.learner, "problem", None)
+    tol = float(getattr(choice.learner, "tol", 0.0))
     return Explanation(
         plan=with_reason(plan, choice.reason, seconds),
         schema=schema,
         loss=getattr(problem, "loss", "its own"),
-        tol=float(getattr(choice.learner, "tol", 0.0)),
+        tol=tol,
         kept=kept,
+        goal=goal or f"until the certified gap is {tol:g} (relative)",
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -49,14 +50,16 @@ class Report:
     def __str__(self) -> str:
         phases = ", ".join(f"{name} {seconds:.3f} s" for name, seconds in self.phases.items())
         verdict = "converged" if self.converged else "NOT converged"
+        known = math.isfinite(self.gap)
+        certificate = f"objective {self.objective:.8g}, at most {self.relative_gap:.2e} (relative) above the optimum"
+        outcome = f"certificate         {certificate}" if known else f"loss                {self.objective:.8g}"
         return "\n".join(
             [
                 f"fit in {self.seconds:.3f} s on {len(self.ranks)} worker{'s' * (len(self.ranks) != 1)}, {verdict}",
                 f"  phases (all ranks)  {phases}",
                 f"  exchanged           {self.rounds} rounds, {self.sent_bytes / 1e6:.3f} MB sent",
                 f"  faults              {self.faults}",
-                f"  certificate         objective {self.objective:.8g}, at most {self.relative_gap:.2e} (relative) "
-                "above the optimum",
+                f"  {outcome}",
                 f"  model sha256        {self.sha256}",
             ]
         )

@@ -49,4 +49,4 @@ class Rounds:
         if self.worker.seat.rank == 0:
             p = self.learner.progress(self.shared)
             seconds = time.perf_counter() - self.began
-            self.worker.emit(Round(self.step, seconds, p.objective, p.gap, p.passes, kind))
+            self.worker.emit(Round(self.step, seconds, p.objective, p.gap, p.passes, kind, p.metrics))

@@ -9,7 +9,7 @@ from tutti._spec import Spec
 from tutti.errors import PlanError
 from tutti.protocols import Learner, Worker
 from tutti.strategies._rounds import Rounds
-from tutti.types import Arrays, Kind, Order, Plan, Schema
+from tutti.types import Array, Arrays, Kind, Order, Plan, Schema
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,20 @@ class AllReduce(Spec):
         return dataclasses.replace(draft, strategy=type(self).__name__)
 
     def run(self, worker: Worker, learner: Learner) -> Arrays:
-        """Run rounds until the learner says that it is done."""
+        """Run rounds until the learner says that it is done, with a validation wherever it is due."""
         rounds = Rounds(worker, learner)
+        due, tells = (getattr(learner, name, None) for name in ("due", "tells"))
+        outs: dict[int, dict[str, Array]] = {}
+
+        def order(step: int, shard: int) -> Order:
+            return Order(step=step, kind="gradient", seed=worker.seed, shard=shard, out=outs.get(shard))
+
         while not learner.progress(rounds.shared).done:
-            rounds.round(lambda step, shard: Order(step=step, kind="gradient", seed=worker.seed, shard=shard))
-            rounds.tell("gradient")
+            merged = rounds.round(order)
+            if not outs:
+                outs = worker.buffers(merged.arrays)
+            if due is not None and due(rounds.shared):
+                rounds.round(lambda step, shard: Order(step=step, kind="summary", seed=worker.seed, shard=shard))
+            if tells is None or tells(rounds.shared):
+                rounds.tell("gradient")
         return rounds.shared

@@ -1,0 +1,62 @@
+"""Small nets and data for the tests of neural nets; a module of its own, so that workers can import the classes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+nn = torch.nn
+
+
+class MLP(nn.Module):
+    def __init__(self, d=20, hidden=32, k=3, dropout=0.2):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(d, hidden), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden, k))
+
+    def forward(self, x):
+        return self.layers(x)
+
+
+class CNN(nn.Module):
+    def __init__(self, k=3):
+        super().__init__()
+        self.features = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2))
+        self.head = nn.Linear(8 * 4 * 4, k)
+
+    def forward(self, x):
+        return self.head(self.features(x).flatten(1))
+
+
+class Encoder(nn.Module):
+    def __init__(self, k=3, width=16):
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(width, 4, 32, dropout=0.1, batch_first=True)
+        self.embed = nn.Linear(5, width)
+        self.encoder = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+        self.norm = nn.LayerNorm(width)
+        self.head = nn.Linear(width, k)
+
+    def forward(self, x):
+        return self.head(self.norm(self.encoder(self.embed(x)).mean(dim=1)))
+
+
+class Bag(nn.Module):
+    def __init__(self, words=50, k=3):
+        super().__init__()
+        self.bag = nn.EmbeddingBag(words, 16, mode="mean")
+        self.head = nn.Linear(16, k)
+
+    def forward(self, x):
+        return self.head(self.bag(x))
+
+
+def rows(kind, n=1003, k=3, seed=5):
+    """Return (x, y) that fits a net of the kind."""
+    rng = np.random.default_rng(seed)
+    y = rng.integers(0, k, n)
+    if kind is Bag:
+        return rng.integers(0, 50, (n, 12)) // (1 + y[:, None]), y
+    shape = {MLP: (20,), CNN: (1, 8, 8), Encoder: (6, 5)}[kind]
+    x = rng.normal(size=(n, *shape)).astype(np.float32)
+    return x + 0.8 * y.reshape(-1, *[1] * len(shape)).astype(np.float32), y

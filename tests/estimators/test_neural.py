@@ -1,0 +1,273 @@
+"""Neural nets: the same bits for any number of workers, torch's own gradients, scikit-learn's grammar, clear errors."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn.base import clone
+from sklearn.datasets import load_digits
+from sklearn.model_selection import GridSearchCV, train_test_split
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+torch = pytest.importorskip("torch")
+
+from tests.estimators.nets import CNN, MLP, Bag, Encoder, rows  # noqa: E402
+from tutti.engines.processes import Processes  # noqa: E402
+from tutti.engines.threads import Threads  # noqa: E402
+from tutti.errors import DataError, InputError, ParameterError, RunError  # noqa: E402
+from tutti.estimators.neural import NeuralNetClassifier, NeuralNetRegressor  # noqa: E402
+
+nn = torch.nn
+NETS = [MLP, CNN, Encoder, Bag]
+OPTIMIZERS = [{"optimizer": "sgd", "lr": 0.05, "optimizer__momentum": 0.9}, {"optimizer": "adamw", "lr": 2e-3}]
+
+
+def net(kind, **params):
+    settings = {"batch_size": 100, "epochs": 2, "random_state": 0, "verbose": 0, **params}
+    return NeuralNetClassifier(kind, **settings)
+
+
+def digest(kind, engine, **params):
+    return net(kind, engine=engine, **params).fit(*rows(kind)).report_.sha256
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=["sgd", "adamw"])
+@pytest.mark.parametrize("kind", NETS)
+def test_same_bits_for_one_and_three_threads(kind, optimizer):
+    assert digest(kind, Threads(1), **optimizer) == digest(kind, Threads(3), **optimizer)
+
+
+@pytest.mark.thorough
+def test_same_bits_for_threads_and_processes():
+    assert digest(MLP, Threads(1)) == digest(MLP, Processes(2))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("engine", [Threads, Processes])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=["sgd", "adamw"])
+@pytest.mark.parametrize("kind", NETS)
+def test_same_bits_after_200_steps_for_any_number_of_workers(kind, optimizer, engine):
+    found = {n: digest(kind, engine(n), epochs=19, **optimizer) for n in (1, 2, 3, 5, 8)}
+    assert len(set(found.values())) == 1, found
+
+
+def test_a_seed_decides_everything():
+    assert digest(MLP, Threads(1), random_state=1) == digest(MLP, Threads(1), random_state=1)
+    assert digest(MLP, Threads(1), random_state=1) != digest(MLP, Threads(1), random_state=2)
+
+
+class Recorder(torch.optim.Optimizer):
+    """An optimizer that keeps the gradients it is given, and moves nothing."""
+
+    seen = []  # noqa: RUF012
+
+    def __init__(self, params, lr=1.0):
+        super().__init__(params, {"lr": lr})
+
+    def step(self):
+        Recorder.seen.append(
+            [None if p.grad is None else p.grad.clone() for g in self.param_groups for p in g["params"]]
+        )
+
+
+@pytest.mark.parametrize("case", ["plain", "class_weight", "sample_weight", "masked", "accumulated"])
+def test_the_gradient_is_that_of_the_whole_batch(case):
+    x, y = rows(MLP, n=103)
+    x = x.astype(np.float64)
+    module = MLP(dropout=0.0).double()
+    params, weight, loss = {}, None, nn.CrossEntropyLoss()
+    if case == "class_weight":
+        params["class_weight"] = {0: 0.5, 2: 3.0}
+        loss = nn.CrossEntropyLoss(weight=torch.tensor([0.5, 1.0, 3.0], dtype=torch.float64))
+    if case == "sample_weight":
+        weight = np.random.default_rng(0).integers(0, 4, len(y)).astype(float)
+    if case == "masked":
+        params["loss"] = loss = nn.CrossEntropyLoss(ignore_index=1)
+    if case == "accumulated":
+        params["accumulate"] = 3
+    Recorder.seen.clear()
+    made = net(module, batch_size=len(y), epochs=1, optimizer=Recorder, engine=Threads(3), **params)
+    made.fit(x, y, weight)
+    out, target = module(torch.from_numpy(x)), torch.from_numpy(y)
+    if weight is None:
+        loss(out, target).backward()
+    else:
+        each, w = nn.functional.cross_entropy(out, target, reduction="none"), torch.from_numpy(weight)
+        ((each * w).sum() / w.sum()).backward()
+    for found, p in zip(Recorder.seen[0], module.parameters(), strict=True):
+        np.testing.assert_allclose(found, p.grad, rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.parametrize("optimizer, options", [("sgd", {"momentum": 0.9}), ("adamw", {}), ("rmsprop", {})])
+def test_one_shard_in_order_is_a_plain_torch_loop(optimizer, options):
+    x, y = rows(MLP, n=120)
+    module = MLP(dropout=0.0)
+    made = net(module, n_shards=1, shuffle=False, batch_size=30, optimizer=optimizer, lr=0.01, epochs=3,
+               lr_schedule="cosine", **{f"optimizer__{k}": v for k, v in options.items()}).fit(x, y)  # fmt: skip
+    kinds = {"sgd": torch.optim.SGD, "adamw": torch.optim.AdamW, "rmsprop": torch.optim.RMSprop}
+    own = kinds[optimizer](module.parameters(), lr=0.01, **options)
+    rates = torch.optim.lr_scheduler.CosineAnnealingLR(own, 12)
+    for _ in range(3):
+        for lo in range(0, 120, 30):
+            own.zero_grad()
+            nn.functional.cross_entropy(
+                module(torch.from_numpy(x[lo : lo + 30])), torch.from_numpy(y[lo : lo + 30])
+            ).backward()
+            own.step()
+            rates.step()
+    for p, q in zip(made.module_.parameters(), module.parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-5, atol=1e-6)
+
+
+def test_learns_the_digits():
+    x, y = load_digits(return_X_y=True)
+    train_x, test_x, train_y, test_y = train_test_split(x / 16, y, test_size=0.25, random_state=0, stratify=y)
+    made = NeuralNetClassifier(MLP, module__d=64, module__hidden=256, module__k=10, epochs=30, batch_size=64, verbose=0)
+    made.fit(train_x.astype(np.float32), train_y)
+    assert made.score(test_x.astype(np.float32), test_y) >= 0.97
+    assert len(made.history_) == 30
+    assert made.history_[-1]["loss"] < 0.1 * made.history_[0]["loss"]
+    np.testing.assert_allclose(made.predict_proba(test_x).sum(axis=1), 1.0)
+
+
+def test_text_labels_and_a_pipeline_and_a_search():
+    x, y = rows(MLP, n=300)
+    names = np.array(["red", "green", "blue"])[y]
+    flow = make_pipeline(StandardScaler(), net(MLP, epochs=15, lr=0.01))
+    search = GridSearchCV(flow, {"neuralnetclassifier__module__hidden": [4, 32]}, cv=2).fit(x, names)
+    assert search.score(x, names) > 0.8
+    assert set(search.predict(x)) <= {"red", "green", "blue"}
+
+
+def test_clone_and_parameters():
+    made = net(MLP, module__hidden=7, optimizer__eps=1e-6)
+    assert clone(made).get_params()["module__hidden"] == 7
+    assert made.set_params(module__hidden=9, lr=0.5).get_params()["lr"] == 0.5
+    with pytest.raises(ParameterError, match="no such parameter; did you mean 'batch_size'"):
+        net(MLP, batchsize=3)
+
+
+def test_the_given_module_is_not_changed():
+    module = MLP()
+    before = [p.clone() for p in module.parameters()]
+    net(module).fit(*rows(MLP))
+    assert all(torch.equal(a, b) for a, b in zip(before, module.parameters(), strict=True))
+
+
+def test_partial_fit_goes_on_where_it_was():
+    x, y = rows(MLP)
+    made = net(MLP, optimizer="adamw", epochs=1).fit(x, y)
+    first = made.history_[-1]["loss"]
+    for _ in range(5):
+        made.partial_fit(x, y)
+    assert made.history_[-1]["loss"] < 0.8 * first
+
+
+def test_validation_stops_early_with_the_best_weights():
+    x, y = rows(MLP)
+    y = np.random.default_rng(0).permutation(y)  # nothing to learn: validation soon gets worse
+    made = net(MLP, epochs=200, validation=0.3, patience=3, lr=0.01, engine=Threads(2)).fit(x, y)
+    losses = [h["valid_loss"] for h in made.history_]
+    assert len(losses) < 200
+    assert int(np.argmin(losses)) == len(losses) - 4
+    assert made.report_.sha256 == net(MLP, epochs=200, validation=0.3, patience=3, lr=0.01).fit(x, y).report_.sha256
+
+
+def test_a_regressor():
+    x, _ = rows(MLP)
+    y = x @ np.linspace(-1, 1, 20)
+    made = NeuralNetRegressor(MLP, module__k=1, module__dropout=0.0, epochs=30, lr=0.01, verbose=0).fit(x, y)
+    assert made.score(x, y) > 0.95
+    assert made.predict(x).shape == y.shape
+
+
+class Frugal(nn.Module):
+    """A layer that is never used, a frozen one, and a lambda."""
+
+    def __init__(self):
+        super().__init__()
+        self.used, self.idle, self.frozen = nn.Linear(20, 3), nn.Linear(20, 3), nn.Linear(20, 20)
+        self.frozen.requires_grad_(False)
+        self.act = lambda x: torch.tanh(x)
+
+    def forward(self, x):
+        return self.used(self.act(self.frozen(x)))
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_a_parameter_without_gradient_rests(optimizer):
+    module = Frugal()
+    made = net(module, optimizer=optimizer, weight_decay=0.1, engine=Threads(2)).fit(*rows(MLP))
+    assert torch.equal(made.module_.idle.weight, module.idle.weight), "weight decay must not touch it either"
+    assert torch.equal(made.module_.frozen.weight, module.frozen.weight)
+    assert not torch.equal(made.module_.used.weight, module.used.weight)
+
+
+@pytest.mark.thorough
+def test_a_lambda_reaches_the_processes():
+    module = Frugal()
+    one, two = (net(module, engine=e).fit(*rows(MLP)).report_.sha256 for e in (Threads(1), Processes(2)))
+    assert one == two
+
+
+def test_groups_schedules_clipping_augmentation_and_bf16_work_together():
+    made = net(MLP, param_groups={"*bias": {"weight_decay": 0.0}}, weight_decay=0.01, lr_schedule="linear",
+               warmup_steps=3, clip_norm=0.5, precision="bf16", epochs=4, lr=0.01,
+               augment=lambda x, g: x + 0.01 * torch.randn(x.shape, generator=g))  # fmt: skip
+    one = clone(made).set_params(engine=Threads(1)).fit(*rows(MLP))
+    assert one.report_.sha256 == clone(made).set_params(engine=Threads(3)).fit(*rows(MLP)).report_.sha256
+    assert one.score(*rows(MLP)) > 0.6
+
+
+def test_features_of_a_named_layer():
+    made = net(MLP).fit(*rows(MLP))
+    assert made.transform(rows(MLP)[0], layer="layers.1").shape == (1003, 32)
+    with pytest.raises(ParameterError, match=r"layer='layers\.9' is not possible"):
+        made.transform(rows(MLP)[0], layer="layers.9")
+
+
+def test_a_torch_dataset_and_tensors():
+    x, y = rows(MLP)
+    data = torch.utils.data.TensorDataset(torch.from_numpy(x), torch.from_numpy(y))
+    assert net(MLP).fit(data).report_.sha256 == net(MLP).fit(torch.from_numpy(x), torch.from_numpy(y)).report_.sha256
+
+
+def test_explain_names_weights_and_steps():
+    text = str(net(MLP).explain(*rows(MLP)))
+    assert "771 weights, 22 steps" in text
+    assert "AllReduce" in text
+
+
+class Poisoned(MLP):
+    def forward(self, x):
+        out = super().forward(x)
+        return out / 0 if self.training and len(x) > 4 else out
+
+
+BAD = [
+    ("module", lambda: net(3), ParameterError, "write a torch.nn.Module"),
+    ("outputs", lambda: net(MLP, module__k=2), InputError, r"\(4, 2\) for 4 rows and 3 classes; expected \(4, 3\)"),
+    ("width", lambda: net(MLP, module__d=7), InputError, "the module failed on 4 rows of shape"),
+    ("optimizer", lambda: net(MLP, optimizer="adm"), ParameterError, "did you mean 'adam'"),
+    ("option", lambda: net(MLP, optimizer__momntum=1), ParameterError, "momntum"),
+    ("loss", lambda: net(MLP, loss="mes"), ParameterError, "did you mean 'mse'"),
+    ("lr", lambda: net(MLP, lr=-1.0), ParameterError, "a learning rate such as 1e-3"),
+    ("patience", lambda: net(MLP, patience=2), ParameterError, "early stopping needs validation rows"),
+    ("nan", lambda: net(Poisoned), InputError, "the loss is (nan|inf) at step 0 on shard 0"),
+]
+
+
+@pytest.mark.parametrize("make, kind, message", [b[1:] for b in BAD], ids=[b[0] for b in BAD])
+def test_bad_input_is_named(make, kind, message):
+    with pytest.raises((kind, RunError), match=message):
+        make().fit(*rows(MLP))
+
+
+def test_wrong_shapes_at_predict():
+    made = net(CNN).fit(*rows(CNN))
+    with pytest.raises(
+        DataError, match=r"rows of shape \(2, 8, 8\), but NeuralNetClassifier was fitted with \(1, 8, 8\)"
+    ):
+        made.predict(np.zeros((3, 2, 8, 8), np.float32))

@@ -1,0 +1,443 @@
+"""Neural nets with scikit-learn's grammar: any torch module, on many workers, with the same bits for any number."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+import numpy as np
+
+from tutti.errors import DataError, ParameterError, PlanError
+from tutti.estimators._classifier import check_classes
+from tutti.estimators._intake import is_dataset
+from tutti.estimators._linear import labels_array, require_real, require_whole
+from tutti.estimators._nested import Nested
+from tutti.estimators._net_rows import flat, intake
+from tutti.estimators._progress import RoundProgress
+from tutti.planner import Choice, Explanation, explain
+from tutti.planner.choose import engine_of
+from tutti.protocols import Engine, Strategy
+from tutti.runtime.driver import draft_plan, train
+from tutti.runtime.report import make_report
+from tutti.seeds import run_seed
+from tutti.types import Array, Result, Schema
+
+
+@dataclass(frozen=True)
+class _Job:
+    dataset: Any
+    schema: Schema
+    choice: Choice
+    explanation: Explanation
+    blueprint: Any
+    shape: tuple[int, ...]
+    dtype: str
+
+
+class NeuralNet(Nested):
+    """What the classifier and the regressor share; see `NeuralNetClassifier` for the parameters."""
+
+    _task: ClassVar[str]
+    _losses: ClassVar[str]
+    _owners: ClassVar[tuple[str, ...]] = ("module", "optimizer", "loss", "lr_schedule")
+
+    def __init__(
+        self,
+        module: Any,
+        *,
+        optimizer: Any = "adamw",
+        lr: float = 1e-3,
+        weight_decay: float | None = None,
+        param_groups: Mapping[str, Mapping[str, Any]] | None = None,
+        lr_schedule: Any = None,
+        warmup_steps: int = 0,
+        loss: Any = "auto",
+        batch_size: int = 256,
+        epochs: int = 10,
+        validation: float = 0.0,
+        patience: int | None = None,
+        monitor: str = "loss",
+        class_weight: Any = None,
+        clip_norm: float | None = None,
+        clip_value: float | None = None,
+        accumulate: int = 1,
+        precision: str = "float32",
+        augment: Any = None,
+        shuffle: bool = True,
+        warm_start: bool = False,
+        exact: bool = True,
+        strategy: Any = "auto",
+        engine: Any = "auto",
+        n_shards: int = 8,
+        random_state: Any = None,
+        verbose: int = 0,
+        **nested: Any,
+    ) -> None:
+        self.module = module
+        self.optimizer = optimizer
+        self.lr = lr
+        self.weight_decay = weight_decay
+        self.param_groups = param_groups
+        self.lr_schedule = lr_schedule
+        self.warmup_steps = warmup_steps
+        self.loss = loss
+        self.batch_size = batch_size
+        self.epochs = epochs
+        self.validation = validation
+        self.patience = patience
+        self.monitor = monitor
+        self.class_weight = class_weight
+        self.clip_norm = clip_norm
+        self.clip_value = clip_value
+        self.accumulate = accumulate
+        self.precision = precision
+        self.augment = augment
+        self.shuffle = shuffle
+        self.warm_start = warm_start
+        self.exact = exact
+        self.strategy = strategy
+        self.engine = engine
+        self.n_shards = n_shards
+        self.random_state = random_state
+        self.verbose = verbose
+        self._set_nested(nested)
+
+    def _check_params(self) -> None:
+        require_real("lr", self.lr, 0.0, inclusive=False, wanted="a learning rate such as 1e-3")
+        for name in ("batch_size", "epochs", "accumulate", "n_shards"):
+            require_whole(name, getattr(self, name), 1, "a whole number of at least 1")
+        require_whole("warmup_steps", self.warmup_steps, 0, "a whole number of at least 0")
+        require_real("validation", self.validation, 0.0, inclusive=True, wanted="a share of the rows below 1")
+        if self.validation >= 1:
+            raise ParameterError("validation", self.validation, "write a share of the rows below 1, such as 0.1")
+        for name in ("clip_norm", "clip_value"):
+            if getattr(self, name) is not None:
+                require_real(name, getattr(self, name), 0.0, inclusive=False, wanted="None or a limit")
+        if self.clip_norm is not None and self.clip_value is not None:
+            raise ParameterError("clip_value", self.clip_value, "set clip_norm or clip_value, not both")
+        if self.patience is not None:
+            require_whole("patience", self.patience, 1, "None or a number of epochs")
+            if not self.validation:
+                raise ParameterError("patience", self.patience, "early stopping needs validation rows: validation=0.1")
+        for name, fine in (("monitor", ("loss", "accuracy")), ("precision", ("float32", "bf16"))):
+            if getattr(self, name) not in fine:
+                raise ParameterError(name, getattr(self, name), f"write one of {', '.join(map(repr, fine))}")
+
+    # fit
+
+    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
+        """Train the net; the same bits for any number of workers.
+
+        Parameters
+        ----------
+        X : (n_rows, ...) array, tensor or frame: what the module takes, rows first; or a tutti Dataset; or the path of
+            a .csv, .parquet or .svm file.  Whole numbers reach the module as int64, the rest in its weights' dtype.
+        y : (n_rows,) labels or targets; the name of the label column if X is a file of columns.
+        sample_weight : (n_rows,) weights >= 0.
+
+        Raises
+        ------
+        InputError : data, a parameter or the module is wrong; before any worker starts where it can be seen there.
+        RankError, RankLost : a worker failed; the others were stopped and nothing is left behind.
+        """
+        return self._fit(X, y, sample_weight, self.epochs, go_on=bool(self.warm_start))
+
+    def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
+        """Train one more epoch from where the net is, the optimizer's state included."""
+        return self._fit(X, y, sample_weight, 1, go_on=True)
+
+    def explain(self, X: Any, y: Any = None, sample_weight: Any = None) -> Explanation:
+        """Return the plan of ``fit`` with the same arguments; nothing is started."""
+        self._check_params()
+        return self._job(X, y, sample_weight, int(self.epochs)).explanation
+
+    def _fit(self, X: Any, y: Any, sample_weight: Any, epochs: int, go_on: bool) -> Self:
+        from tutti.learners.module import _build
+
+        self._check_params()
+        job = self._job(X, y, sample_weight, int(epochs))
+        start = getattr(self, "_state", None) if go_on and self.__sklearn_is_fitted__() else None
+        threads = _build.get_threads()
+        try:
+            with RoundProgress(type(self).__name__, bool(self.verbose)) as watch:
+                result = train(
+                    job.choice.learner,
+                    job.dataset,
+                    schema=job.schema,
+                    strategy=job.choice.strategy,
+                    engine=job.choice.engine,
+                    plan=job.explanation.plan,
+                    n_shards=job.explanation.plan.n_shards,
+                    seed=run_seed(self.random_state),
+                    start=start,
+                    watch=watch,
+                )
+        finally:
+            _build.set_threads(threads)
+        self._adopt(job, result)
+        return self
+
+    def _job(self, X: Any, y: Any, sample_weight: Any, epochs: int) -> _Job:
+        from tutti.learners.module import _build
+        from tutti.learners.module._blueprint import Blueprint, write
+        from tutti.learners.module.learner import ModuleLearner
+
+        dataset, shape, kind, self._label_dtype = intake(X, y, sample_weight, type(self).__name__)
+        schema = dataset.schema(self._task)
+        if schema.classes is not None:
+            check_classes(schema, type(self).__name__)
+        seed = run_seed(self.random_state)
+        built = _build.build_module(self.module, self._options("module"), seed)
+        criterion = self._losses if self.loss == "auto" else self.loss
+        optimizer, elementwise = _build.build_optimizer(
+            self.optimizer, float(self.lr), self.weight_decay, self._options("optimizer")
+        )
+        engine = engine_of(self.engine, schema)
+        n_shards = int(self.n_shards) if self.exact else _workers(engine, int(self.n_shards))
+        rows = dataset.shard_rows(n_shards, schema)
+        common: dict[str, Any] = {
+            "shard_rows": tuple(rows),
+            "shape": shape,
+            "dtype": _build.input_dtype(built, kind),
+            "batch_size": int(self.batch_size),
+            "epochs": epochs,
+            "accumulate": int(self.accumulate),
+            "validation": float(self.validation),
+            "patience": self.patience,
+            "monitor": self.monitor,
+            "clip": self._clip(),
+            "precision": self.precision,
+            "shuffle": bool(self.shuffle),
+        }
+        blueprint = Blueprint(
+            module=built,
+            loss=_build.build_loss(criterion, self._options("loss"), self._class_factors(schema)),
+            optimizer=optimizer,
+            elementwise=elementwise,
+            groups=tuple((p, dict(o)) for p, o in (self.param_groups or {}).items()),
+            augment=self.augment,
+        )
+        n_steps = epochs * -(-sum(rows) // int(self.batch_size))
+        blueprint.schedule = _build.build_schedule(
+            self.lr_schedule, self._options("lr_schedule"), int(self.warmup_steps), n_steps
+        )
+        first = next(s for s, n in enumerate(rows) if n)
+        block = dataset.open(first, n_shards, schema).block(0)
+        classes = len(schema.classes) if schema.classes is not None and criterion in ("cross_entropy", "nll") else None
+        batch = _build.batch_of(block, 4, shape, common["dtype"], built)
+        n_weights = _build.try_out(blueprint, batch, classes)
+        learner = ModuleLearner(code=write(blueprint), n_weights=n_weights, **common)
+        choice = Choice(learner, _strategy_of(self.strategy), engine, _reason(self.exact, n_shards))
+        plan = draft_plan(dataset, schema, learner, choice.strategy, engine, n_shards)
+        kept = dataset.keeps(schema)
+        explanation = explain(
+            choice,
+            plan,
+            schema,
+            kept=kept,
+            read=kept != "memory",
+            goal=f"{n_weights:,} weights, {learner.n_steps:,} steps",
+        )
+        return _Job(dataset, schema, choice, explanation, blueprint, shape, common["dtype"])
+
+    def _class_factors(self, schema: Schema) -> list[float] | None:
+        """Return one factor per class, in the order of ``schema.classes``."""
+        for name, default in (("class_weight", None), ("monitor", "loss")):
+            if getattr(self, name) != default:
+                raise ParameterError(name, getattr(self, name), "a regression has no classes; leave it out")
+        return None
+
+    def _clip(self) -> tuple[str, float] | None:
+        if self.clip_norm is not None:
+            return "norm", float(self.clip_norm)
+        return None if self.clip_value is None else ("value", float(self.clip_value))
+
+    def _adopt(self, job: _Job, result: Result) -> None:
+        from tutti.learners.module import _build
+
+        schema = job.schema
+        self.module_ = _build.put_weights(job.blueprint, result.arrays)
+        self._state = {
+            n: a for n, a in result.arrays.items() if n in ("weights", "stats") or n.startswith("optimizer/")
+        }
+        self._shape, self._dtype = job.shape, job.dtype
+        self.n_features_in_ = schema.n_features
+        if schema.classes is not None:
+            self.classes_ = labels_array(schema.classes, self._label_dtype)
+        self.n_iter_ = max((r.step for r in result.history), default=0)
+        self.history_ = [
+            {"step": r.step, "seconds": r.seconds, "loss": r.objective, "epoch": r.passes, **r.metrics}
+            for r in result.history
+        ]
+        self.plan_ = job.explanation.plan
+        self.report_ = make_report(result, _build.arrays_of(self.module_))
+
+    # prediction
+
+    def _outputs(self, X: Any, layer: str | None = None) -> Array:
+        from tutti.learners.module import _build
+
+        self._check_fitted()
+        if is_dataset(X):
+            blocks = X.predict_blocks(self.n_features_in_)
+            return np.concatenate(
+                [_build.outputs(self.module_, b.x, self._shape, self._dtype, layer=layer) for b in blocks]
+            )
+        x, shape, _ = flat(X)
+        if x.shape[1] != self.n_features_in_ or (shape and shape != self._shape):
+            raise DataError(
+                f"X has rows of shape {shape or (x.shape[1],)}, but {type(self).__name__} was fitted with "
+                f"{self._shape or (self.n_features_in_,)}"
+            )
+        return _build.outputs(self.module_, x, self._shape, self._dtype, layer=layer)
+
+    def transform(self, X: Any, layer: str | None = None) -> Array:
+        """Return the module's output for each row, or that of the layer with this name (features it has learned)."""
+        return self._outputs(X, layer)
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "module_")
+
+
+class NeuralNetClassifier(NeuralNet):
+    """A torch module as a classifier.
+
+        min over w   sum_i c_i l(f_w(x_i), y_i) / sum_i c_i,     c_i = class weight times sample weight
+
+    Parameters
+    ----------
+    module : a torch.nn.Module (its weights are where training starts; it is not changed), its class, or a function that
+        returns one; ``module__*`` are passed on.  It maps (rows, ...) to (rows, n_classes).
+    optimizer : a name ("sgd", "adamw", ...), a torch class, or a function of parameter groups; ``optimizer__*``.
+    lr, weight_decay : of the optimizer; None leaves its default.
+    param_groups : options by pattern of parameter names, for example {"*bias": {"weight_decay": 0.0}}.
+    lr_schedule : None, "cosine", "linear", a torch scheduler class or a function; stepped once a global step.
+    warmup_steps : steps over which the rate rises to ``lr``.
+    loss : "auto" (cross entropy), a name, a torch loss or a function (output, y) -> loss of each row.
+    batch_size : most rows of a global batch: it does not depend on the number of workers.
+    epochs : passes over the data.
+    validation : share of the rows that is kept for validation after each epoch.
+    patience : epochs without a better ``monitor`` ("loss" or "accuracy") after which training ends with the best
+        weights; None: never.
+    class_weight : None, "balanced" or {class: weight}.
+    clip_norm, clip_value : limits of the gradient.
+    accumulate : pieces in which a shard's part of a batch passes through the module (less memory).
+    precision : "float32" (the module's own) or "bf16" (autocast).
+    augment : function (x, generator) -> x of training batches.
+    shuffle : False keeps the order of the rows.
+    warm_start : True goes on from the fitted weights.
+    exact : False gives each worker one shard: larger pieces, but the bits depend on the number of workers.
+    strategy, engine, n_shards, random_state, verbose : as in every estimator.
+
+    Attributes
+    ----------
+    module_ : the trained module.   classes_, n_features_in_, n_iter_ (global steps).
+    history_ : a dict per epoch.   plan_, report_ : what was planned and what was measured.
+
+    Example
+    -------
+    >>> import torch
+    >>> x = torch.arange(20.0).reshape(-1, 1) / 10 - 1
+    >>> y = (x[:, 0] > 0).long()
+    >>> net = NeuralNetClassifier(torch.nn.Linear, module__in_features=1, module__out_features=2, lr=0.1, epochs=30)
+    >>> float(net.fit(x, y).score(x, y)) > 0.8
+    True
+    """
+
+    _estimator_type: ClassVar[str] = "classifier"
+    _task: ClassVar[str] = "classification"
+    _losses: ClassVar[str] = "cross_entropy"
+
+    def decision_function(self, X: Any) -> Array:
+        """Return the module's output, (n_rows, n_classes)."""
+        return self._outputs(X)
+
+    def predict_proba(self, X: Any) -> Array:
+        """Return the probability of each class, (n_rows, n_classes): the softmax of the output."""
+        z = self._outputs(X).astype(np.float64)
+        if self.loss == "nll":
+            return np.exp(z)
+        z -= z.max(axis=1, keepdims=True)
+        np.exp(z, out=z)
+        found: Array = z / z.sum(axis=1, keepdims=True)
+        return found
+
+    def predict(self, X: Any) -> Array:
+        """Return the class of each row."""
+        found: Array = self.classes_[self._outputs(X).argmax(axis=1)]
+        return found
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """Return the accuracy."""
+        from tutti.data.convert import labels, weights
+
+        predicted = self.predict(X)
+        right = np.asarray(predicted == labels(y, len(predicted)))
+        return float(np.average(right, weights=None if sample_weight is None else weights(sample_weight, len(right))))
+
+    def _class_factors(self, schema: Schema) -> list[float] | None:
+        if self.class_weight is None:
+            return None
+        classes, sums = schema.classes or (), schema.class_weight_sums or ()
+        if self.class_weight == "balanced":
+            return [schema.weight_sum / (len(classes) * s) for s in sums]
+        if not isinstance(self.class_weight, Mapping):
+            raise ParameterError("class_weight", self.class_weight, 'write None, "balanced" or a dict {class: weight}')
+        unknown = [c for c in self.class_weight if c not in classes]
+        if unknown:
+            shown = ", ".join(map(repr, classes))
+            raise ParameterError("class_weight", self.class_weight, f"{unknown[0]!r} is not among the classes {shown}")
+        return [float(self.class_weight.get(c, 1.0)) for c in classes]
+
+
+class NeuralNetRegressor(NeuralNet):
+    """A torch module as a regressor: least squares unless ``loss`` says otherwise.
+
+    The module maps (rows, ...) to (rows,) or (rows, 1).  Parameters as in `NeuralNetClassifier`, without class_weight.
+    """
+
+    _estimator_type: ClassVar[str] = "regressor"
+    _task: ClassVar[str] = "regression"
+    _losses: ClassVar[str] = "mse"
+
+    def predict(self, X: Any) -> Array:
+        """Return the prediction of each row, (n_rows,)."""
+        out = self._outputs(X)
+        return out[:, 0] if out.ndim == 2 and out.shape[1] == 1 else out
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """Return the coefficient of determination R^2."""
+        from tutti.data.convert import labels, weights
+
+        predicted = self.predict(X).astype(np.float64)
+        target = labels(y, len(predicted)).astype(np.float64)
+        w = np.ones(len(target)) if sample_weight is None else weights(sample_weight, len(target))
+        rest = (w * (target - predicted) ** 2).sum()
+        spread = (w * (target - np.average(target, weights=w)) ** 2).sum()
+        return float(1.0 - rest / spread) if spread > 0 else (1.0 if rest == 0 else 0.0)
+
+
+def _strategy_of(strategy: Any) -> Strategy:
+    from tutti.strategies.all_reduce import AllReduce
+
+    if isinstance(strategy, str):
+        if strategy != "auto":
+            raise ParameterError("strategy", strategy, 'write "auto" or an object such as tutti.AllReduce()')
+        return AllReduce()
+    if not isinstance(strategy, Strategy) or isinstance(strategy, type):
+        raise ParameterError("strategy", strategy, 'write "auto" or an object such as tutti.AllReduce()')
+    if "gradient" not in strategy.wants:
+        raise PlanError(f"{type(strategy).__name__} cannot train a net; use strategy=tutti.AllReduce()")
+    return strategy
+
+
+def _workers(engine: Engine, n_shards: int) -> int:
+    wanted = engine.n if engine.n is not None else sum(p.cores for p in engine.places())
+    return min(wanted, n_shards)
+
+
+def _reason(exact: bool, n_shards: int) -> str:
+    if exact:
+        return f"one gradient per step, summed over {n_shards} shards in a fixed order: the same bits for any workers"
+    return "exact=False: one shard per worker, larger pieces; the bits depend on the number of workers"

@@ -1,0 +1,278 @@
+"""From what a user writes (a class, a name, a factory) to a `Blueprint`, tried out on a few rows before a start."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import functools
+import importlib
+import inspect
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from tutti.errors import InputError, ParameterError
+from tutti.learners.module._blueprint import Blueprint
+from tutti.learners.module._losses import NAMED, Supervised
+from tutti.types import Array, Block, Csr
+
+_SET_BY_IMPORT = "TORCHINDUCTOR_CACHE_DIR"
+
+
+def _load_optimizers() -> None:
+    """Import what torch's optimizers import on first use; it sets a variable for others, which is taken back."""
+    known = _SET_BY_IMPORT in os.environ
+    importlib.import_module("torch._dynamo")
+    if not known:
+        os.environ.pop(_SET_BY_IMPORT, None)
+
+
+_load_optimizers()
+
+OPTIMIZERS = {
+    name.lower(): name
+    for name in ("SGD", "Adam", "AdamW", "NAdam", "RAdam", "RMSprop", "Adagrad", "Adadelta", "Adamax", "Rprop", "ASGD")
+}
+"""Optimizers of torch that treat every number by itself, and so run on one flat array."""
+_FUSED = ("SGD", "Adam", "AdamW", "Adagrad")
+_SCHEDULES = ("cosine", "linear")
+
+
+def build_module(module: Any, options: Mapping[str, Any], seed: int) -> nn.Module:
+    """Return a module of one's own: a copy of an instance, or what a class or factory makes from ``seed``."""
+    if isinstance(module, nn.Module):
+        if options:
+            raise ParameterError(
+                f"module__{next(iter(options))}", "a value", "give the class instead of an instance, or drop module__*"
+            )
+        return copy.deepcopy(module)
+    if not callable(module):
+        raise ParameterError("module", module, "write a torch.nn.Module, its class, or a function that returns one")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        built = module(**options)
+    if not isinstance(built, nn.Module):
+        raise ParameterError("module", module, f"it returned a {type(built).__name__}, expected a torch.nn.Module")
+    return built
+
+
+def build_loss(loss: Any, options: Mapping[str, Any], class_weight: Any) -> Supervised:
+    """Return the loss as sums over rows."""
+    if isinstance(loss, str):
+        if loss not in NAMED:
+            raise ParameterError("loss", loss, _one_of(loss, NAMED))
+        return Supervised(NAMED[loss](**options), class_weight)
+    if isinstance(loss, type):
+        loss = loss(**options)
+    if not callable(loss):
+        raise ParameterError("loss", loss, f"write one of {', '.join(NAMED)}, a torch loss, or a function")
+    return Supervised(loss, class_weight)
+
+
+def build_optimizer(
+    optimizer: Any, lr: float, weight_decay: float | None, options: Mapping[str, Any]
+) -> tuple[Callable[[Any], Any], bool]:
+    """Return (a function from parameter groups to an optimizer, whether it treats every number by itself)."""
+    if isinstance(optimizer, str):
+        if optimizer.lower() not in OPTIMIZERS:
+            raise ParameterError("optimizer", optimizer, _one_of(optimizer.lower(), OPTIMIZERS))
+        optimizer = getattr(torch.optim, OPTIMIZERS[optimizer.lower()])
+    if not callable(optimizer):
+        raise ParameterError("optimizer", optimizer, f"write one of {', '.join(OPTIMIZERS)}, a class or a function")
+    name = getattr(optimizer, "__name__", "")
+    elementwise = getattr(torch.optim, OPTIMIZERS.get(name.lower(), "-"), None) is optimizer
+    settings: dict[str, Any] = {"lr": lr, **options}
+    if weight_decay is not None:
+        settings["weight_decay"] = weight_decay
+    if not inspect.isclass(optimizer):
+        settings = dict(options)  # a function brings its own learning rate
+    elif elementwise and name in _FUSED and "fused" in inspect.signature(optimizer).parameters:
+        settings.setdefault("fused", True)
+    try:
+        optimizer([nn.Parameter(torch.zeros(1))], **settings)
+    except (TypeError, ValueError) as error:
+        raise ParameterError("optimizer", name or optimizer, f"{error}") from None
+    return functools.partial(_made, optimizer, settings), elementwise
+
+
+def _made(optimizer: Any, settings: Mapping[str, Any], groups: Any) -> Any:
+    return optimizer(groups, **settings)
+
+
+def build_schedule(
+    schedule: Any, options: Mapping[str, Any], warmup_steps: int, n_steps: int
+) -> Callable[[Any], Any] | None:
+    """Return a function from an optimizer to a scheduler that is stepped once a global step, or None."""
+    if schedule is None and not warmup_steps:
+        return None
+    if isinstance(schedule, str) and schedule not in _SCHEDULES:
+        raise ParameterError("lr_schedule", schedule, _one_of(schedule, _SCHEDULES))
+    if schedule is not None and not isinstance(schedule, str) and not callable(schedule):
+        raise ParameterError("lr_schedule", schedule, "write 'cosine', 'linear', a torch scheduler class or a function")
+    return functools.partial(_scheduled, schedule, dict(options), warmup_steps, n_steps)
+
+
+def _scheduled(schedule: Any, options: Mapping[str, Any], warmup: int, n_steps: int, optimizer: Any) -> Any:
+    rates = torch.optim.lr_scheduler
+    rest = max(n_steps - warmup, 1)
+    main: Any
+    if schedule is None:
+        main = rates.ConstantLR(optimizer, factor=1.0)
+    elif schedule == "cosine":
+        main = rates.CosineAnnealingLR(optimizer, **{"T_max": rest, **options})
+    elif schedule == "linear":
+        main = rates.LinearLR(optimizer, **{"start_factor": 1.0, "end_factor": 0.0, "total_iters": rest, **options})
+    else:
+        main = schedule(optimizer, **options)
+    if not warmup:
+        return main
+    ramp = rates.LinearLR(optimizer, start_factor=1.0 / (warmup + 1), total_iters=warmup)
+    return rates.SequentialLR(optimizer, [ramp, main], milestones=[warmup])
+
+
+def try_out(blueprint: Blueprint, batch: dict[str, torch.Tensor], n_classes: int | None) -> int:
+    """Run a few rows through a copy of the net; note what moves in it; return the number of its trainable weights.
+
+    Raises
+    ------
+    InputError : the forward pass, the loss or the way back fails on these rows, or the output cannot be right.
+    """
+    rows = {k: v[:4] for k, v in batch.items()}
+    state, threads = torch.random.get_rng_state(), torch.get_num_threads()
+    try:
+        if any(isinstance(p, nn.parameter.UninitializedParameter) for p in blueprint.module.parameters()):
+            with torch.no_grad():
+                blueprint.module(rows["x"])
+        copied: Any = copy.deepcopy(blueprint.module).train()
+        buffers = {n: (b, b.clone()) for n, b in copied.named_buffers()}
+        torch.random.set_rng_state(state)
+        x = rows["x"]
+        if blueprint.augment is not None:
+            x = blueprint.augment(x, torch.Generator().manual_seed(0))
+        try:
+            total, _, output = blueprint.loss(copied, {**rows, "x": x})
+        except (IndexError, RuntimeError, ValueError):
+            _check_output(copied(x), len(x), n_classes)  # if that is what is wrong, say so
+            raise
+        _check_output(output, len(x), n_classes)
+        if total.ndim or not total.requires_grad:
+            raise InputError("the loss must be one number that depends on the module's parameters")
+        total.backward()
+        blueprint.stochastic = not torch.equal(state, torch.random.get_rng_state())
+        after = dict(copied.named_buffers())
+        blueprint.moving = tuple(n for n, (_, before) in buffers.items() if not torch.equal(after[n], before))
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(
+            f"the module failed on {len(rows['x'])} rows of shape {tuple(rows['x'].shape[1:])} ({rows['x'].dtype}): "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    finally:
+        torch.random.set_rng_state(state)
+        torch.set_num_threads(threads)
+    return sum(p.numel() for p in blueprint.module.parameters() if p.requires_grad)
+
+
+def _check_output(output: Any, rows: int, n_classes: int | None) -> None:
+    if isinstance(output, torch.Tensor) and (output.ndim == 0 or len(output) != rows):
+        raise InputError(
+            f"the module returned shape {tuple(output.shape)} for {rows} rows; the first size must be {rows}"
+        )
+    if n_classes is not None and isinstance(output, torch.Tensor) and (output.ndim < 2 or output.shape[1] != n_classes):
+        raise InputError(
+            f"the module returned shape {tuple(output.shape)} for {rows} rows and {n_classes} classes; expected "
+            f"({rows}, {n_classes})"
+        )
+
+
+def batch_of(block: Block, rows: int, shape: tuple[int, ...], dtype: str, module: nn.Module) -> dict[str, torch.Tensor]:
+    """Return the first rows of a block as the tensors that a loss gets."""
+    x = block.x if not isinstance(block.x, Csr) else None
+    if x is None:
+        raise InputError("a net takes dense rows; this data is sparse")
+    real = next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.float32)
+    y = torch.from_numpy(np.array(block.y[:rows]))
+    batch = {"x": tensor_of(x[:rows], shape, dtype), "y": y.to(real) if y.is_floating_point() else y.long()}
+    if block.weight is not None:
+        batch["weight"] = torch.from_numpy(np.array(block.weight[:rows])).to(real)
+    return batch
+
+
+def tensor_of(x: Array, shape: tuple[int, ...], dtype: str) -> torch.Tensor:
+    """Return rows as a tensor of the dtype and shape that the module takes."""
+    found = torch.from_numpy(np.array(x, order="C")).to(getattr(torch, dtype))
+    return found.view(len(found), *shape) if shape else found
+
+
+def input_dtype(module: nn.Module, kind: str) -> str:
+    """Return the torch dtype of the module's input: whole numbers stay so, the rest is as the weights are."""
+    if kind in "iub":
+        return "int64"
+    real = next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.float32)
+    return str(real).removeprefix("torch.")
+
+
+@torch.no_grad()
+def outputs(
+    module: nn.Module, x: Array, shape: tuple[int, ...], dtype: str, rows: int = 4096, layer: str | None = None
+) -> Array:
+    """Return the module's output, or that of a named layer inside it, in evaluation mode, ``rows`` rows at a time."""
+    module.train(False)
+    seen: list[Any] = []
+    handle = None
+    if layer is not None:
+        inside = dict(module.named_modules())
+        if layer not in inside:
+            raise ParameterError("layer", layer, _one_of(layer, [n for n in inside if n]))
+        handle = inside[layer].register_forward_hook(lambda m, i, out: seen.append(out))
+    found = []
+    try:
+        for lo in range(0, max(len(x), 1), rows):
+            out = module(tensor_of(x[lo : lo + rows], shape, dtype))
+            out = seen.pop() if layer is not None else out
+            seen.clear()
+            found.append(out[0] if isinstance(out, tuple) else out)
+    finally:
+        if handle is not None:
+            handle.remove()
+    joined: Array = torch.cat(found).numpy()
+    return joined
+
+
+def arrays_of(module: nn.Module) -> dict[str, Array]:
+    """Return the state of a module as numpy arrays by name."""
+    return {n: t.detach().numpy() for n, t in module.state_dict().items() if isinstance(t, torch.Tensor)}
+
+
+def put_weights(blueprint: Blueprint, arrays: Mapping[str, Array]) -> nn.Module:
+    """Return the blueprint's module with trained weights and buffers in it."""
+    from tutti.learners.module._net import Net
+
+    threads = torch.get_num_threads()
+    net = Net(blueprint)
+    net.weights[:], net.stats[:] = arrays["weights"], arrays["stats"]
+    net.place_stats()
+    torch.set_num_threads(threads)
+    module: nn.Module = net.module
+    module.train(False)
+    return module
+
+
+def get_threads() -> int:
+    """Return torch's number of threads, to be given back with `set_threads` after a run."""
+    return torch.get_num_threads()
+
+
+def set_threads(n: int) -> None:
+    """Set torch's number of threads."""
+    torch.set_num_threads(n)
+
+
+def _one_of(came: str, known: Any) -> str:
+    near = difflib.get_close_matches(str(came), list(known), n=1)
+    return f"expected one of {', '.join(map(repr, known))}" + (f"; did you mean {near[0]!r}?" if near else "")

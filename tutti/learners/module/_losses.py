@@ -1,0 +1,78 @@
+"""Losses as sums with their weights, so that shards can be added: never a mean of means."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+NAMED: dict[str, type[nn.Module]] = {
+    "cross_entropy": nn.CrossEntropyLoss,
+    "nll": nn.NLLLoss,
+    "bce_with_logits": nn.BCEWithLogitsLoss,
+    "mse": nn.MSELoss,
+    "l1": nn.L1Loss,
+    "huber": nn.HuberLoss,
+    "smooth_l1": nn.SmoothL1Loss,
+    "poisson_nll": nn.PoissonNLLLoss,
+}
+
+
+class Supervised:
+    """loss(module(x), y) of a batch as (sum over rows of weight times loss, sum of weights).
+
+    Where torch's own "mean" divides by something else than rows (class weights, ignored targets), that is summed too.
+
+    Parameters
+    ----------
+    criterion : a torch loss; its ``reduction`` is set to "none".  One without it returns a loss per row, or its mean.
+    class_weight : (n_classes,) factors, or None.
+    """
+
+    def __init__(self, criterion: Any, class_weight: Any = None) -> None:
+        self.criterion = copy.deepcopy(criterion)
+        self.class_weight = None if class_weight is None else torch.as_tensor(class_weight)
+        self.ignored: int | None = None
+        if isinstance(self.criterion, nn.CrossEntropyLoss | nn.NLLLoss):
+            self.ignored = self.criterion.ignore_index
+            if self.criterion.weight is not None:
+                own = self.criterion.weight
+                self.class_weight = own if self.class_weight is None else own * self.class_weight.to(own)
+                self.criterion.weight = None
+        if hasattr(self.criterion, "reduction"):
+            self.criterion.reduction = "none"
+
+    def __call__(self, module: Any, batch: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor, Any]:
+        """Return (weighted sum of losses, sum of weights, output of the module)."""
+        found = module(batch["x"])
+        output = found[0] if isinstance(found, tuple) else found
+        y, rows = batch["y"], len(batch["y"])
+        if output.ndim == 2 and output.shape[1] == 1 and y.ndim == 1 and y.is_floating_point():
+            output = output[:, 0]
+        each = self.criterion(output, y)
+        if each.ndim == 0:
+            each = each.expand(rows)
+        weight = self._weight(y, batch.get("weight"), each)
+        if weight is None:
+            return each.sum() * (rows / max(each.numel(), 1)), each.new_tensor(float(rows)), output
+        if weight.shape != each.shape:
+            each = each.reshape(rows, -1).mean(dim=1)
+        return (each * weight).sum(), weight.sum(), output
+
+    def _weight(self, y: torch.Tensor, sample: torch.Tensor | None, each: torch.Tensor) -> torch.Tensor | None:
+        if y.is_floating_point():
+            return sample
+        kept = None if self.ignored is None or (self.ignored < 0 and not (y < 0).any()) else y != self.ignored
+        if self.class_weight is None and kept is None:
+            return sample if y.ndim == 1 else None if sample is None else _spread(sample, each)
+        weight = torch.ones_like(each) if self.class_weight is None else self.class_weight.to(each)[y.clamp(min=0)]
+        if kept is not None:
+            weight = weight * kept
+        return weight if sample is None else weight * _spread(sample, weight)
+
+
+def _spread(sample: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    return sample.reshape(-1, *[1] * (like.ndim - 1)).expand_as(like)

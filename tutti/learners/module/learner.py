@@ -1,0 +1,318 @@
+"""Any torch module as a learner: each shard's gradient of its part of the global batch, one optimizer step on the sum.
+
+The loss of a step is sum_i w_i l_i / sum_i w_i over the global batch, whoever computes which row; random numbers,
+batch-norm statistics and the shape of every product belong to (step, shard), so any number of workers gets the same
+weights to the last bit.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tutti._spec import Spec
+from tutti.errors import InputError, ParameterError
+from tutti.learners.module import batches
+from tutti.learners.module._blueprint import Code
+from tutti.learners.module.batches import Deal, Deck, Picks
+from tutti.protocols import ShardData
+from tutti.seeds import seed as seed_of
+from tutti.types import Array, Arrays, Cost, Csr, Kind, Order, Progress, Proposal, Schema, Update
+
+if TYPE_CHECKING:
+    from tutti.learners.module._net import Net
+
+STEP, EPOCH, VALIDATED, STOP, WAITED = range(5)
+"""Places in "clock": steps and epochs done, epochs validated; 1 when training is over; epochs since the best one."""
+LOSS, WEIGHT, VALID_LOSS, ACCURACY, BEST, RATE = range(6)
+"""Places in "meter": sums of the running epoch; the last validation; the best so far; the learning rate."""
+CHUNK = 1024  # rows that are judged at once
+
+
+class State(dict[str, Array]):
+    """The shared arrays of a rank together with the live net whose memory they are."""
+
+    net: Net
+
+
+@dataclass
+class _Shard:
+    """What a shard keeps: its rows, and the order of the epoch it is in."""
+
+    deck: Deck
+    epoch: int = -1
+    order: Picks = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class ModuleLearner(Spec):
+    """Minibatch training of a torch module.
+
+    Parameters
+    ----------
+    code : the net, its loss and optimizer, written down.
+    shard_rows : rows of every shard of the job.
+    n_weights : trainable numbers, for the plan.
+    shape, dtype : what a row of X is turned into: its shape without the rows, and a torch dtype.
+    batch_size : most rows of a global batch.
+    epochs : passes over the rows.
+    max_steps : end after so many global steps; None: no limit.
+    accumulate : every shard's rows of a step go through the module in so many pieces.
+    validation : share of each shard's rows that is kept for validation after every epoch.
+    patience : epochs without a better validation result after which training ends; None: never.
+    monitor : "loss" or "accuracy" of the validation rows.
+    clip : ("norm" or "value", limit) of the gradient, or None.
+    precision : "float32" or "bf16".
+    shuffle : False takes the rows in their order in every epoch.
+    """
+
+    code: Code
+    shard_rows: tuple[int, ...]
+    n_weights: int
+    shape: tuple[int, ...] = ()
+    dtype: str = "float32"
+    batch_size: int = 256
+    epochs: int = 10
+    max_steps: int | None = None
+    accumulate: int = 1
+    validation: float = 0.0
+    patience: int | None = None
+    monitor: str = "loss"
+    clip: tuple[str, float] | None = None
+    precision: str = "float32"
+    shuffle: bool = True
+
+    def __post_init__(self) -> None:
+        if self.deal.n_rows < 1:
+            raise ParameterError("validation", self.validation, "leave at least one row to train on")
+
+    @property
+    def offers(self) -> frozenset[Kind]:
+        return frozenset({"gradient", "summary"})
+
+    @property
+    def deal(self) -> Deal:
+        """Who gives which rows to which step."""
+        return Deal(tuple(n - batches.held_out(n, self.validation) for n in self.shard_rows), self.batch_size)
+
+    @property
+    def n_steps(self) -> int:
+        """Global steps of the whole training, if nothing stops it early."""
+        total = self.epochs * self.deal.n_steps
+        return total if self.max_steps is None else min(total, self.max_steps)
+
+    def prepare(self, schema: Schema) -> None:
+        """Load torch, so that the ranks do not all do it at once."""
+        import torch  # noqa: F401
+
+    def cost(self, schema: Schema) -> Cost:
+        """Estimate from the number of weights: a dense net multiplies each row with each weight three times."""
+        passes = self.n_steps / max(self.deal.n_steps, 1)
+        flops = 6.0 * self.n_weights / max(schema.n_features, 1)
+        item = 8 if self.dtype == "float64" else 4
+        return Cost(item * self.n_weights, 2 * item * self.n_weights, passes, self.n_steps, flops)
+
+    def init(self, schema: Schema, *, seed: int, start: Arrays | None = None) -> State:
+        """Return the shared state; ``start`` brings weights, buffers and the optimizer's state of an earlier run."""
+        state = State(
+            clock=np.zeros(5, np.int64),
+            meter=np.array([0.0, 0.0, math.nan, math.nan, math.inf, math.nan]),
+            objective=np.full(1, math.nan),
+        )
+        if start is not None:
+            state.update({name: np.array(a) for name, a in start.items()})
+        return self._revive(state)
+
+    def adopt(self, schema: Schema, data: ShardData) -> _Shard:
+        """Return which rows of the shard are trained on; they are chosen by `Order.seed`, so not before a round."""
+        return _Shard(Deck((), ()))
+
+    def propose(self, shared: Arrays, private: Any, data: ShardData, order: Order) -> Proposal:
+        """Return the gradient of the shard's part of the global batch, or the sums of its validation rows."""
+        net = self._net(shared)
+        deck = _deck_of(private, data, order, self.validation)
+        if order.kind == "summary":
+            return Proposal(Update("summary", self._judge(net, deck, data)))
+        step = int(shared["clock"][STEP])
+        epoch, place = divmod(step, self.deal.n_steps)
+        out = order.out if order.out is not None else net.template()
+        ranges = self.deal.rows(place)
+        start, stop = ranges[order.shard]
+        if stop == start or not data.n_rows:
+            net.nothing(out)
+            return Proposal(Update("gradient", out))
+        if private.epoch != epoch:
+            private.epoch = epoch
+            private.order = batches.epoch_order(order.seed, epoch, order.shard, deck.train, self.shuffle)
+        batch = self._batch(net, data, batches.pick(private.order, start, stop))
+        n_rows = self.deal.n_of(place)
+        net.gradient(
+            batch,
+            out,
+            n_rows=n_rows,
+            seed=seed_of(order.seed, order.shard, step, "forward"),
+            share=(stop - start) / n_rows,
+            first=all(hi == lo for lo, hi in ranges[: order.shard]),
+            parts=self.accumulate,
+        )
+        if not math.isfinite(out["sums"][0]):
+            raise InputError(
+                f"the loss is {out['sums'][0]} at step {step} on shard {order.shard} (epoch {epoch}): lower lr, clip "
+                "the gradient, or look for inputs that the module cannot take"
+            )
+        return Proposal(Update("gradient", out))
+
+    def apply(self, shared: Arrays, merged: Update, scale: float) -> State:
+        """Take one optimizer step along the merged gradient, or take note of a validation."""
+        state = self._revive(shared)
+        if merged.kind == "summary":
+            return self._validated(state, merged.arrays)
+        net, sums, clock, meter = state.net, merged.arrays["sums"], state["clock"], state["meter"]
+        place = int(clock[STEP]) % self.deal.n_steps
+        weight = float(sums[1])
+        if weight <= 0:
+            raise InputError(f"all rows of step {int(clock[STEP])} weigh nothing")
+        net.step(merged.arrays["grad"], self.deal.n_of(place) / weight, (sums[3:] > 0).tolist(), self.clip)
+        state["stats"][:] = merged.arrays["stats"]
+        net.place_stats()
+        if place == 0:
+            meter[LOSS] = meter[WEIGHT] = 0.0
+        meter[LOSS] += float(sums[0])
+        meter[WEIGHT] += weight
+        clock[STEP] += 1
+        if clock[STEP] % self.deal.n_steps == 0 or clock[STEP] == self.n_steps:
+            clock[EPOCH] += 1
+            state["objective"][0] = meter[LOSS] / meter[WEIGHT]
+            meter[RATE] = net.learning_rate()
+        if clock[STEP] >= self.n_steps:
+            clock[STOP] = 1
+            if not self.due(state):
+                self._end(state)
+        return state
+
+    def commit(self, private: Any, proposal: Proposal, scale: float) -> Any:
+        return private
+
+    def progress(self, shared: Arrays) -> Progress:
+        """Return the mean training loss of the last epoch; there is no certificate."""
+        clock = shared["clock"]
+        passes = float(clock[STEP]) / max(self.deal.n_steps, 1)
+        done = bool(clock[STOP]) and not self.due(shared)
+        meter, metrics = shared["meter"], {"lr": float(shared["meter"][RATE])}
+        if self.validation > 0:
+            metrics |= {"valid_loss": float(meter[VALID_LOSS]), "valid_accuracy": float(meter[ACCURACY])}
+        return Progress(float(shared["objective"][0]), math.inf, passes, done, done, metrics=metrics)
+
+    def due(self, shared: Arrays) -> bool:
+        """Tell whether an epoch has ended whose validation is still to come."""
+        clock = shared["clock"]
+        return bool(self.validation > 0 and clock[VALIDATED] < clock[EPOCH])
+
+    def tells(self, shared: Arrays) -> bool:
+        """Tell whether this state is worth an event: once an epoch, after its validation."""
+        clock = shared["clock"]
+        ended = clock[STEP] % self.deal.n_steps == 0 or clock[STEP] >= self.n_steps
+        return bool(ended and not self.due(shared))
+
+    def _validated(self, state: State, sums: Arrays) -> State:
+        clock, meter = state["clock"], state["meter"]
+        loss, weight, hits, rows = sums["sums"].tolist()
+        if weight <= 0:
+            raise InputError("no validation row weighs anything; set validation=0 or give it more rows")
+        meter[VALID_LOSS], meter[ACCURACY] = loss / weight, hits / max(rows, 1e-300)
+        clock[VALIDATED] = clock[EPOCH]
+        result = meter[VALID_LOSS] if self.monitor == "loss" else -meter[ACCURACY]
+        if result < meter[BEST]:
+            meter[BEST], clock[WAITED] = result, 0
+            if self.patience is not None:
+                state["best_weights"], state["best_stats"] = state["weights"].copy(), state["stats"].copy()
+        else:
+            clock[WAITED] += 1
+        if self.patience is not None and clock[WAITED] >= self.patience:
+            clock[STOP] = 1
+        if clock[STOP]:
+            self._end(state)
+        return state
+
+    def _end(self, state: State) -> None:
+        """Leave the best weights and the optimizer's tensors in the state."""
+        if "best_weights" in state:
+            state["weights"][:] = state.pop("best_weights")
+            state["stats"][:] = state.pop("best_stats")
+        state.update(state.net.optimizer_state())
+
+    def _net(self, shared: Arrays) -> Net:
+        return self._revive(shared).net
+
+    def _revive(self, shared: Arrays) -> State:
+        """Return the state with its live net; built from the arrays alone where a stranger brings them."""
+        if isinstance(shared, State) and hasattr(shared, "net"):
+            return shared
+        from tutti.learners.module._net import Net
+
+        state = shared if isinstance(shared, State) else State(shared)
+        net = Net(self.code.read(), self.precision)
+        for name, own in (("weights", net.weights), ("stats", net.stats)):
+            if name in state:
+                if state[name].shape != own.shape:
+                    raise InputError(f"the {name} to start from are {state[name].shape}, the module's are {own.shape}")
+                own[:] = state[name]
+            state[name] = own
+        net.place_stats()
+        net.restore_optimizer(state)
+        if net.scheduler is not None:
+            for _ in range(int(state["clock"][STEP])):
+                net.scheduler.step()
+        state.net = net
+        return state
+
+    def _batch(self, net: Net, data: ShardData, picks: Picks) -> dict[str, Any]:
+        import torch
+
+        xs, ys, ws = [], [], []
+        for i, rows in picks:
+            block = data.block(i)
+            xs.append(_dense(block.x, rows))
+            ys.append(block.y[rows])
+            if block.weight is not None:
+                ws.append(block.weight[rows])
+        x = torch.from_numpy(_joined(xs)).to(getattr(torch, self.dtype))
+        y = torch.from_numpy(_joined(ys))
+        y = y.to(net.dtype) if y.is_floating_point() else y.long()
+        batch = {"x": x.view(len(x), *self.shape) if self.shape else x, "y": y}
+        if ws:
+            batch["weight"] = torch.from_numpy(_joined(ws)).to(net.dtype)
+        return batch
+
+    def _judge(self, net: Net, deck: Deck, data: ShardData) -> dict[str, Array]:
+        sums = np.zeros(4)
+        for i, rows in deck.valid:
+            for lo in range(0, len(rows), CHUNK):
+                batch = self._batch(net, data, [(i, rows[lo : lo + CHUNK])])
+                loss, weight, hits = net.judge(batch)
+                total = float(batch["weight"].sum()) if "weight" in batch else float(len(batch["y"]))
+                sums += loss, weight, hits, total
+        return {"sums": sums}
+
+
+def _deck_of(private: _Shard, data: ShardData, order: Order, fraction: float) -> Deck:
+    if not private.deck.train and data.n_rows:
+        private.deck = batches.deck(order.seed, order.shard, data.bounds, fraction)
+    return private.deck
+
+
+def _dense(x: Array | Csr, rows: Array) -> Array:
+    if not isinstance(x, Csr):
+        return x[rows]
+    out = np.zeros((len(rows), x.n_features), x.values.dtype)
+    for i, row in enumerate(rows.tolist()):
+        lo, hi = x.indptr[row], x.indptr[row + 1]
+        out[i, x.indices[lo:hi]] = x.values[lo:hi]
+    return out
+
+
+def _joined(parts: list[Array]) -> Array:
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
