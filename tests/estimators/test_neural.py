@@ -19,7 +19,7 @@ from tutti.errors import DataError, InputError, ParameterError, RunError  # noqa
 from tutti.estimators.neural import NeuralNetClassifier, NeuralNetRegressor  # noqa: E402
 
 nn = torch.nn
-NETS = [MLP, CNN, Encoder, Bag]
+NETS = [MLP, CNN, pytest.param(Encoder, marks=pytest.mark.thorough), Bag]
 OPTIMIZERS = [{"optimizer": "sgd", "lr": 0.05, "optimizer__momentum": 0.9}, {"optimizer": "adamw", "lr": 2e-3}]
 
 
@@ -121,6 +121,7 @@ def test_one_shard_in_order_is_a_plain_torch_loop(optimizer, options):
         torch.testing.assert_close(p, q, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.thorough
 def test_learns_the_digits():
     x, y = load_digits(return_X_y=True)
     train_x, test_x, train_y, test_y = train_test_split(x / 16, y, test_size=0.25, random_state=0, stratify=y)
@@ -132,6 +133,7 @@ def test_learns_the_digits():
     np.testing.assert_allclose(made.predict_proba(test_x).sum(axis=1), 1.0)
 
 
+@pytest.mark.thorough
 def test_text_labels_and_a_pipeline_and_a_search():
     x, y = rows(MLP, n=300)
     names = np.array(["red", "green", "blue"])[y]

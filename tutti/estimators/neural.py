@@ -290,7 +290,8 @@ class NeuralNet(Nested):
                 f"X has rows of shape {shape or (x.shape[1],)}, but {type(self).__name__} was fitted with "
                 f"{self._shape or (self.n_features_in_,)}"
             )
-        return _build.outputs(self.module_, x, self._shape, self._dtype, layer=layer)
+        found: Array = _build.outputs(self.module_, x, self._shape, self._dtype, layer=layer)
+        return found
 
     def transform(self, X: Any, layer: str | None = None) -> Array:
         """Return the module's output for each row, or that of the layer with this name (features it has learned)."""

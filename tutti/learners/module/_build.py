@@ -217,7 +217,6 @@ def input_dtype(module: nn.Module, kind: str) -> str:
     return str(real).removeprefix("torch.")
 
 
-@torch.no_grad()
 def outputs(
     module: nn.Module, x: Array, shape: tuple[int, ...], dtype: str, rows: int = 4096, layer: str | None = None
 ) -> Array:
@@ -233,7 +232,8 @@ def outputs(
     found = []
     try:
         for lo in range(0, max(len(x), 1), rows):
-            out = module(tensor_of(x[lo : lo + rows], shape, dtype))
+            with torch.no_grad():
+                out = module(tensor_of(x[lo : lo + rows], shape, dtype))
             out = seen.pop() if layer is not None else out
             seen.clear()
             found.append(out[0] if isinstance(out, tuple) else out)
@@ -265,7 +265,7 @@ def put_weights(blueprint: Blueprint, arrays: Mapping[str, Array]) -> nn.Module:
 
 def get_threads() -> int:
     """Return torch's number of threads, to be given back with `set_threads` after a run."""
-    return torch.get_num_threads()
+    return int(torch.get_num_threads())
 
 
 def set_threads(n: int) -> None:

@@ -158,11 +158,11 @@ class Net:
         for array in out.values():
             array[:] = 0
 
-    @torch.no_grad()
     def judge(self, batch: dict[str, torch.Tensor]) -> tuple[float, float, float]:
         """Return (sum of losses, sum of weights, weight of the rows whose class is right) in evaluation mode."""
         self.module.train(False)
-        total, weight, output = self._loss(batch, None)
+        with torch.no_grad():
+            total, weight, output = self._loss(batch, None)
         y, hits = batch["y"], 0.0
         if output is not None and not y.is_floating_point() and output.ndim == y.ndim + 1:
             right = (output.argmax(dim=1) == y).double()
