@@ -28,7 +28,14 @@ MODELS = [
     ("least squares", LinearRegression(), 0, ["gram", "lbfgs", "sgd"]),
 ]
 COMBINATIONS = [
-    pytest.param(estimator, n_classes, solver, sparse, id=f"{name}-{solver}-{'sparse' if sparse else 'dense'}")
+    pytest.param(
+        estimator,
+        n_classes,
+        solver,
+        sparse,
+        id=f"{name}-{solver}-{'sparse' if sparse else 'dense'}",
+        marks=[pytest.mark.thorough] if sparse and n_classes == 3 else [],
+    )
     for name, estimator, n_classes, solvers in MODELS
     for solver in solvers
     for sparse in (False, True)
