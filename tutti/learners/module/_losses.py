@@ -45,7 +45,7 @@ class Supervised:
         if hasattr(self.criterion, "reduction"):
             self.criterion.reduction = "none"
 
-    def __call__(self, module: Any, batch: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor, Any]:
+    def __call__(self, module: Any, batch: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, Any, Any]:
         """Return (weighted sum of losses, sum of weights, output of the module)."""
         found = module(batch["x"])
         output = found[0] if isinstance(found, tuple) else found
@@ -57,7 +57,8 @@ class Supervised:
             each = each.expand(rows)
         weight = self._weight(y, batch.get("weight"), each)
         if weight is None:
-            return each.sum() * (rows / max(each.numel(), 1)), each.new_tensor(float(rows)), output
+            total = each.sum()
+            return total if each.numel() == rows else total * (rows / max(each.numel(), 1)), float(rows), output
         if weight.shape != each.shape:
             each = each.reshape(rows, -1).mean(dim=1)
         return (each * weight).sum(), weight.sum(), output

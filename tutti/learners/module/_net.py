@@ -123,19 +123,21 @@ class Net:
         parts : the batch goes through the module in so many pieces (gradient accumulation).
         """
         module, sums = self.module, out["sums"]
-        module.train()
+        if not module.training:
+            module.train()
         grads, moved = self._views_of(out)
         for p in self.params:
             p.grad = None
         if self.buffers:
             torch._foreach_copy_(self.buffers, self._stat_views)
         loss_sum = weight_sum = 0.0
+        scale = torch.tensor(1.0 / n_rows, dtype=self.dtype)
         for i, piece in enumerate(_pieces(batch, parts)):
             with self._drawing(seed + i):
                 total, weight, _ = self._loss(piece, seed + i)
             loss_sum += total.item()
             weight_sum += float(weight)
-            (total / n_rows).backward()
+            total.backward(scale.to(total.dtype))
         found = [p.grad for p in self.params if p.grad is not None]
         sums[:3] = loss_sum, weight_sum, 0.0
         sums[3:] = [p.grad is not None for p in self.params]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import pairwise
 
 import numpy as np
@@ -61,11 +61,11 @@ class Deal:
     shard_rows: tuple[int, ...]
     batch_size: int
 
-    @property
+    @cached_property
     def n_rows(self) -> int:
         return sum(self.shard_rows)
 
-    @property
+    @cached_property
     def n_steps(self) -> int:
         """Steps of an epoch."""
         return -(-self.n_rows // self.batch_size)

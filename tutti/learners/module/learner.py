@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -96,7 +97,7 @@ class ModuleLearner(Spec):
     @property
     def deal(self) -> Deal:
         """Who gives which rows to which step."""
-        return Deal(tuple(n - batches.held_out(n, self.validation) for n in self.shard_rows), self.batch_size)
+        return _deal(self.shard_rows, self.validation, self.batch_size)
 
     @property
     def n_steps(self) -> int:
@@ -296,6 +297,11 @@ class ModuleLearner(Spec):
                 total = float(batch["weight"].sum()) if "weight" in batch else float(len(batch["y"]))
                 sums += loss, weight, hits, total
         return {"sums": sums}
+
+
+@lru_cache(maxsize=64)
+def _deal(shard_rows: tuple[int, ...], validation: float, batch_size: int) -> Deal:
+    return Deal(tuple(n - batches.held_out(n, validation) for n in shard_rows), batch_size)
 
 
 def _deck_of(private: _Shard, data: ShardData, order: Order, fraction: float) -> Deck:
