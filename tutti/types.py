@@ -252,7 +252,14 @@ class Started:
     seconds: float
 
 
-Event = Round | Started
+@dataclass(frozen=True)
+class Fault:
+    """Event: something failed without ending the run, such as a checkpoint on a full disk."""
+
+    message: str
+
+
+Event = Round | Started | Fault
 
 
 @dataclass(frozen=True)

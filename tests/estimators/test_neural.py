@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 from sklearn.base import clone
@@ -12,6 +14,7 @@ from sklearn.preprocessing import StandardScaler
 
 torch = pytest.importorskip("torch")
 
+import tutti  # noqa: E402
 from tests.estimators.nets import CNN, MLP, Bag, Encoder, rows  # noqa: E402
 from tutti.engines.processes import Processes  # noqa: E402
 from tutti.engines.threads import Threads  # noqa: E402
@@ -273,3 +276,53 @@ def test_wrong_shapes_at_predict():
         DataError, match=r"rows of shape \(2, 8, 8\), but NeuralNetClassifier was fitted with \(1, 8, 8\)"
     ):
         made.predict(np.zeros((3, 2, 8, 8), np.float32))
+
+
+class Bomb:
+    """An augmentation that fails after some batches while a file is there."""
+
+    def __init__(self, fuse, batches):
+        self.fuse, self.batches = str(fuse), batches
+
+    def __call__(self, x, generator):
+        self.batches -= 1
+        if self.batches < 0 and os.path.exists(self.fuse):
+            raise RuntimeError("boom")
+        return x + 0.1 * torch.randn(x.shape, generator=generator)
+
+
+@pytest.mark.parametrize("kind, optimizer", [(MLP, "adamw"), (CNN, "sgd")])
+def test_a_training_that_was_cut_short_goes_on_to_the_same_bits(kind, optimizer, tmp_path):
+    fuse = tmp_path / "fuse"
+    options = {"epochs": 4, "optimizer": optimizer, "lr_schedule": "cosine", "validation": 0.2, "n_shards": 4}
+    whole = net(kind, augment=Bomb(fuse, 10), **options).fit(*rows(kind))
+    fuse.touch()
+    kept = tutti.Checkpoint(str(tmp_path / "kept"), every_steps=5, every_minutes=None)
+    cut = net(kind, augment=Bomb(fuse, 4 * 17), checkpoint=kept, resume=True, engine=Threads(1), **options)
+    with pytest.raises(RunError, match="boom"):
+        cut.fit(*rows(kind))
+    fuse.unlink()
+    assert (tmp_path / "kept" / "step-000000015").exists(), "in the middle of the second epoch"
+    cut.set_params(engine=Threads(3)).fit(*rows(kind))
+    assert cut.report_.sha256 == whole.report_.sha256
+    assert cut.history_[-1]["valid_loss"] == whole.history_[-1]["valid_loss"]
+    longer = net(kind, augment=Bomb(fuse, 0), checkpoint=kept, resume=True, **{**options, "epochs": 4}).fit(*rows(kind))
+    assert longer.report_.sha256 == whole.report_.sha256, "a finished training has nothing left to do"
+
+
+def test_a_checkpoint_of_another_net_is_refused(tmp_path):
+    kept = tutti.Checkpoint(str(tmp_path), every_steps=5, every_minutes=None)
+    net(MLP, checkpoint=kept).fit(*rows(MLP))
+    with pytest.raises(InputError, match="belongs to another job"):
+        net(MLP, module__hidden=8, checkpoint=kept, resume=True).fit(*rows(MLP))
+    with pytest.raises(ParameterError, match="name the folder"):
+        net(MLP, resume=True).fit(*rows(MLP))
+
+
+@pytest.mark.thorough
+def test_processes_write_checkpoints_too(tmp_path):
+    kept = tutti.Checkpoint(str(tmp_path), every_steps=5, every_minutes=None, keep=2)
+    made = net(MLP, checkpoint=kept, engine=Processes(2)).fit(*rows(MLP))
+    assert sorted(f.name for f in tmp_path.iterdir()) == ["step-000000015", "step-000000020"]
+    again = net(MLP, checkpoint=kept, resume=True, engine=Threads(1)).fit(*rows(MLP))
+    assert again.report_.sha256 == made.report_.sha256

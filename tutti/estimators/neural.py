@@ -18,6 +18,7 @@ from tutti.estimators._progress import RoundProgress
 from tutti.planner import Choice, Explanation, explain
 from tutti.planner.choose import engine_of
 from tutti.protocols import Engine, Strategy
+from tutti.runtime.checkpoint import Checkpoint, fingerprint, newest
 from tutti.runtime.driver import draft_plan, train
 from tutti.runtime.report import make_report
 from tutti.seeds import run_seed
@@ -67,6 +68,8 @@ class NeuralNet(Nested):
         shuffle: bool = True,
         warm_start: bool = False,
         exact: bool = True,
+        checkpoint: Checkpoint | None = None,
+        resume: bool = False,
         strategy: Any = "auto",
         engine: Any = "auto",
         n_shards: int = 8,
@@ -96,6 +99,8 @@ class NeuralNet(Nested):
         self.shuffle = shuffle
         self.warm_start = warm_start
         self.exact = exact
+        self.checkpoint = checkpoint
+        self.resume = resume
         self.strategy = strategy
         self.engine = engine
         self.n_shards = n_shards
@@ -116,6 +121,10 @@ class NeuralNet(Nested):
                 require_real(name, getattr(self, name), 0.0, inclusive=False, wanted="None or a limit")
         if self.clip_norm is not None and self.clip_value is not None:
             raise ParameterError("clip_value", self.clip_value, "set clip_norm or clip_value, not both")
+        if self.checkpoint is not None and not isinstance(self.checkpoint, Checkpoint):
+            raise ParameterError("checkpoint", self.checkpoint, 'write tutti.Checkpoint("folder", every_steps=100)')
+        if self.resume and self.checkpoint is None:
+            raise ParameterError("resume", True, "name the folder: checkpoint=tutti.Checkpoint(...)")
         if self.patience is not None:
             require_whole("patience", self.patience, 1, "None or a number of epochs")
             if not self.validation:
@@ -158,20 +167,28 @@ class NeuralNet(Nested):
         self._check_params()
         job = self._job(X, y, sample_weight, int(epochs))
         start = getattr(self, "_state", None) if go_on and self.__sklearn_is_fitted__() else None
+        seed = run_seed(self.random_state)
+        learner: Any = job.choice.learner
+        name = fingerprint({**learner.identity(), "seed": seed, "data": (job.schema.n_rows, job.schema.n_features)})
+        if self.resume and self.checkpoint is not None:
+            found = newest(self.checkpoint.path, name)
+            start = start if found is None else found[1]
         threads = _build.get_threads()
         try:
             with RoundProgress(type(self).__name__, bool(self.verbose)) as watch:
                 result = train(
-                    job.choice.learner,
+                    learner,
                     job.dataset,
                     schema=job.schema,
                     strategy=job.choice.strategy,
                     engine=job.choice.engine,
                     plan=job.explanation.plan,
                     n_shards=job.explanation.plan.n_shards,
-                    seed=run_seed(self.random_state),
+                    seed=seed,
                     start=start,
                     watch=watch,
+                    checkpoint=self.checkpoint,
+                    job=name,
                 )
         finally:
             _build.set_threads(threads)
@@ -226,8 +243,8 @@ class NeuralNet(Nested):
         block = dataset.open(first, n_shards, schema).block(0)
         classes = len(schema.classes) if schema.classes is not None and criterion in ("cross_entropy", "nll") else None
         batch = _build.batch_of(block, 4, shape, common["dtype"], built)
-        n_weights = _build.try_out(blueprint, batch, classes)
-        learner = ModuleLearner(code=write(blueprint), n_weights=n_weights, **common)
+        n_weights, layout = _build.try_out(blueprint, batch, classes)
+        learner = ModuleLearner(code=write(blueprint), n_weights=n_weights, layout=layout, **common)
         choice = Choice(learner, _strategy_of(self.strategy), engine, _reason(self.exact, n_shards))
         plan = draft_plan(dataset, schema, learner, choice.strategy, engine, n_shards)
         kept = dataset.keeps(schema)
@@ -329,6 +346,8 @@ class NeuralNetClassifier(NeuralNet):
     shuffle : False keeps the order of the rows.
     warm_start : True goes on from the fitted weights.
     exact : False gives each worker one shard: larger pieces, but the bits depend on the number of workers.
+    checkpoint : a `tutti.Checkpoint`: when to write the state, and where; None: never.
+    resume : True goes on from the newest whole checkpoint, to the same bits as without the interruption.
     strategy, engine, n_shards, random_state, verbose : as in every estimator.
 
     Attributes

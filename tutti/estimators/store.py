@@ -23,6 +23,7 @@ import numpy as np
 
 from tutti._spec import Spec, resolve
 from tutti.errors import InputError, ModelError, ParameterError
+from tutti.runtime.files import sync_folder, write_durably
 from tutti.types import Array
 
 FORMAT = "tutti-model"
@@ -76,11 +77,11 @@ def save(estimator: Any, path: str | os.PathLike[str]) -> None:
     beside = target.parent / f".{target.name}.{secrets.token_hex(8)}.tmp"
     beside.mkdir()
     try:
-        _write(beside / ARRAYS, blob)
-        _write(beside / HEADER, text)
-        _sync_folder(beside)
+        write_durably(beside / ARRAYS, blob)
+        write_durably(beside / HEADER, text)
+        sync_folder(beside)
         _put_in_place(beside, target)
-        _sync_folder(target.parent)
+        sync_folder(target.parent)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
 
@@ -245,21 +246,6 @@ def _check_replaceable(target: Path) -> None:
         fine = False
     if not fine:
         raise InputError(f"{target} exists and is not a tutti model; choose another path or remove it first")
-
-
-def _write(path: Path, content: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_folder(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def _put_in_place(beside: Path, target: Path) -> None:

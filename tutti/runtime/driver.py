@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import dataclasses
 import time
+import warnings
 from collections.abc import Callable
 from typing import Any
 
 from tutti.errors import ParameterError, RunError
 from tutti.protocols import Engine, Learner, Program, Strategy
-from tutti.types import Arrays, Event, Plan, Result, Round, Schema, Seat
+from tutti.runtime.checkpoint import Checkpoint
+from tutti.types import Arrays, Event, Fault, Plan, Result, Round, Schema, Seat
 
 
 def draft_plan(
@@ -72,6 +74,8 @@ def train(
     seed: int = 0,
     start: Arrays | None = None,
     watch: Callable[[Event], None] | None = None,
+    checkpoint: Checkpoint | None = None,
+    job: str = "",
 ) -> Result:
     """Train ``learner`` on ``dataset`` and return the shared state with what was measured.
 
@@ -81,6 +85,8 @@ def train(
     seed : base of every random number of the run.
     start : shared arrays to start from (warm start).
     watch : called with each event in the caller's thread.
+    checkpoint : when and where to write the state; needs a `Trainable` learner.
+    job : `checkpoint.fingerprint` of the training, written into its checkpoints.
 
     Raises
     ------
@@ -91,10 +97,14 @@ def train(
     began = time.perf_counter()
     learner.prepare(schema)
     history: list[Round] = []
+    faults: list[str] = []
 
     def note(event: Event) -> None:
         if isinstance(event, Round):
             history.append(event)
+        elif isinstance(event, Fault):
+            faults.append(event.message)
+            warnings.warn(event.message, RuntimeWarning, stacklevel=2)
         if watch is not None:
             watch(event)
 
@@ -108,6 +118,8 @@ def train(
             "n_shards": plan.n_shards,
             "seed": seed,
             "start": None if start is None else dict(start),
+            "checkpoint": checkpoint,
+            "job": job,
         },
     )
     outcome = engine.launch(program, plan).results(watch=note)
@@ -120,6 +132,7 @@ def train(
         reports=tuple(report for _, report in outcome),
         progress=learner.progress(arrays),
         seconds=time.perf_counter() - began,
+        faults=len(faults),
     )
 
 

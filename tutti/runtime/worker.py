@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from tutti.comm.reduction import Layout
 from tutti.protocols import Communicator, Learner, RankContext, ShardData, Strategy
-from tutti.types import Array, Arrays, Event, RankReport, Schema, Seat, Update
+from tutti.runtime.checkpoint import Checkpoint, Writer
+from tutti.types import Array, Arrays, Event, Fault, RankReport, Schema, Seat, Update
 
 
 class RankWorker:
@@ -26,8 +27,9 @@ class RankWorker:
         n_shards: int,
         seed: int,
         start: Arrays | None,
+        writer: Writer | None = None,
     ) -> None:
-        self._ctx, self._comm = ctx, comm
+        self._ctx, self._comm, self._writer = ctx, comm, writer
         self.shards, self.schema, self.n_shards, self.seed, self.start = shards, schema, n_shards, seed, start
         self.seconds = {"read": 0.0, "compute": 0.0, "exchange": 0.0, "wait": 0.0}
         self.rounds = 0
@@ -71,6 +73,11 @@ class RankWorker:
     def at_step(self, step: int) -> None:
         self._ctx.at_step(step)
 
+    def keep(self, step: int, state: Callable[[], Arrays], best: bool) -> None:
+        """Offer the state for a checkpoint; one rank writes for all, since the state is the same everywhere."""
+        if self._writer is not None:
+            self._writer.offer(step, state, best)
+
     def _slots(self, template: Arrays) -> tuple[Layout, Array, dict[int, dict[str, Array]]]:
         key = tuple((name, a.shape, a.dtype.char) for name, a in template.items())
         found = self._layouts.get(key)
@@ -92,6 +99,8 @@ def fit_rank(
     n_shards: int,
     seed: int,
     start: Arrays | None,
+    checkpoint: Checkpoint | None = None,
+    job: str = "",
 ) -> tuple[dict[str, Array] | None, RankReport]:
     """Train on the shards of this rank's seat; rank 0 returns the shared state, every rank its report."""
     from tutti.comm import connect
@@ -104,9 +113,15 @@ def fit_rank(
         for s in ctx.seat.shards:
             shards[s] = dataset.open(s, n_shards, schema)
             stack.callback(shards[s].close)
-        worker = RankWorker(ctx, comm, shards, schema, n_shards, seed, start)
+        writer = None
+        if checkpoint is not None and ctx.seat.rank == 0:
+            writer = Writer(checkpoint, job, lambda message: ctx.emit(Fault(message)))
+            stack.callback(writer.close)
+        worker = RankWorker(ctx, comm, shards, schema, n_shards, seed, start, writer)
         worker.seconds["read"] += time.perf_counter() - opened
         arrays = strategy.run(worker, learner)
+        if writer is not None:
+            writer.wait()
         report = RankReport(
             rank=ctx.seat.rank,
             host=socket.gethostname(),

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from tutti._spec import Spec
 from tutti.errors import PlanError
-from tutti.protocols import Learner, Worker
+from tutti.protocols import Learner, Trainable, Worker
 from tutti.strategies._rounds import Rounds
 from tutti.types import Array, Arrays, Kind, Order, Plan, Schema
 
@@ -38,20 +39,29 @@ class AllReduce(Spec):
         return dataclasses.replace(draft, strategy=type(self).__name__)
 
     def run(self, worker: Worker, learner: Learner) -> Arrays:
-        """Run rounds until the learner says that it is done, with a validation wherever it is due."""
+        """Run rounds until the learner says that it is done; a `Trainable` says when to validate, tell and keep."""
         rounds = Rounds(worker, learner)
-        due, tells = (getattr(learner, name, None) for name in ("due", "tells"))
+        trainable = learner if isinstance(learner, Trainable) else None
         outs: dict[int, dict[str, Array]] = {}
 
-        def order(step: int, shard: int) -> Order:
-            return Order(step=step, kind="gradient", seed=worker.seed, shard=shard, out=outs.get(shard))
+        def order(kind: Kind) -> Callable[[int, int], Order]:
+            given = outs if kind == "gradient" else {}
+            return lambda step, shard: Order(step=step, kind=kind, seed=worker.seed, shard=shard, out=given.get(shard))
 
         while not learner.progress(rounds.shared).done:
-            merged = rounds.round(order)
-            if not outs:
-                outs = worker.buffers(merged.arrays)
-            if due is not None and due(rounds.shared):
-                rounds.round(lambda step, shard: Order(step=step, kind="summary", seed=worker.seed, shard=shard))
-            if tells is None or tells(rounds.shared):
+            merged = rounds.round(order("gradient"))
+            if trainable is None:
                 rounds.tell("gradient")
+                continue
+            outs = outs or worker.buffers(merged.arrays)
+            if trainable.due(rounds.shared):
+                rounds.round(order("summary"))
+            if trainable.tells(rounds.shared):
+                rounds.tell("gradient")
+            worker.keep(*_kept(trainable, rounds.shared))
         return rounds.shared
+
+
+def _kept(learner: Trainable, shared: Arrays) -> tuple[int, Callable[[], Arrays], bool]:
+    step, best = learner.milestone(shared)
+    return step, lambda: learner.snapshot(shared), best

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -90,6 +90,9 @@ class LocalWorker:
 
     def at_step(self, step: int) -> None:
         self.steps = step
+
+    def keep(self, step: int, state: Callable[[], Arrays], best: bool) -> None:
+        """Keep nothing."""
 
 
 def cut(x: Any, y: Array, weight: Array | None = None, n_shards: int = 8) -> dict[int, MemoryShard]:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import copy
 import difflib
 import functools
+import hashlib
 import importlib
 import inspect
+import math
 import os
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -134,8 +136,12 @@ def _scheduled(schedule: Any, options: Mapping[str, Any], warmup: int, n_steps: 
     return rates.SequentialLR(optimizer, [ramp, main], milestones=[warmup])
 
 
-def try_out(blueprint: Blueprint, batch: dict[str, torch.Tensor], n_classes: int | None) -> int:
-    """Run a few rows through a copy of the net; note what moves in it; return the number of its trainable weights.
+def try_out(blueprint: Blueprint, batch: dict[str, torch.Tensor], n_classes: int | None) -> tuple[int, str]:
+    """Run a few rows through a copy of the net; note what moves in it.
+
+    Returns
+    -------
+    (number of trainable weights, hash of the names and shapes of the parameters).
 
     Raises
     ------
@@ -175,7 +181,8 @@ def try_out(blueprint: Blueprint, batch: dict[str, torch.Tensor], n_classes: int
     finally:
         torch.random.set_rng_state(state)
         torch.set_num_threads(threads)
-    return sum(p.numel() for p in blueprint.module.parameters() if p.requires_grad)
+    named = [(n, tuple(p.shape)) for n, p in blueprint.module.named_parameters() if p.requires_grad]
+    return sum(math.prod(shape) for _, shape in named), hashlib.sha256(repr(named).encode()).hexdigest()
 
 
 def _check_output(output: Any, rows: int, n_classes: int | None) -> None:

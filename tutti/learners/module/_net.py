@@ -11,6 +11,7 @@ import ctypes
 import fnmatch
 import math
 import threading
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -252,6 +253,15 @@ class Net:
     def learning_rate(self) -> float:
         """Return the present learning rate of the first group."""
         return float(self.optimizer.param_groups[0]["lr"])
+
+    def skip_steps(self, n: int) -> None:
+        """Bring the learning rates to where they are after ``n`` steps."""
+        if self.scheduler is None:
+            return
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*lr_scheduler.step.*")  # the steps were made in an earlier run
+            for _ in range(n):
+                self.scheduler.step()
 
     def optimizer_state(self) -> dict[str, Array]:
         """Return views of the optimizer's tensors by name; empty before the first step."""

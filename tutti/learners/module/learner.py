@@ -30,6 +30,7 @@ STEP, EPOCH, VALIDATED, STOP, WAITED = range(5)
 """Places in "clock": steps and epochs done, epochs validated; 1 when training is over; epochs since the best one."""
 LOSS, WEIGHT, VALID_LOSS, ACCURACY, BEST, RATE = range(6)
 """Places in "meter": sums of the running epoch; the last validation; the best so far; the learning rate."""
+_FREE = ("code", "epochs", "max_steps", "patience")
 CHUNK = 1024  # rows that are judged at once
 
 
@@ -57,6 +58,7 @@ class ModuleLearner(Spec):
     code : the net, its loss and optimizer, written down.
     shard_rows : rows of every shard of the job.
     n_weights : trainable numbers, for the plan.
+    layout : hash of the names and shapes of the parameters.
     shape, dtype : what a row of X is turned into: its shape without the rows, and a torch dtype.
     batch_size : most rows of a global batch.
     epochs : passes over the rows.
@@ -73,6 +75,7 @@ class ModuleLearner(Spec):
     code: Code
     shard_rows: tuple[int, ...]
     n_weights: int
+    layout: str = ""
     shape: tuple[int, ...] = ()
     dtype: str = "float32"
     batch_size: int = 256
@@ -125,7 +128,13 @@ class ModuleLearner(Spec):
         )
         if start is not None:
             state.update({name: np.array(a) for name, a in start.items()})
-        return self._revive(state)
+        clock = state["clock"]
+        impatient = self.patience is not None and clock[WAITED] >= self.patience
+        clock[STOP] = clock[STEP] >= self.n_steps or impatient
+        self._revive(state)
+        if clock[STOP]:
+            state.update(state.net.optimizer_state())
+        return state
 
     def adopt(self, schema: Schema, data: ShardData) -> _Shard:
         """Return which rows of the shard are trained on; they are chosen by `Order.seed`, so not before a round."""
@@ -218,6 +227,20 @@ class ModuleLearner(Spec):
         ended = clock[STEP] % self.deal.n_steps == 0 or clock[STEP] >= self.n_steps
         return bool(ended and not self.due(shared))
 
+    def milestone(self, shared: Arrays) -> tuple[int, bool]:
+        """Return (steps done, True if the last validation was the best)."""
+        clock = shared["clock"]
+        fresh = self.validation > 0 and self.tells(shared) and clock[VALIDATED] > 0
+        return int(clock[STEP]), bool(fresh and clock[WAITED] == 0)
+
+    def snapshot(self, shared: Arrays) -> Arrays:
+        """Return everything from which `init` goes on to the same bits."""
+        return {**shared, **self._net(shared).optimizer_state()}
+
+    def identity(self) -> dict[str, Any]:
+        """Return what must be the same for a checkpoint to fit; the length of the training may change."""
+        return {name: value for name, value in self.get_params().items() if name not in _FREE}
+
     def _validated(self, state: State, sums: Arrays) -> State:
         clock, meter = state["clock"], state["meter"]
         loss, weight, hits, rows = sums["sums"].tolist()
@@ -264,9 +287,9 @@ class ModuleLearner(Spec):
             state[name] = own
         net.place_stats()
         net.restore_optimizer(state)
-        if net.scheduler is not None:
-            for _ in range(int(state["clock"][STEP])):
-                net.scheduler.step()
+        for name in [n for n in state if n.startswith("optimizer/")]:
+            del state[name]  # the live ones are in the net
+        net.skip_steps(int(state["clock"][STEP]))
         state.net = net
         return state
 
