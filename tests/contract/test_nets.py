@@ -1,0 +1,55 @@
+"""The learner of nets goes through the contract tests like every other one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import tutti
+from tutti.testing.learner import check_learner
+from tutti.testing.strategy import check_strategy
+
+torch = pytest.importorskip("torch", reason="torch is not installed")
+pytestmark = pytest.mark.thorough
+R = np.random.default_rng(0)
+X = R.standard_normal((1003, 6)).astype(np.float32)
+Y = (X @ R.standard_normal((6, 3))).argmax(axis=1)
+ENGINES = [*map(tutti.Threads, (1, 2, 3, 5, 8)), *map(tutti.Processes, (1, 2, 3))]
+
+
+def learner(data: tutti.Dataset, schema: Any, n_shards: int, **settings: Any) -> Any:
+    from tutti.learners.module import _build
+    from tutti.learners.module._blueprint import Blueprint, write
+    from tutti.learners.module.learner import ModuleLearner
+
+    layers = torch.nn.Sequential(
+        torch.nn.Linear(6, 8), torch.nn.BatchNorm1d(8), torch.nn.Dropout(0.2), torch.nn.Linear(8, 3)
+    )
+    optimizer, elementwise = _build.build_optimizer("adamw", 0.01, None, {})
+    blueprint = Blueprint(layers, _build.build_loss("cross_entropy", {}, None), optimizer, elementwise)
+    block = data.open(0, n_shards, schema).block(0)
+    n_weights, layout = _build.try_out(blueprint, _build.batch_of(block, 4, (), "float32", layers), 3)
+    rows = tuple(data.shard_rows(n_shards, schema))
+    return ModuleLearner(write(blueprint), rows, n_weights, layout, batch_size=100, epochs=1, **settings)
+
+
+@pytest.mark.parametrize("kind", ["gradient", "summary"])
+def test_the_learner(kind: str) -> None:
+    data = tutti.from_arrays(X, Y)
+    schema = data.schema("classification")
+    settled = data.settled(3, schema)
+    shards = {s: settled.open(s, 3, schema) for s in range(3)}
+    threads = torch.get_num_threads()
+    check_learner(learner(data, schema, 3, validation=0.3), schema, shards, kind=kind)
+    torch.set_num_threads(threads)
+
+
+def test_under_all_reduce_on_every_engine() -> None:
+    data = tutti.from_arrays(X, Y)
+    schema = data.schema("classification")
+    made = learner(data, schema, 8, validation=0.1)
+    threads = torch.get_num_threads()
+    check_strategy(tutti.AllReduce(), made, data, schema, ENGINES, model=("weights", "stats"))
+    torch.set_num_threads(threads)
