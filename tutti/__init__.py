@@ -28,6 +28,7 @@ _HOME: dict[str, str] = {
     "LinearSVC": "tutti.estimators.svm",
     "NeuralNetClassifier": "tutti.estimators.neural",
     "NeuralNetRegressor": "tutti.estimators.neural",
+    "train": "tutti.estimators.training",
     "load": "tutti.estimators.store",
 }
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import tutti
+from tutti.learners.module.fields import Field
 from tutti.testing.learner import check_learner
 from tutti.testing.strategy import check_strategy
 
@@ -16,6 +17,7 @@ pytestmark = pytest.mark.thorough
 R = np.random.default_rng(0)
 X = R.standard_normal((1003, 6)).astype(np.float32)
 Y = (X @ R.standard_normal((6, 3))).argmax(axis=1)
+FIELDS = (Field("x", 0, 6, (6,)),)
 ENGINES = [*map(tutti.Threads, (1, 2, 3, 5, 8)), *map(tutti.Processes, (1, 2, 3))]
 
 
@@ -30,9 +32,9 @@ def learner(data: tutti.Dataset, schema: Any, n_shards: int, **settings: Any) ->
     optimizer, elementwise = _build.build_optimizer("adamw", 0.01, None, {})
     blueprint = Blueprint(layers, _build.build_loss("cross_entropy", {}, None), optimizer, elementwise)
     block = data.open(0, n_shards, schema).block(0)
-    n_weights, layout = _build.try_out(blueprint, _build.batch_of(block, 4, (), "float32", layers), 3)
+    n_weights, layout = _build.try_out(blueprint, _build.batch_of(block, 4, FIELDS, True, layers), 3)
     rows = tuple(data.shard_rows(n_shards, schema))
-    return ModuleLearner(write(blueprint), rows, n_weights, layout, batch_size=100, epochs=1, **settings)
+    return ModuleLearner(write(blueprint), rows, n_weights, layout, FIELDS, batch_size=100, epochs=1, **settings)
 
 
 @pytest.mark.parametrize("kind", ["gradient", "summary"])

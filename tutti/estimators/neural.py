@@ -13,8 +13,9 @@ from tutti.estimators._classifier import check_classes
 from tutti.estimators._intake import is_dataset
 from tutti.estimators._linear import labels_array, require_real, require_whole
 from tutti.estimators._nested import Nested
-from tutti.estimators._net_rows import flat, intake
+from tutti.estimators._net_rows import Rows, flat, intake
 from tutti.estimators._progress import RoundProgress
+from tutti.learners.module.fields import Field
 from tutti.planner import Choice, Explanation, explain
 from tutti.planner.choose import engine_of
 from tutti.protocols import Engine, Strategy
@@ -32,8 +33,7 @@ class _Job:
     choice: Choice
     explanation: Explanation
     blueprint: Any
-    shape: tuple[int, ...]
-    dtype: str
+    fields: tuple[Field, ...]
 
 
 class NeuralNet(Nested):
@@ -200,13 +200,13 @@ class NeuralNet(Nested):
         from tutti.learners.module._blueprint import Blueprint, write
         from tutti.learners.module.learner import ModuleLearner
 
-        dataset, shape, kind, self._label_dtype = intake(X, y, sample_weight, type(self).__name__)
+        given = self._intake(X, y, sample_weight)
+        dataset, self._label_dtype = given.dataset, given.label_dtype
         schema = dataset.schema(self._task)
         if schema.classes is not None:
             check_classes(schema, type(self).__name__)
         seed = run_seed(self.random_state)
         built = _build.build_module(self.module, self._options("module"), seed)
-        criterion = self._losses if self.loss == "auto" else self.loss
         optimizer, elementwise = _build.build_optimizer(
             self.optimizer, float(self.lr), self.weight_decay, self._options("optimizer")
         )
@@ -215,8 +215,8 @@ class NeuralNet(Nested):
         rows = dataset.shard_rows(n_shards, schema)
         common: dict[str, Any] = {
             "shard_rows": tuple(rows),
-            "shape": shape,
-            "dtype": _build.input_dtype(built, kind),
+            "fields": given.tensors(schema.n_features),
+            "target": given.target,
             "batch_size": int(self.batch_size),
             "epochs": epochs,
             "accumulate": int(self.accumulate),
@@ -229,7 +229,7 @@ class NeuralNet(Nested):
         }
         blueprint = Blueprint(
             module=built,
-            loss=_build.build_loss(criterion, self._options("loss"), self._class_factors(schema)),
+            loss=self._build_loss(schema),
             optimizer=optimizer,
             elementwise=elementwise,
             groups=tuple((p, dict(o)) for p, o in (self.param_groups or {}).items()),
@@ -241,9 +241,8 @@ class NeuralNet(Nested):
         )
         first = next(s for s, n in enumerate(rows) if n)
         block = dataset.open(first, n_shards, schema).block(0)
-        classes = len(schema.classes) if schema.classes is not None and criterion in ("cross_entropy", "nll") else None
-        batch = _build.batch_of(block, 4, shape, common["dtype"], built)
-        n_weights, layout = _build.try_out(blueprint, batch, classes)
+        batch = _build.batch_of(block, 4, common["fields"], given.target, built)
+        n_weights, layout = _build.try_out(blueprint, batch, self._n_outputs(schema))
         learner = ModuleLearner(code=write(blueprint), n_weights=n_weights, layout=layout, **common)
         choice = Choice(learner, _strategy_of(self.strategy), engine, _reason(self.exact, n_shards))
         plan = draft_plan(dataset, schema, learner, choice.strategy, engine, n_shards)
@@ -256,7 +255,24 @@ class NeuralNet(Nested):
             read=kept != "memory",
             goal=f"{n_weights:,} weights, {learner.n_steps:,} steps",
         )
-        return _Job(dataset, schema, choice, explanation, blueprint, shape, common["dtype"])
+        return _Job(dataset, schema, choice, explanation, blueprint, common["fields"])
+
+    # what a net with a loss of its own does in another way
+
+    def _intake(self, X: Any, y: Any, sample_weight: Any) -> Rows:
+        return intake(X, y, sample_weight, type(self).__name__)
+
+    def _build_loss(self, schema: Schema) -> Any:
+        from tutti.learners.module import _build
+
+        return _build.build_loss(self._criterion(), self._options("loss"), self._class_factors(schema))
+
+    def _criterion(self) -> Any:
+        return self._losses if isinstance(self.loss, str) and self.loss == "auto" else self.loss
+
+    def _n_outputs(self, schema: Schema) -> int | None:
+        """Return the columns that the module's output must have, where that is known."""
+        return None
 
     def _class_factors(self, schema: Schema) -> list[float] | None:
         """Return one factor per class, in the order of ``schema.classes``."""
@@ -278,7 +294,7 @@ class NeuralNet(Nested):
         self._state = {
             n: a for n, a in result.arrays.items() if n in ("weights", "stats") or n.startswith("optimizer/")
         }
-        self._shape, self._dtype = job.shape, job.dtype
+        self._fields = job.fields
         self.n_features_in_ = schema.n_features
         if schema.classes is not None:
             self.classes_ = labels_array(schema.classes, self._label_dtype)
@@ -298,16 +314,16 @@ class NeuralNet(Nested):
         self._check_fitted()
         if is_dataset(X):
             blocks = X.predict_blocks(self.n_features_in_)
-            return np.concatenate(
-                [_build.outputs(self.module_, b.x, self._shape, self._dtype, layer=layer) for b in blocks]
-            )
-        x, shape, _ = flat(X)
-        if x.shape[1] != self.n_features_in_ or (shape and shape != self._shape):
-            raise DataError(
-                f"X has rows of shape {shape or (x.shape[1],)}, but {type(self).__name__} was fitted with "
-                f"{self._shape or (self.n_features_in_,)}"
-            )
-        found: Array = _build.outputs(self.module_, x, self._shape, self._dtype, layer=layer)
+            return np.concatenate([_build.outputs(self.module_, b.x, self._fields[0], layer=layer) for b in blocks])
+        from tutti.data.convert import features
+
+        x, fields = flat(X)
+        x, _ = features(x)
+        shape = fields[0].shape if fields else (x.shape[1],)
+        if shape != self._fields[0].shape:
+            own = type(self).__name__
+            raise DataError(f"X has rows of shape {shape}, but {own} was fitted with {self._fields[0].shape}")
+        found: Array = _build.outputs(self.module_, x, self._fields[0], layer=layer)
         return found
 
     def transform(self, X: Any, layer: str | None = None) -> Array:
@@ -368,6 +384,9 @@ class NeuralNetClassifier(NeuralNet):
     _estimator_type: ClassVar[str] = "classifier"
     _task: ClassVar[str] = "classification"
     _losses: ClassVar[str] = "cross_entropy"
+
+    def _n_outputs(self, schema: Schema) -> int | None:
+        return len(schema.classes or ()) if self._criterion() in ("cross_entropy", "nll") else None
 
     def decision_function(self, X: Any) -> Array:
         """Return the module's output, (n_rows, n_classes)."""

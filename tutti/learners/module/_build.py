@@ -10,7 +10,7 @@ import importlib
 import inspect
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,9 @@ from torch import nn
 
 from tutti.errors import InputError, ParameterError
 from tutti.learners.module._blueprint import Blueprint
-from tutti.learners.module._losses import NAMED, Supervised
+from tutti.learners.module._losses import NAMED, Custom, Supervised
+from tutti.learners.module._net import Net, real_of, tensors_of
+from tutti.learners.module.fields import Field, dense_rows
 from tutti.types import Array, Block, Csr
 
 _SET_BY_IMPORT = "TORCHINDUCTOR_CACHE_DIR"
@@ -73,6 +75,13 @@ def build_loss(loss: Any, options: Mapping[str, Any], class_weight: Any) -> Supe
     if not callable(loss):
         raise ParameterError("loss", loss, f"write one of {', '.join(NAMED)}, a torch loss, or a function")
     return Supervised(loss, class_weight)
+
+
+def build_custom(loss: Any) -> Custom:
+    """Return a user's function of (module, batch) as sums over rows."""
+    if not callable(loss):
+        raise ParameterError("loss", loss, "write a function of (module, batch)")
+    return Custom(loss)
 
 
 def build_optimizer(
@@ -148,23 +157,25 @@ def try_out(blueprint: Blueprint, batch: dict[str, torch.Tensor], n_classes: int
     InputError : the forward pass, the loss or the way back fails on these rows, or the output cannot be right.
     """
     rows = {k: v[:4] for k, v in batch.items()}
+    first = next(iter(rows))
     state, threads = torch.random.get_rng_state(), torch.get_num_threads()
     try:
         if any(isinstance(p, nn.parameter.UninitializedParameter) for p in blueprint.module.parameters()):
             with torch.no_grad():
-                blueprint.module(rows["x"])
+                blueprint.loss(blueprint.module, rows)
         copied: Any = copy.deepcopy(blueprint.module).train()
         buffers = {n: (b, b.clone()) for n, b in copied.named_buffers()}
         torch.random.set_rng_state(state)
-        x = rows["x"]
+        tried, n = dict(rows), len(rows[first])
         if blueprint.augment is not None:
-            x = blueprint.augment(x, torch.Generator().manual_seed(0))
+            tried[first] = blueprint.augment(rows[first], torch.Generator().manual_seed(0))
         try:
-            total, _, output = blueprint.loss(copied, {**rows, "x": x})
+            total, _, output = blueprint.loss(copied, tried)
         except (IndexError, RuntimeError, ValueError):
-            _check_output(copied(x), len(x), n_classes)  # if that is what is wrong, say so
+            if n_classes is not None:
+                _check_output(copied(tried[first]), n, n_classes)  # if that is what is wrong, say so
             raise
-        _check_output(output, len(x), n_classes)
+        _check_output(output, n, n_classes)
         if total.ndim or not total.requires_grad:
             raise InputError("the loss must be one number that depends on the module's parameters")
         total.backward()
@@ -175,8 +186,8 @@ def try_out(blueprint: Blueprint, batch: dict[str, torch.Tensor], n_classes: int
         raise
     except Exception as error:
         raise InputError(
-            f"the module failed on {len(rows['x'])} rows of shape {tuple(rows['x'].shape[1:])} ({rows['x'].dtype}): "
-            f"{type(error).__name__}: {error}"
+            f"the module failed on {len(rows[first])} rows of shape {tuple(rows[first].shape[1:])} "
+            f"({rows[first].dtype}): {type(error).__name__}: {error}"
         ) from error
     finally:
         torch.random.set_rng_state(state)
@@ -197,38 +208,19 @@ def _check_output(output: Any, rows: int, n_classes: int | None) -> None:
         )
 
 
-def batch_of(block: Block, rows: int, shape: tuple[int, ...], dtype: str, module: nn.Module) -> dict[str, torch.Tensor]:
+def batch_of(
+    block: Block, rows: int, fields: Sequence[Field], target: bool, module: nn.Module
+) -> dict[str, torch.Tensor]:
     """Return the first rows of a block as the tensors that a loss gets."""
-    x = block.x if not isinstance(block.x, Csr) else None
-    if x is None:
-        raise InputError("a net takes dense rows; this data is sparse")
-    real = next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.float32)
-    y = torch.from_numpy(np.array(block.y[:rows]))
-    batch = {"x": tensor_of(x[:rows], shape, dtype), "y": y.to(real) if y.is_floating_point() else y.long()}
-    if block.weight is not None:
-        batch["weight"] = torch.from_numpy(np.array(block.weight[:rows])).to(real)
-    return batch
+    y = np.array(block.y[:rows]) if target else None
+    weight = None if block.weight is None else np.array(block.weight[:rows])
+    return tensors_of(dense_rows(block.x, slice(rows)), fields, real_of(module), y, weight)
 
 
-def tensor_of(x: Array, shape: tuple[int, ...], dtype: str) -> torch.Tensor:
-    """Return rows as a tensor of the dtype and shape that the module takes."""
-    found = torch.from_numpy(np.array(x, order="C")).to(getattr(torch, dtype))
-    return found.view(len(found), *shape) if shape else found
-
-
-def input_dtype(module: nn.Module, kind: str) -> str:
-    """Return the torch dtype of the module's input: whole numbers stay so, the rest is as the weights are."""
-    if kind in "iub":
-        return "int64"
-    real = next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.float32)
-    return str(real).removeprefix("torch.")
-
-
-def outputs(
-    module: nn.Module, x: Array, shape: tuple[int, ...], dtype: str, rows: int = 4096, layer: str | None = None
-) -> Array:
+def outputs(module: nn.Module, x: Array | Csr, field: Field, rows: int = 4096, layer: str | None = None) -> Array:
     """Return the module's output, or that of a named layer inside it, in evaluation mode, ``rows`` rows at a time."""
     module.train(False)
+    real = real_of(module)
     seen: list[Any] = []
     handle = None
     if layer is not None:
@@ -238,9 +230,9 @@ def outputs(
         handle = inside[layer].register_forward_hook(lambda m, i, out: seen.append(out))
     found = []
     try:
-        for lo in range(0, max(len(x), 1), rows):
+        for lo in range(0, max(x.shape[0], 1), rows):
             with torch.no_grad():
-                out = module(tensor_of(x[lo : lo + rows], shape, dtype))
+                out = module(tensors_of(dense_rows(x, slice(lo, lo + rows)), [field], real)[field.name])
             out = seen.pop() if layer is not None else out
             seen.clear()
             found.append(out[0] if isinstance(out, tuple) else out)
@@ -258,8 +250,6 @@ def arrays_of(module: nn.Module) -> dict[str, Array]:
 
 def put_weights(blueprint: Blueprint, arrays: Mapping[str, Array]) -> nn.Module:
     """Return the blueprint's module with trained weights and buffers in it."""
-    from tutti.learners.module._net import Net
-
     threads = torch.get_num_threads()
     net = Net(blueprint)
     net.weights[:], net.stats[:] = arrays["weights"], arrays["stats"]

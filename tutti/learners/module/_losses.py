@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from tutti.errors import InputError
+
 NAMED: dict[str, type[nn.Module]] = {
     "cross_entropy": nn.CrossEntropyLoss,
     "nll": nn.NLLLoss,
@@ -73,6 +75,35 @@ class Supervised:
         if kept is not None:
             weight = weight * kept
         return weight if sample is None else weight * _spread(sample, weight)
+
+
+class Custom:
+    """A user's loss of (module, batch) as (sum over rows, sum of weights).
+
+    Parameters
+    ----------
+    loss : returns a tensor (rows,) with a loss per row; or one number, the mean over the rows; or a pair (sum, weight),
+        which a masked loss needs, because its mean is not over rows.
+    """
+
+    def __init__(self, loss: Any) -> None:
+        self.loss = loss
+
+    def __call__(self, module: Any, batch: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, Any, None]:
+        """Return (weighted sum of losses, sum of weights, None)."""
+        found = self.loss(module, batch)
+        if isinstance(found, tuple):
+            total, weight = found
+            return total, weight, None
+        rows = len(next(iter(batch.values())))
+        sample = batch.get("weight")
+        if found.ndim == 0:
+            if sample is not None:
+                raise InputError("rows have weights, so the loss must be one per row, (rows,), or a pair (sum, weight)")
+            return found * rows, float(rows), None
+        if found.shape != (rows,):
+            raise InputError(f"the loss has shape {tuple(found.shape)} for {rows} rows; return ({rows},) or one number")
+        return (found.sum(), float(rows), None) if sample is None else ((found * sample).sum(), sample.sum(), None)
 
 
 def _spread(sample: torch.Tensor, like: torch.Tensor) -> torch.Tensor:

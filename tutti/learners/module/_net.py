@@ -22,6 +22,7 @@ import torch
 
 from tutti.errors import InputError
 from tutti.learners.module._blueprint import Blueprint
+from tutti.learners.module.fields import Field
 from tutti.types import Array
 
 LOSS, WEIGHT, HITS = range(3)
@@ -95,6 +96,12 @@ class Net:
 
     # one batch
 
+    def tensors(
+        self, x: Array, fields: Sequence[Field], y: Array | None = None, weight: Array | None = None
+    ) -> dict[str, torch.Tensor]:
+        """Return the tensors of some rows."""
+        return tensors_of(x, fields, self.dtype, y, weight)
+
     def template(self) -> dict[str, Array]:
         """Return arrays shaped like an update."""
         n_sums = 3 + len(self.spots)
@@ -166,8 +173,8 @@ class Net:
         self.module.train(False)
         with torch.no_grad():
             total, weight, output = self._loss(batch, None)
-        y, hits = batch["y"], 0.0
-        if output is not None and not y.is_floating_point() and output.ndim == y.ndim + 1:
+        y, hits = batch.get("y"), 0.0
+        if y is not None and output is not None and not y.is_floating_point() and output.ndim == y.ndim + 1:
             right = (output.argmax(dim=1) == y).double()
             sample = batch.get("weight")
             hits = float((right if sample is None else right * sample).sum())
@@ -175,8 +182,9 @@ class Net:
 
     def _loss(self, batch: dict[str, torch.Tensor], seed: int | None) -> Any:
         if seed is not None and self.blueprint.augment is not None:
+            first = next(iter(batch))
             generator = torch.Generator().manual_seed(seed)
-            batch = {**batch, "x": self.blueprint.augment(batch["x"], generator)}
+            batch = {**batch, first: self.blueprint.augment(batch[first], generator)}
         if self.precision == "bf16":
             with torch.autocast("cpu", torch.bfloat16):
                 return self.blueprint.loss(self.module, batch)
@@ -327,6 +335,27 @@ class _Shifted:
 
     def __setitem__(self, where: slice, value: torch.Tensor) -> None:
         self._tensor[where.start - self._start : where.stop - self._start] = value
+
+
+def tensors_of(
+    x: Array, fields: Sequence[Field], real: torch.dtype, y: Array | None = None, weight: Array | None = None
+) -> dict[str, torch.Tensor]:
+    """Return the tensors by name that a module or a loss gets, whose numbers are ``real`` unless they are whole."""
+    flat, batch = torch.from_numpy(x), {}
+    for f in fields:
+        dtype = real if f.dtype == "real" else getattr(torch, f.dtype)
+        batch[f.name] = flat[:, f.start : f.stop].to(dtype).reshape(len(flat), *f.shape)
+    if y is not None:
+        target = torch.from_numpy(y)
+        batch["y"] = target.to(real) if target.is_floating_point() else target.long()
+    if weight is not None:
+        batch["weight"] = torch.from_numpy(weight).to(real)
+    return batch
+
+
+def real_of(module: torch.nn.Module) -> torch.dtype:
+    """Return the dtype of a module's weights."""
+    return next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.float32)
 
 
 def _common_dtype(named: Sequence[tuple[str, torch.Tensor]]) -> tuple[torch.dtype, np.dtype[Any]]:

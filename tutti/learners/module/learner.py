@@ -19,9 +19,10 @@ from tutti.errors import InputError, ParameterError
 from tutti.learners.module import batches
 from tutti.learners.module._blueprint import Code
 from tutti.learners.module.batches import Deal, Deck, Picks
+from tutti.learners.module.fields import Field, dense_rows
 from tutti.protocols import ShardData
 from tutti.seeds import seed as seed_of
-from tutti.types import Array, Arrays, Cost, Csr, Kind, Order, Progress, Proposal, Schema, Update
+from tutti.types import Array, Arrays, Cost, Kind, Order, Progress, Proposal, Schema, Update
 
 if TYPE_CHECKING:
     from tutti.learners.module._net import Net
@@ -59,7 +60,8 @@ class ModuleLearner(Spec):
     shard_rows : rows of every shard of the job.
     n_weights : trainable numbers, for the plan.
     layout : hash of the names and shapes of the parameters.
-    shape, dtype : what a row of X is turned into: its shape without the rows, and a torch dtype.
+    fields : the tensors that a row of X is turned into.
+    target : True if y is in the batch, too.
     batch_size : most rows of a global batch.
     epochs : passes over the rows.
     max_steps : end after so many global steps; None: no limit.
@@ -76,8 +78,8 @@ class ModuleLearner(Spec):
     shard_rows: tuple[int, ...]
     n_weights: int
     layout: str = ""
-    shape: tuple[int, ...] = ()
-    dtype: str = "float32"
+    fields: tuple[Field, ...] = ()
+    target: bool = True
     batch_size: int = 256
     epochs: int = 10
     max_steps: int | None = None
@@ -116,8 +118,7 @@ class ModuleLearner(Spec):
         """Estimate from the number of weights: a dense net multiplies each row with each weight three times."""
         passes = self.n_steps / max(self.deal.n_steps, 1)
         flops = 6.0 * self.n_weights / max(schema.n_features, 1)
-        item = 8 if self.dtype == "float64" else 4
-        return Cost(item * self.n_weights, 2 * item * self.n_weights, passes, self.n_steps, flops)
+        return Cost(4 * self.n_weights, 8 * self.n_weights, passes, self.n_steps, flops)
 
     def init(self, schema: Schema, *, seed: int, start: Arrays | None = None) -> State:
         """Return the shared state; ``start`` brings weights, buffers and the optimizer's state of an earlier run."""
@@ -294,22 +295,15 @@ class ModuleLearner(Spec):
         return state
 
     def _batch(self, net: Net, data: ShardData, picks: Picks) -> dict[str, Any]:
-        import torch
-
         xs, ys, ws = [], [], []
         for i, rows in picks:
             block = data.block(i)
-            xs.append(_dense(block.x, rows))
-            ys.append(block.y[rows])
+            xs.append(dense_rows(block.x, rows))
+            if self.target:
+                ys.append(block.y[rows])
             if block.weight is not None:
                 ws.append(block.weight[rows])
-        x = torch.from_numpy(_joined(xs)).to(getattr(torch, self.dtype))
-        y = torch.from_numpy(_joined(ys))
-        y = y.to(net.dtype) if y.is_floating_point() else y.long()
-        batch = {"x": x.view(len(x), *self.shape) if self.shape else x, "y": y}
-        if ws:
-            batch["weight"] = torch.from_numpy(_joined(ws)).to(net.dtype)
-        return batch
+        return net.tensors(_joined(xs), self.fields, *(_joined(parts) if parts else None for parts in (ys, ws)))
 
     def _judge(self, net: Net, deck: Deck, data: ShardData) -> dict[str, Array]:
         sums = np.zeros(4)
@@ -317,7 +311,7 @@ class ModuleLearner(Spec):
             for lo in range(0, len(rows), CHUNK):
                 batch = self._batch(net, data, [(i, rows[lo : lo + CHUNK])])
                 loss, weight, hits = net.judge(batch)
-                total = float(batch["weight"].sum()) if "weight" in batch else float(len(batch["y"]))
+                total = float(batch["weight"].sum()) if "weight" in batch else float(len(rows[lo : lo + CHUNK]))
                 sums += loss, weight, hits, total
         return {"sums": sums}
 
@@ -331,16 +325,6 @@ def _deck_of(private: _Shard, data: ShardData, order: Order, fraction: float) ->
     if not private.deck.train and data.n_rows:
         private.deck = batches.deck(order.seed, order.shard, data.bounds, fraction)
     return private.deck
-
-
-def _dense(x: Array | Csr, rows: Array) -> Array:
-    if not isinstance(x, Csr):
-        return x[rows]
-    out = np.zeros((len(rows), x.n_features), x.values.dtype)
-    for i, row in enumerate(rows.tolist()):
-        lo, hi = x.indptr[row], x.indptr[row + 1]
-        out[i, x.indices[lo:hi]] = x.values[lo:hi]
-    return out
 
 
 def _joined(parts: list[Array]) -> Array:
