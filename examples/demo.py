@@ -6,6 +6,7 @@ Leaves 0 if every fit converged and each pair of hashes is equal, 1 otherwise.  
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
 import sys
 import time
@@ -151,6 +152,48 @@ def run(task: Task, folder: Path, number: int) -> tuple[bool, str]:
     return same and converged, section(task.name, body) + run_sections(records[-1])
 
 
+def run_net() -> tuple[bool, str]:
+    """Train a convolutional net on the digits with 1 and 2 workers; return (all is well, HTML)."""
+    print("\n== the digits again: a convolutional net")
+    if importlib.util.find_spec("torch") is None or importlib.util.find_spec("cloudpickle") is None:
+        print('skipped, because torch is not installed: pip install "tutti[torch]"')
+        return True, ""
+    import torch
+
+    _, X, y = digits()
+    side, half = int(X.shape[1] ** 0.5), np.arange(len(y)) % 5 == 0
+    X = X.reshape(-1, 1, side, side)
+
+    def net() -> torch.nn.Module:
+        def stage(inputs: int, outputs: int) -> list[torch.nn.Module]:
+            layers = [torch.nn.Conv2d(inputs, outputs, 3, padding=1), torch.nn.BatchNorm2d(outputs), torch.nn.ReLU()]
+            return [*layers, torch.nn.MaxPool2d(2)]
+
+        head = torch.nn.Linear(32 * (side // 4) ** 2, 10)
+        return torch.nn.Sequential(*stage(1, 16), *stage(16, 32), torch.nn.Flatten(), torch.nn.Dropout(0.3), head)
+
+    rows, curves = [], []
+    for n in (1, 2):
+        model = tutti.NeuralNetClassifier(
+            net, lr=3e-3, epochs=8, batch_size=128, engine=tutti.Threads(n), random_state=0
+        )
+        began = time.perf_counter()
+        model.fit(X[~half], y[~half])
+        seconds = time.perf_counter() - began
+        rows.append((n, round(seconds, 3), round(model.score(X[half], y[half]), 4), model.report_.sha256))
+        curves.append((f"{n} worker{'s' * (n > 1)}", [(h["seconds"], h["loss"]) for h in model.history_]))
+    columns = (*COLUMNS[:3], COLUMNS[-1])
+    print("{:<9}{:>8}{:>15}  {}".format(*columns))
+    for row in rows:
+        print("{:<9}{:>8.3f}{:>15.4f}  {}".format(*row))
+    same = len({row[-1] for row in rows}) == 1
+    verdict = "the same bits with 1 and 2 workers" if same else "THE HASHES DIFFER"
+    print(f"=> {verdict}")
+    body = f'<p class="{"good" if same else "bad"}">{verdict}</p>{table(rows, columns)}'
+    body += curve_svg(curves, "seconds", "training loss")
+    return same, section("the digits again: a convolutional net with batch-norm and dropout", body)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=1_000_000, help="rows of the generated file")
@@ -162,6 +205,7 @@ def main() -> int:
     began = time.perf_counter()
     print(f"tutti {tutti.__version__} on {os.cpu_count()} cores")
     outcomes = [run(task, args.out, i) for i, task in enumerate(tasks(folder, args.rows), 1)]
+    outcomes.append(run_net())
     report = args.out / "index.html"
     report.write_text(page("tutti: the same bits for any number of workers", "".join(html for _, html in outcomes)))
     print(f"\nreport: {report}  ({time.perf_counter() - began:.0f} s in all)")

