@@ -136,6 +136,15 @@ class Worker(Protocol):
 
 
 @runtime_checkable
+class Grouping(Learner, Protocol):
+    """A learner that can work on all shards of a rank at once; ``propose_all`` returns what ``propose`` does."""
+
+    def propose_all(
+        self, shared: Arrays, private: Mapping[int, Any], data: Mapping[int, ShardData], orders: Mapping[int, Order]
+    ) -> dict[int, Proposal]: ...
+
+
+@runtime_checkable
 class Trainable(Learner, Protocol):
     """A learner whose training can be watched, validated and resumed; a strategy asks it after every round.
 

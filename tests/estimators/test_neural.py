@@ -326,3 +326,46 @@ def test_processes_write_checkpoints_too(tmp_path):
     assert sorted(f.name for f in tmp_path.iterdir()) == ["step-000000015", "step-000000020"]
     again = net(MLP, checkpoint=kept, resume=True, engine=Threads(1)).fit(*rows(MLP))
     assert again.report_.sha256 == made.report_.sha256
+
+
+def dense(d=20, k=3, act=nn.ReLU):
+    return nn.Sequential(nn.Linear(d, 32), act(), nn.Sequential(nn.Linear(32, 16), nn.GELU()), nn.Linear(16, k))
+
+
+@pytest.mark.parametrize("batch_size", [100, 64, 20])
+def test_shards_that_go_together_have_the_bits_of_shards_that_go_alone(batch_size, monkeypatch):
+    from tutti.learners.module import _grouped, _net
+
+    used = []
+    gradients = _grouped.Grouped.gradients
+    monkeypatch.setattr(_grouped.Grouped, "gradients", lambda *a: used.append(tuple(a[2])) or gradients(*a))
+    weight = np.random.default_rng(0).integers(1, 4, 1003).astype(float)
+    data = (*rows(MLP), weight)
+    together = [net(dense, batch_size=batch_size, engine=Threads(n)).fit(*data) for n in (1, 3)]
+    assert len(used) > 20, "a sequence of dense layers goes together"
+    monkeypatch.setattr(_net.Net, "together", lambda self, parts: None)
+    alone = net(dense, batch_size=batch_size, engine=Threads(1)).fit(*data)
+    assert {m.report_.sha256 for m in together} == {alone.report_.sha256}
+
+
+@pytest.mark.parametrize("case", ["dropout", "own class", "twice", "hook", "frozen"])
+def test_what_may_not_go_together(case):
+    from tutti.learners.module import _build, _grouped
+    from tutti.learners.module._blueprint import Blueprint
+    from tutti.learners.module._net import Net
+
+    module = dense(act=nn.Dropout) if case == "dropout" else MLP(dropout=0.0) if case == "own class" else dense()
+    if case == "twice":
+        module = nn.Sequential(nn.Linear(20, 20), nn.Linear(20, 20), nn.Linear(20, 3))
+        module[1].weight = module[0].weight
+    if case == "hook":
+        module[0].register_forward_hook(lambda m, i, o: o * 2)
+    if case == "frozen":
+        module[0].weight.requires_grad_(False)
+    optimizer, elementwise = _build.build_optimizer("sgd", 0.1, None, {})
+    blueprint = Blueprint(module, _build.build_loss("cross_entropy", {}, None), optimizer, elementwise)
+    threads = torch.get_num_threads()
+    _build.try_out(blueprint, {"x": torch.zeros(4, 20), "y": torch.zeros(4, dtype=torch.long)}, 3)
+    found = _grouped.grouped(Net(blueprint), 1)
+    torch.set_num_threads(threads)
+    assert (found is None) == (case != "frozen")

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from tutti.protocols import Learner, Worker
+from tutti.protocols import Grouping, Learner, Worker
 from tutti.types import Arrays, Kind, Order, Proposal, Round, Update
 
 Scale = Callable[[Arrays, Update], float]
@@ -32,8 +32,12 @@ class Rounds:
         worker, learner = self.worker, self.learner
         proposals: dict[int, Proposal] = {}
         with worker.phase("compute"):
-            for s, data in worker.shards.items():
-                proposals[s] = learner.propose(self.shared, self.private[s], data, order(self.step, s))
+            orders = {s: order(self.step, s) for s in worker.shards}
+            if isinstance(learner, Grouping):
+                proposals = learner.propose_all(self.shared, self.private, worker.shards, orders)
+            else:
+                for s, data in worker.shards.items():
+                    proposals[s] = learner.propose(self.shared, self.private[s], data, orders[s])
         merged = worker.merge({s: p.update for s, p in proposals.items()})
         with worker.phase("compute"):
             eta = 1.0 if scale is None else scale(self.shared, merged)

@@ -51,19 +51,24 @@ class Supervised:
         """Return (weighted sum of losses, sum of weights, output of the module)."""
         found = module(batch["x"])
         output = found[0] if isinstance(found, tuple) else found
-        y, rows = batch["y"], len(batch["y"])
-        if output.ndim == 2 and output.shape[1] == 1 and y.ndim == 1 and y.is_floating_point():
-            output = output[:, 0]
-        each = self.criterion(output, y)
-        if each.ndim == 0:
-            each = each.expand(rows)
-        weight = self._weight(y, batch.get("weight"), each)
+        rows = len(batch["y"])
+        each, weight = self.by_row(output, batch)
         if weight is None:
             total = each.sum()
             return total if each.numel() == rows else total * (rows / max(each.numel(), 1)), float(rows), output
         if weight.shape != each.shape:
             each = each.reshape(rows, -1).mean(dim=1)
         return (each * weight).sum(), weight.sum(), output
+
+    def by_row(self, output: Any, batch: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Return the loss of each row (or of each of its places), and their weights or None."""
+        y = batch["y"]
+        if output.ndim == 2 and output.shape[1] == 1 and y.ndim == 1 and y.is_floating_point():
+            output = output[:, 0]
+        each = self.criterion(output, y)
+        if each.ndim == 0:
+            each = each.expand(len(y))
+        return each, self._weight(y, batch.get("weight"), each)
 
     def _weight(self, y: torch.Tensor, sample: torch.Tensor | None, each: torch.Tensor) -> torch.Tensor | None:
         if y.is_floating_point():

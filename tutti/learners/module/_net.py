@@ -28,6 +28,7 @@ from tutti.types import Array
 LOSS, WEIGHT, HITS = range(3)
 """Places in "sums"; then follows a flag per parameter: 1 where it got a gradient."""
 
+_UNKNOWN = object()
 _DRAWING = threading.Lock()
 """Held while a module draws from torch's generator, of which a process has but one."""
 
@@ -93,6 +94,7 @@ class Net:
         self._outs: dict[int, tuple[list[torch.Tensor], list[torch.Tensor]]] = {}
         self._aliases: dict[tuple[int, int], torch.Tensor] = {}
         self._scratch: torch.Tensor | None = None
+        self._together: Any = _UNKNOWN
 
     # one batch
 
@@ -133,7 +135,7 @@ class Net:
         module, sums = self.module, out["sums"]
         if not module.training:
             module.train()
-        grads, moved = self._views_of(out)
+        grads, moved = self.views_of(out)
         for p in self.params:
             p.grad = None
         if self.buffers:
@@ -162,6 +164,14 @@ class Net:
             stats, n = out["stats"], self._n_averaged
             stats[:n] *= stats.dtype.type(share)
             stats[n:] *= first
+
+    def together(self, parts: int) -> Any:
+        """Return the way to take all shards of the rank in one pass (`_grouped.Grouped`), or None."""
+        if self._together is _UNKNOWN:
+            from tutti.learners.module._grouped import grouped
+
+            self._together = grouped(self, parts)
+        return self._together
 
     def nothing(self, out: Mapping[str, Array]) -> None:
         """Write the update of a shard without rows."""
@@ -200,7 +210,8 @@ class Net:
             torch.default_generator.manual_seed(seed)
             yield
 
-    def _views_of(self, out: Mapping[str, Array]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    def views_of(self, out: Mapping[str, Array]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        """Return the parameters' gradients, and the moving buffers, as views of an update's arrays."""
         key = out["grad"].__array_interface__["data"][0]
         found = self._outs.get(key)
         if found is None:

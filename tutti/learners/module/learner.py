@@ -8,6 +8,7 @@ weights to the last bit.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -144,21 +145,18 @@ class ModuleLearner(Spec):
     def propose(self, shared: Arrays, private: Any, data: ShardData, order: Order) -> Proposal:
         """Return the gradient of the shard's part of the global batch, or the sums of its validation rows."""
         net = self._net(shared)
-        deck = _deck_of(private, data, order, self.validation)
         if order.kind == "summary":
-            return Proposal(Update("summary", self._judge(net, deck, data)))
-        step = int(shared["clock"][STEP])
-        epoch, place = divmod(step, self.deal.n_steps)
+            return Proposal(Update("summary", self._judge(net, _deck_of(private, data, order, self.validation), data)))
         out = order.out if order.out is not None else net.template()
-        ranges = self.deal.rows(place)
-        start, stop = ranges[order.shard]
-        if stop == start or not data.n_rows:
+        picks = self._picks(shared, private, data, order)
+        if picks is None:
             net.nothing(out)
             return Proposal(Update("gradient", out))
-        if private.epoch != epoch:
-            private.epoch = epoch
-            private.order = batches.epoch_order(order.seed, epoch, order.shard, deck.train, self.shuffle)
-        batch = self._batch(net, data, batches.pick(private.order, start, stop))
+        batch = self._batch(net, [(data, picks)])
+        step = int(shared["clock"][STEP])
+        place = step % self.deal.n_steps
+        ranges = self.deal.rows(place)
+        start, stop = ranges[order.shard]
         n_rows = self.deal.n_of(place)
         net.gradient(
             batch,
@@ -169,12 +167,71 @@ class ModuleLearner(Spec):
             first=all(hi == lo for lo, hi in ranges[: order.shard]),
             parts=self.accumulate,
         )
+        self._check_loss(out, step, order.shard)
+        return Proposal(Update("gradient", out))
+
+    def propose_all(
+        self, shared: Arrays, private: Mapping[int, Any], data: Mapping[int, ShardData], orders: Mapping[int, Order]
+    ) -> dict[int, Proposal]:
+        """Return what `propose` returns for each shard; in one pass where that is known to change no bit."""
+        net, kind = self._net(shared), next(iter(orders.values())).kind
+        way = net.together(self.accumulate) if kind == "gradient" else None
+        step = int(shared["clock"][STEP])
+        ranges = self.deal.rows(step % self.deal.n_steps)
+        busy = [s for s in orders if ranges[s][1] > ranges[s][0] and data[s].n_rows]
+        sizes = tuple(ranges[s][1] - ranges[s][0] for s in busy)
+        fits = False if way is None or not busy else way.fits(sizes)
+        if fits:
+            outs = {s: order.out if order.out is not None else net.template() for s, order in orders.items()}
+            self._together(shared, private, data, orders, busy, [outs[s] for s in busy])
+            for s in orders.keys() - set(busy):
+                net.nothing(outs[s])
+            return {s: Proposal(Update("gradient", out)) for s, out in outs.items()}
+        found = {s: self.propose(shared, private[s], data[s], order) for s, order in orders.items()}
+        if way is not None and fits is None:
+            trial = [net.template() for _ in busy]
+            fine = self._together(shared, private, data, orders, busy, trial)
+            way.compare(sizes, trial, [found[s].update.arrays if fine else {"grad": np.zeros(0)} for s in busy])
+        return found
+
+    def _together(
+        self,
+        shared: Arrays,
+        private: Mapping[int, Any],
+        data: Mapping[int, ShardData],
+        orders: Mapping[int, Order],
+        busy: list[int],
+        outs: list[Any],
+    ) -> bool:
+        step = int(shared["clock"][STEP])
+        net = self._net(shared)
+        picks = [self._picks(shared, private[s], data[s], orders[s]) or [] for s in busy]
+        batch = self._batch(net, [(data[s], p) for s, p in zip(busy, picks, strict=True)])
+        sizes = [sum(len(rows) for _, rows in p) for p in picks]
+        n_rows = self.deal.n_of(step % self.deal.n_steps)
+        fine: bool = net.together(self.accumulate).gradients(batch, sizes, outs, n_rows)
+        for s, out in zip(busy, outs, strict=True):
+            self._check_loss(out, step, s)
+        return fine
+
+    def _picks(self, shared: Arrays, private: Any, data: ShardData, order: Order) -> Picks | None:
+        """Return the shard's rows in the global batch, or None where it has none."""
+        epoch, place = divmod(int(shared["clock"][STEP]), self.deal.n_steps)
+        start, stop = self.deal.rows(place)[order.shard]
+        if stop == start or not data.n_rows:
+            return None
+        if private.epoch != epoch:
+            train = _deck_of(private, data, order, self.validation).train
+            private.epoch = epoch
+            private.order = batches.epoch_order(order.seed, epoch, order.shard, train, self.shuffle)
+        return batches.pick(private.order, start, stop)
+
+    def _check_loss(self, out: Mapping[str, Array], step: int, shard: int) -> None:
         if not math.isfinite(out["sums"][0]):
             raise InputError(
-                f"the loss is {out['sums'][0]} at step {step} on shard {order.shard} (epoch {epoch}): lower lr, clip "
-                "the gradient, or look for inputs that the module cannot take"
+                f"the loss is {out['sums'][0]} at step {step} on shard {shard} (epoch {step // self.deal.n_steps}): "
+                "lower lr, clip the gradient, or look for inputs that the module cannot take"
             )
-        return Proposal(Update("gradient", out))
 
     def apply(self, shared: Arrays, merged: Update, scale: float) -> State:
         """Take one optimizer step along the merged gradient, or take note of a validation."""
@@ -294,22 +351,24 @@ class ModuleLearner(Spec):
         state.net = net
         return state
 
-    def _batch(self, net: Net, data: ShardData, picks: Picks) -> dict[str, Any]:
+    def _batch(self, net: Net, parts: Sequence[tuple[ShardData, Picks]]) -> dict[str, Any]:
+        """Return the tensors of some rows of one or several shards."""
         xs, ys, ws = [], [], []
-        for i, rows in picks:
-            block = data.block(i)
-            xs.append(dense_rows(block.x, rows))
-            if self.target:
-                ys.append(block.y[rows])
-            if block.weight is not None:
-                ws.append(block.weight[rows])
+        for data, picks in parts:
+            for i, rows in picks:
+                block = data.block(i)
+                xs.append(dense_rows(block.x, rows))
+                if self.target:
+                    ys.append(block.y[rows])
+                if block.weight is not None:
+                    ws.append(block.weight[rows])
         return net.tensors(_joined(xs), self.fields, *(_joined(parts) if parts else None for parts in (ys, ws)))
 
     def _judge(self, net: Net, deck: Deck, data: ShardData) -> dict[str, Array]:
         sums = np.zeros(4)
         for i, rows in deck.valid:
             for lo in range(0, len(rows), CHUNK):
-                batch = self._batch(net, data, [(i, rows[lo : lo + CHUNK])])
+                batch = self._batch(net, [(data, [(i, rows[lo : lo + CHUNK])])])
                 loss, weight, hits = net.judge(batch)
                 total = float(batch["weight"].sum()) if "weight" in batch else float(len(rows[lo : lo + CHUNK]))
                 sums += loss, weight, hits, total
