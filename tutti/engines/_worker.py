@@ -20,6 +20,7 @@ from tutti._spec import resolve
 from tutti.engines import _wire
 from tutti.engines._arena import Arena, ShmLink
 from tutti.engines._common import aborted, describe
+from tutti.engines._malloc import give_back_memory, keep_memory
 from tutti.errors import Aborted
 from tutti.types import Event, Seat
 
@@ -115,6 +116,7 @@ class _Worker:
                 stream.flush()
         _wire.send(self._sock, kind, parcel)
         parcel.close()
+        give_back_memory()
 
     def _run(self, frame: _wire.Frame) -> tuple[int, _wire.Parcel]:
         context = self._context
@@ -148,5 +150,6 @@ def _adopt(surroundings: dict[str, Any]) -> None:
 
 def main(fd: int) -> NoReturn:
     """Serve the caller at the other end of the socket ``fd`` until it closes it."""
+    keep_memory()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the caller hears Ctrl-C and decides
     _Worker(socket.socket(fileno=fd)).serve()

@@ -23,6 +23,7 @@ class Rounds:
         self.worker, self.learner = worker, learner
         self.began = time.perf_counter()
         self.step = 0
+        self._grouping = learner if isinstance(learner, Grouping) else None
         with worker.phase("read"):
             self.shared = learner.init(worker.schema, seed=worker.seed, start=worker.start)
             self.private: dict[int, Any] = {s: learner.adopt(worker.schema, data) for s, data in worker.shards.items()}
@@ -33,8 +34,8 @@ class Rounds:
         proposals: dict[int, Proposal] = {}
         with worker.phase("compute"):
             orders = {s: order(self.step, s) for s in worker.shards}
-            if isinstance(learner, Grouping):
-                proposals = learner.propose_all(self.shared, self.private, worker.shards, orders)
+            if self._grouping is not None:
+                proposals = self._grouping.propose_all(self.shared, self.private, worker.shards, orders)
             else:
                 for s, data in worker.shards.items():
                     proposals[s] = learner.propose(self.shared, self.private[s], data, orders[s])
