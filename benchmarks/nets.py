@@ -32,7 +32,7 @@ def main() -> None:
         hashes = set()
         for _ in range(given.repeats):
             for system in SYSTEMS:
-                for row in alone("_net.py", system, model, env={"GLIBC_TUNABLES": MALLOC, "OMP_NUM_THREADS": ""}):
+                for row in alone("_net.py", system, model, env={"GLIBC_TUNABLES": MALLOC}):
                     found[system].append(row["ms"])
                     hashes |= {row["sha256"]} if system in ("threads-2", "processes-2") else set()
         ms = {s: median(v) if v else float("nan") for s, v in found.items()}

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import csv
+import json
 import os
+import signal
+import time
 
 import numpy as np
 import pytest
@@ -161,13 +165,21 @@ def test_the_given_module_is_not_changed():
     assert all(torch.equal(a, b) for a, b in zip(before, module.parameters(), strict=True))
 
 
-def test_partial_fit_goes_on_where_it_was():
+def test_partial_fit_goes_on_to_the_bits_of_one_long_fit():
     x, y = rows(MLP)
-    made = net(MLP, optimizer="adamw", epochs=1).fit(x, y)
-    first = made.history_[-1]["loss"]
-    for _ in range(5):
+    made = net(MLP)
+    for _ in range(3):
         made.partial_fit(x, y)
-    assert made.history_[-1]["loss"] < 0.8 * first
+    assert made.report_.sha256 == net(MLP, epochs=3).fit(x, y).report_.sha256
+    made.partial_fit(x[:500], y[:500])
+    assert made.n_iter_ > 0
+
+
+def test_a_warm_start_begins_with_the_fitted_weights():
+    x, y = rows(MLP)
+    made = net(MLP, warm_start=True, epochs=5).fit(x, y)
+    first = made.history_[-1]["loss"]
+    assert made.fit(x, y).history_[0]["loss"] < 1.05 * first
 
 
 def test_validation_stops_early_with_the_best_weights():
@@ -260,6 +272,12 @@ BAD = [
     ("loss", lambda: net(MLP, loss="mes"), ParameterError, "did you mean 'mse'"),
     ("lr", lambda: net(MLP, lr=-1.0), ParameterError, "a learning rate such as 1e-3"),
     ("patience", lambda: net(MLP, patience=2), ParameterError, "early stopping needs validation rows"),
+    (
+        "batch-norm",
+        lambda: net(nn.Sequential(nn.BatchNorm1d(20), nn.Linear(20, 3)), batch_size=12),
+        ParameterError,
+        "batch-norm needs two rows of a shard in a batch, and 8 shards leave some with one",
+    ),
     ("nan", lambda: net(Poisoned), InputError, "the loss is (nan|inf) at step 0 on shard 0"),
 ]
 
@@ -369,3 +387,40 @@ def test_what_may_not_go_together(case):
     found = _grouped.grouped(Net(blueprint), 1)
     torch.set_num_threads(threads)
     assert (found is None) == (case != "frozen")
+
+
+class Doomed(MLP):
+    """A net that kills its worker in the middle of the training."""
+
+    def __init__(self, here):
+        super().__init__()
+        self.here, self.left = here, 5
+
+    def forward(self, x):
+        self.left -= 1
+        if self.left < 0 and os.getpid() != self.here:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().forward(x)
+
+
+@pytest.mark.thorough
+def test_a_killed_worker_is_named_at_once_and_its_checkpoint_is_whole(tmp_path):
+    kept = tutti.Checkpoint(str(tmp_path), every_steps=1, every_minutes=None)
+    net(MLP, engine=Processes(2)).fit(*rows(MLP))  # the workers are warm
+    began = time.perf_counter()
+    with pytest.raises(RunError, match=r"rank \d \(host .*, pid \d+\) was lost at step \d+: .*signal 9"):
+        net(Doomed, module__here=os.getpid(), checkpoint=kept, engine=Processes(2)).fit(*rows(MLP))
+    assert time.perf_counter() - began < 10
+    assert net(MLP, engine=Processes(2)).fit(*rows(MLP)).n_iter_ == 22
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "csv"])
+def test_a_log_gets_a_line_an_epoch(suffix, tmp_path):
+    path = tmp_path / "logs" / f"run.{suffix}"
+    made = net(MLP, log=path, validation=0.2).fit(*rows(MLP))
+    text = path.read_text().splitlines()
+    lines = [json.loads(t) for t in text] if suffix == "jsonl" else list(csv.DictReader(text))
+    assert [float(line["loss"]) for line in lines] == [h["loss"] for h in made.history_]
+    assert [float(line["valid_loss"]) for line in lines] == [h["valid_loss"] for h in made.history_]
+    with pytest.raises(ParameterError, match=r"write the path of a \.jsonl or \.csv file"):
+        net(MLP, log="run.txt").fit(*rows(MLP))

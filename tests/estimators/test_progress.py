@@ -8,7 +8,7 @@ import math
 import pytest
 
 from tutti.estimators import _progress
-from tutti.estimators._progress import RoundProgress
+from tutti.estimators._progress import EpochProgress, RoundProgress
 from tutti.types import Round, Started
 
 
@@ -60,3 +60,10 @@ def test_the_terminal_is_left_in_order_when_the_fit_fails(monkeypatch):
     with pytest.raises(RuntimeError):
         failing_fit()
     assert out.file.getvalue().endswith("\x1b[?25h")  # the cursor is shown again
+
+
+def test_a_training_shows_epochs_speed_and_what_is_left():
+    metrics = {"lr": 0.1, "valid_loss": 0.5}
+    event = Round(step=40, seconds=8.0, objective=0.25, gap=math.inf, passes=4.0, metrics=metrics)
+    line = EpochProgress("Net", True, epochs=10, n_rows=1000)._line(event, 8.0)
+    assert line == "Net  epoch 4/10  loss 0.25  valid_loss 0.5  500 rows/s  12 s left"

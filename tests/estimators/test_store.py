@@ -126,7 +126,7 @@ def test_a_save_that_fails_leaves_the_old_model_and_nothing_beside(folder, monke
     def broken(path, content):
         raise OSError("disk full")
 
-    monkeypatch.setattr(store, "_write", broken)
+    monkeypatch.setattr(store, "write_durably", broken)
     with pytest.raises(OSError, match="disk full"):
         fitted(Ridge()).save(folder)
     assert type(store.load(folder)) is LinearSVC

@@ -64,3 +64,24 @@ class RoundProgress:
             f"{self._label}  round {event.step}  {seconds:.1f} s  {event.passes:.1f} passes  "
             f"objective {event.objective:.8g}  {certified}"
         )
+
+
+class EpochProgress(RoundProgress):
+    """The line of a training in epochs: loss, what validation says, rows a second, time left.
+
+    Parameters
+    ----------
+    epochs : of the whole training.   n_rows : rows of an epoch.
+    """
+
+    def __init__(self, label: str, verbose: bool, epochs: int, n_rows: int, console: Any = None) -> None:
+        super().__init__(label, verbose, console)
+        self._epochs, self._n_rows = epochs, n_rows
+
+    def _line(self, event: Round, seconds: float) -> str:
+        done = max(event.passes, 1e-9)
+        shown = [f"loss {event.objective:.4g}", *(f"{k} {v:.4g}" for k, v in event.metrics.items() if k != "lr")]
+        left = event.seconds / done * max(self._epochs - done, 0.0)
+        speed = self._n_rows * done / max(event.seconds, 1e-9)
+        where = f"{self._label}  epoch {done:.0f}/{self._epochs}"
+        return f"{where}  {'  '.join(shown)}  {speed:,.0f} rows/s  {left:.0f} s left"

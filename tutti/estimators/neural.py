@@ -8,22 +8,27 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from tutti.errors import DataError, ParameterError, PlanError
+from tutti.errors import DataError, ParameterError
 from tutti.estimators._classifier import check_classes
 from tutti.estimators._intake import is_dataset
 from tutti.estimators._linear import labels_array, require_real, require_whole
+from tutti.estimators._log import EpochLog
 from tutti.estimators._nested import Nested
+from tutti.estimators._net_plan import reason, strategy_of, workers_of
 from tutti.estimators._net_rows import Rows, flat, intake
-from tutti.estimators._progress import RoundProgress
+from tutti.estimators._progress import EpochProgress
 from tutti.learners.module.fields import Field
+from tutti.learners.module.learner import EPOCH, STEP, ModuleLearner
 from tutti.planner import Choice, Explanation, explain
 from tutti.planner.choose import engine_of
-from tutti.protocols import Engine, Strategy
 from tutti.runtime.checkpoint import Checkpoint, fingerprint, newest
 from tutti.runtime.driver import draft_plan, train
 from tutti.runtime.report import make_report
 from tutti.seeds import run_seed
-from tutti.types import Array, Result, Schema
+from tutti.types import Array, Event, Result, Schema
+
+_PROGRESS = ("clock", "meter", "objective")
+"""What a warm start leaves behind: it begins to count anew."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,7 @@ class _Job:
     schema: Schema
     choice: Choice
     explanation: Explanation
+    learner: ModuleLearner
     blueprint: Any
     fields: tuple[Field, ...]
 
@@ -70,6 +76,7 @@ class NeuralNet(Nested):
         exact: bool = True,
         checkpoint: Checkpoint | None = None,
         resume: bool = False,
+        log: Any = None,
         strategy: Any = "auto",
         engine: Any = "auto",
         n_shards: int = 8,
@@ -101,6 +108,7 @@ class NeuralNet(Nested):
         self.exact = exact
         self.checkpoint = checkpoint
         self.resume = resume
+        self.log = log
         self.strategy = strategy
         self.engine = engine
         self.n_shards = n_shards
@@ -109,6 +117,7 @@ class NeuralNet(Nested):
         self._set_nested(nested)
 
     def _check_params(self) -> None:
+        EpochLog(self.log)  # refuses a path that it cannot write
         require_real("lr", self.lr, 0.0, inclusive=False, wanted="a learning rate such as 1e-3")
         for name in ("batch_size", "epochs", "accumulate", "n_shards"):
             require_whole(name, getattr(self, name), 1, "a whole number of at least 1")
@@ -150,32 +159,42 @@ class NeuralNet(Nested):
         InputError : data, a parameter or the module is wrong; before any worker starts where it can be seen there.
         RankError, RankLost : a worker failed; the others were stopped and nothing is left behind.
         """
-        return self._fit(X, y, sample_weight, self.epochs, go_on=bool(self.warm_start))
+        fitted = self.warm_start and self.__sklearn_is_fitted__()
+        start = {k: a for k, a in self._state.items() if k not in _PROGRESS} if fitted else None
+        return self._fit(self._job(X, y, sample_weight, int(self.epochs)), start)
 
     def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
-        """Train one more epoch from where the net is, the optimizer's state included."""
-        return self._fit(X, y, sample_weight, 1, go_on=True)
+        """Train one more epoch from where the net is: k times the same rows are as one ``fit`` of k epochs."""
+        if not self.__sklearn_is_fitted__():
+            return self._fit(self._job(X, y, sample_weight, 1), None)
+        done = int(self._state["clock"][EPOCH])
+        job = self._job(X, y, sample_weight, done + 1)
+        clock = self._state["clock"].copy()
+        clock[STEP] = done * job.learner.deal.n_steps  # the new rows may be more or fewer
+        return self._fit(job, {**self._state, "clock": clock})
 
     def explain(self, X: Any, y: Any = None, sample_weight: Any = None) -> Explanation:
         """Return the plan of ``fit`` with the same arguments; nothing is started."""
-        self._check_params()
         return self._job(X, y, sample_weight, int(self.epochs)).explanation
 
-    def _fit(self, X: Any, y: Any, sample_weight: Any, epochs: int, go_on: bool) -> Self:
+    def _fit(self, job: _Job, start: Mapping[str, Array] | None) -> Self:
         from tutti.learners.module import _build
 
-        self._check_params()
-        job = self._job(X, y, sample_weight, int(epochs))
-        start = getattr(self, "_state", None) if go_on and self.__sklearn_is_fitted__() else None
-        seed = run_seed(self.random_state)
-        learner: Any = job.choice.learner
+        seed, learner = run_seed(self.random_state), job.learner
         name = fingerprint({**learner.identity(), "seed": seed, "data": (job.schema.n_rows, job.schema.n_features)})
         if self.resume and self.checkpoint is not None:
             found = newest(self.checkpoint.path, name)
             start = start if found is None else found[1]
         threads = _build.get_threads()
         try:
-            with RoundProgress(type(self).__name__, bool(self.verbose)) as watch:
+            name_of, n_rows = type(self).__name__, learner.deal.n_rows
+            shown = EpochProgress(name_of, bool(self.verbose), learner.epochs, n_rows)
+            with shown, EpochLog(self.log) as log:
+
+                def watch(event: Event) -> None:
+                    shown(event)
+                    log(event)
+
                 result = train(
                     learner,
                     job.dataset,
@@ -198,8 +217,8 @@ class NeuralNet(Nested):
     def _job(self, X: Any, y: Any, sample_weight: Any, epochs: int) -> _Job:
         from tutti.learners.module import _build
         from tutti.learners.module._blueprint import Blueprint, write
-        from tutti.learners.module.learner import ModuleLearner
 
+        self._check_params()
         given = self._intake(X, y, sample_weight)
         dataset, self._label_dtype = given.dataset, given.label_dtype
         schema = dataset.schema(self._task)
@@ -211,7 +230,7 @@ class NeuralNet(Nested):
             self.optimizer, float(self.lr), self.weight_decay, self._options("optimizer")
         )
         engine = engine_of(self.engine, schema)
-        n_shards = int(self.n_shards) if self.exact else _workers(engine, int(self.n_shards))
+        n_shards = int(self.n_shards) if self.exact else workers_of(engine, int(self.n_shards))
         rows = dataset.shard_rows(n_shards, schema)
         common: dict[str, Any] = {
             "shard_rows": tuple(rows),
@@ -244,7 +263,14 @@ class NeuralNet(Nested):
         batch = _build.batch_of(block, 4, common["fields"], given.target, built)
         n_weights, layout = _build.try_out(blueprint, batch, self._n_outputs(schema))
         learner = ModuleLearner(code=write(blueprint), n_weights=n_weights, layout=layout, **common)
-        choice = Choice(learner, _strategy_of(self.strategy), engine, _reason(self.exact, n_shards))
+        if blueprint.moving and learner.deal.fewest() < 2:
+            raise ParameterError(
+                "batch_size",
+                self.batch_size,
+                f"batch-norm needs two rows of a shard in a batch, and {n_shards} shards leave some with one; raise "
+                "batch_size or lower n_shards",
+            )
+        choice = Choice(learner, strategy_of(self.strategy), engine, reason(self.exact, n_shards))
         plan = draft_plan(dataset, schema, learner, choice.strategy, engine, n_shards)
         kept = dataset.keeps(schema)
         explanation = explain(
@@ -255,7 +281,7 @@ class NeuralNet(Nested):
             read=kept != "memory",
             goal=f"{n_weights:,} weights, {learner.n_steps:,} steps",
         )
-        return _Job(dataset, schema, choice, explanation, blueprint, common["fields"])
+        return _Job(dataset, schema, choice, explanation, learner, blueprint, common["fields"])
 
     # what a net with a loss of its own does in another way
 
@@ -291,9 +317,7 @@ class NeuralNet(Nested):
 
         schema = job.schema
         self.module_ = _build.put_weights(job.blueprint, result.arrays)
-        self._state = {
-            n: a for n, a in result.arrays.items() if n in ("weights", "stats") or n.startswith("optimizer/")
-        }
+        self._state = dict(result.arrays)
         self._fields = job.fields
         self.n_features_in_ = schema.n_features
         if schema.classes is not None:
@@ -364,6 +388,7 @@ class NeuralNetClassifier(NeuralNet):
     exact : False gives each worker one shard: larger pieces, but the bits depend on the number of workers.
     checkpoint : a `tutti.Checkpoint`: when to write the state, and where; None: never.
     resume : True goes on from the newest whole checkpoint, to the same bits as without the interruption.
+    log : path of a .jsonl or .csv file that gets a line an epoch; None: none.
     strategy, engine, n_shards, random_state, verbose : as in every estimator.
 
     Attributes
@@ -455,28 +480,3 @@ class NeuralNetRegressor(NeuralNet):
         rest = (w * (target - predicted) ** 2).sum()
         spread = (w * (target - np.average(target, weights=w)) ** 2).sum()
         return float(1.0 - rest / spread) if spread > 0 else (1.0 if rest == 0 else 0.0)
-
-
-def _strategy_of(strategy: Any) -> Strategy:
-    from tutti.strategies.all_reduce import AllReduce
-
-    if isinstance(strategy, str):
-        if strategy != "auto":
-            raise ParameterError("strategy", strategy, 'write "auto" or an object such as tutti.AllReduce()')
-        return AllReduce()
-    if not isinstance(strategy, Strategy) or isinstance(strategy, type):
-        raise ParameterError("strategy", strategy, 'write "auto" or an object such as tutti.AllReduce()')
-    if "gradient" not in strategy.wants:
-        raise PlanError(f"{type(strategy).__name__} cannot train a net; use strategy=tutti.AllReduce()")
-    return strategy
-
-
-def _workers(engine: Engine, n_shards: int) -> int:
-    wanted = engine.n if engine.n is not None else sum(p.cores for p in engine.places())
-    return min(wanted, n_shards)
-
-
-def _reason(exact: bool, n_shards: int) -> str:
-    if exact:
-        return f"one gradient per step, summed over {n_shards} shards in a fixed order: the same bits for any workers"
-    return "exact=False: one shard per worker, larger pieces; the bits depend on the number of workers"

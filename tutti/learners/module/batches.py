@@ -75,6 +75,11 @@ class Deal:
         first, last = (self.n_rows * t // self.n_steps for t in (step, step + 1))
         return list(zip(_taken(self.shard_rows, first), _taken(self.shard_rows, last), strict=True))
 
+    def fewest(self) -> int:
+        """Return the fewest rows, but for none, that a shard gives to a batch (looked for in the first 1,000 steps)."""
+        steps = range(min(self.n_steps, 1000))
+        return min(hi - lo for t in steps for lo, hi in self.rows(t) if hi > lo)
+
     def n_of(self, step: int) -> int:
         """Return the rows of the global batch of a step."""
         return self.n_rows * (step + 1) // self.n_steps - self.n_rows * step // self.n_steps
