@@ -424,3 +424,25 @@ def test_a_log_gets_a_line_an_epoch(suffix, tmp_path):
     assert [float(line["valid_loss"]) for line in lines] == [h["valid_loss"] for h in made.history_]
     with pytest.raises(ParameterError, match=r"write the path of a \.jsonl or \.csv file"):
         net(MLP, log="run.txt").fit(*rows(MLP))
+
+
+class Moody(MLP):
+    """A net that draws random numbers on some batches only, and not on the rows it is tried out on."""
+
+    def forward(self, x):
+        if self.training and len(x) > 4 and x.sum() > 0:
+            x = nn.functional.dropout(x, 0.3)
+        return super().forward(x)
+
+
+@pytest.mark.thorough
+def test_a_net_that_draws_only_now_and_then_has_the_same_bits():
+    engines = Threads(1), Processes(2)
+    one, many = (net(Moody, module__dropout=0.0, engine=e).fit(*rows(MLP)).report_.sha256 for e in engines)
+    assert one == many
+    assert one != digest(MLP, Threads(1), module__dropout=0.0), "it does draw"
+
+
+def test_threads_refuse_a_net_that_draws_only_now_and_then():
+    with pytest.raises(InputError, match=r"write engine=tutti\.Processes"):
+        net(Moody, module__dropout=0.0, engine=Threads(3)).fit(*rows(MLP))

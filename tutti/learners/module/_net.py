@@ -132,10 +132,29 @@ class Net:
         first : True for one shard of the step: counters are taken from it.
         parts : the batch goes through the module in so many pieces (gradient accumulation).
         """
-        module, sums = self.module, out["sums"]
-        if not module.training:
-            module.train()
-        grads, moved = self.views_of(out)
+        if not self.module.training:
+            self.module.train()
+        if not self.blueprint.stochastic:
+            before = torch.default_generator.get_state()
+            self._backward(batch, out, n_rows, seed, parts)
+            self.blueprint.stochastic = not torch.equal(before, torch.default_generator.get_state())
+            if self.blueprint.stochastic and threading.current_thread() is not threading.main_thread():
+                raise InputError(
+                    "the module drew random numbers on these rows, and not on those it was tried out on; threads share "
+                    "torch's generator, so write engine=tutti.Processes(n), or let it draw in every batch"
+                )
+        if self.blueprint.stochastic:
+            self._backward(batch, out, n_rows, seed, parts)
+        if self.buffers:
+            torch._foreach_copy_(self.views_of(out)[1], self.buffers)
+            stats, n = out["stats"], self._n_averaged
+            stats[:n] *= stats.dtype.type(share)
+            stats[n:] *= first
+
+    def _backward(
+        self, batch: dict[str, torch.Tensor], out: Mapping[str, Array], n_rows: int, seed: int, parts: int
+    ) -> None:
+        grads, sums = self.views_of(out)[0], out["sums"]
         for p in self.params:
             p.grad = None
         if self.buffers:
@@ -143,8 +162,9 @@ class Net:
         loss_sum = weight_sum = 0.0
         scale = torch.tensor(1.0 / n_rows, dtype=self.dtype)
         for i, piece in enumerate(_pieces(batch, parts)):
-            with self._drawing(seed + i):
-                total, weight, _ = self._loss(piece, seed + i)
+            own = (seed + i) % 2**64
+            with self._drawing(own):
+                total, weight, _ = self._loss(piece, own)
             loss_sum += total.item()
             weight_sum += float(weight)
             total.backward(scale.to(total.dtype))
@@ -159,11 +179,6 @@ class Net:
                     view.zero_()
                 else:
                     view.copy_(p.grad)
-        if self.buffers:
-            torch._foreach_copy_(moved, self.buffers)
-            stats, n = out["stats"], self._n_averaged
-            stats[:n] *= stats.dtype.type(share)
-            stats[n:] *= first
 
     def together(self, parts: int) -> Any:
         """Return the way to take all shards of the rank in one pass (`_grouped.Grouped`), or None."""
