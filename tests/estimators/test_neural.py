@@ -9,7 +9,9 @@ import signal
 import time
 
 import numpy as np
+import pyarrow.parquet
 import pytest
+import scipy.sparse
 from sklearn.base import clone
 from sklearn.datasets import load_digits
 from sklearn.model_selection import GridSearchCV, train_test_split
@@ -446,3 +448,32 @@ def test_a_net_that_draws_only_now_and_then_has_the_same_bits():
 def test_threads_refuse_a_net_that_draws_only_now_and_then():
     with pytest.raises(InputError, match=r"write engine=tutti\.Processes"):
         net(Moody, module__dropout=0.0, engine=Threads(3)).fit(*rows(MLP))
+
+
+def test_without_exactness_each_worker_has_one_shard():
+    made = net(MLP, exact=False, engine=Threads(2)).fit(*rows(MLP))
+    assert made.plan_.n_shards == 2
+    assert "the bits depend on the number of workers" in made.plan_.reason
+
+
+def test_sparse_rows_and_files_give_the_bits_of_arrays(tmp_path):
+    x, y = rows(MLP, n=200)
+    x = np.where(np.abs(x) > 0.5, x, 0).astype(np.float32)
+    expected = net(MLP).fit(x, y)
+    sparse = net(MLP).fit(scipy.sparse.csr_array(x), y)
+    assert sparse.report_.sha256 == expected.report_.sha256
+    np.testing.assert_array_equal(sparse.predict(scipy.sparse.csr_array(x)), expected.predict(x))
+    table = {f"f{j}": x[:, j] for j in range(20)} | {"y": y}
+    pyarrow.parquet.write_table(pyarrow.table(table), tmp_path / "rows.parquet")
+    read = net(MLP).fit(tutti.read_parquet(str(tmp_path / "rows.parquet")))
+    assert read.report_.sha256 == expected.report_.sha256
+    np.testing.assert_array_equal(read.predict(tutti.read_parquet(str(tmp_path / "rows.parquet"))), expected.predict(x))
+
+
+def test_streamed_rows_have_the_same_bits_for_any_number_of_workers(tmp_path):
+    x, y = rows(MLP, n=400)
+    table = pyarrow.table({f"f{j}": x[:, j] for j in range(20)} | {"y": y})
+    pyarrow.parquet.write_table(table, tmp_path / "rows.parquet", row_group_size=30)
+    data = tutti.read_parquet(str(tmp_path / "rows.parquet")).cached(None)
+    one, three = (net(MLP, engine=Threads(n), validation=0.2).fit(data).report_.sha256 for n in (1, 3))
+    assert one == three
