@@ -60,3 +60,17 @@ def rows(kind, n=1003, k=3, seed=5):
     shape = {MLP: (20,), CNN: (1, 8, 8), Encoder: (6, 5)}[kind]
     x = rng.normal(size=(n, *shape)).astype(np.float32)
     return x + 0.8 * y.reshape(-1, *[1] * len(shape)).astype(np.float32), y
+
+
+class Recorder(torch.optim.Optimizer):
+    """An optimizer that keeps the gradients it is given, and moves nothing."""
+
+    seen = []  # noqa: RUF012
+
+    def __init__(self, params, lr=1.0):
+        super().__init__(params, {"lr": lr})
+
+    def step(self):
+        Recorder.seen.append(
+            [None if p.grad is None else p.grad.clone() for g in self.param_groups for p in g["params"]]
+        )

@@ -21,7 +21,7 @@ from sklearn.preprocessing import StandardScaler
 torch = pytest.importorskip("torch")
 
 import tutti  # noqa: E402
-from tests.estimators.nets import CNN, MLP, Bag, Encoder, rows  # noqa: E402
+from tests.estimators.nets import CNN, MLP, Bag, Encoder, Recorder, rows  # noqa: E402
 from tutti.engines.processes import Processes  # noqa: E402
 from tutti.engines.threads import Threads  # noqa: E402
 from tutti.errors import DataError, InputError, ParameterError, RunError  # noqa: E402
@@ -65,20 +65,6 @@ def test_same_bits_after_200_steps_for_any_number_of_workers(kind, optimizer, en
 def test_a_seed_decides_everything():
     assert digest(MLP, Threads(1), random_state=1) == digest(MLP, Threads(1), random_state=1)
     assert digest(MLP, Threads(1), random_state=1) != digest(MLP, Threads(1), random_state=2)
-
-
-class Recorder(torch.optim.Optimizer):
-    """An optimizer that keeps the gradients it is given, and moves nothing."""
-
-    seen = []  # noqa: RUF012
-
-    def __init__(self, params, lr=1.0):
-        super().__init__(params, {"lr": lr})
-
-    def step(self):
-        Recorder.seen.append(
-            [None if p.grad is None else p.grad.clone() for g in self.param_groups for p in g["params"]]
-        )
 
 
 @pytest.mark.parametrize("case", ["plain", "class_weight", "sample_weight", "masked", "accumulated"])

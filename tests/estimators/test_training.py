@@ -8,24 +8,12 @@ import pytest
 torch = pytest.importorskip("torch", reason="torch is not installed")
 
 import tutti  # noqa: E402
-from tests.estimators.nets import MLP, rows  # noqa: E402
+from tests.estimators.nets import MLP, Recorder, rows  # noqa: E402
 from tutti.engines.processes import Processes  # noqa: E402
 from tutti.engines.threads import Threads  # noqa: E402
 from tutti.errors import DataError, InputError, ParameterError  # noqa: E402
 
 nn = torch.nn
-
-
-class Recorder(torch.optim.Optimizer):
-    """An optimizer that keeps the gradients it is given, and moves nothing."""
-
-    seen = []  # noqa: RUF012
-
-    def __init__(self, params, lr=1.0):
-        super().__init__(params, {"lr": lr})
-
-    def step(self):
-        Recorder.seen.append([p.grad.clone() for g in self.param_groups for p in g["params"]])
 
 
 def masked(module, batch):

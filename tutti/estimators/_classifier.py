@@ -39,11 +39,7 @@ class LinearClassifier(LinearEstimator):
             values, codes, weight = self._labelled(X)
             hit = self._index(values[:, 0] if values.shape[1] == 1 else values) == codes
             return float(np.average(hit, weights=weight))
-        from tutti.data.convert import labels, weights
-
-        predicted = self.predict(X)
-        right = np.asarray(predicted == labels(y, len(predicted)))
-        return float(np.average(right, weights=None if sample_weight is None else weights(sample_weight, len(right))))
+        return accuracy(self.predict(X), y, sample_weight)
 
     def _index(self, values: Array) -> Array:
         return (values > 0).astype(np.intp) if values.ndim == 1 else values.argmax(axis=1)
@@ -57,22 +53,38 @@ class LinearClassifier(LinearEstimator):
 
     def _class_weight(self, schema: Schema) -> tuple[float, ...] | None:
         """Return one factor per class, in the order of ``schema.classes``."""
-        classes, sums = schema.classes or (), schema.class_weight_sums or ()
-        if self.class_weight is None:
-            return None
-        if isinstance(self.class_weight, str):
-            return tuple(schema.weight_sum / (len(classes) * s) for s in sums)
-        given = dict(self.class_weight)
-        unknown = [c for c in given if c not in classes]
-        if unknown:
-            raise ParameterError(
-                "class_weight",
-                self.class_weight,
-                f"{unknown[0]!r} is not among the classes {', '.join(map(repr, classes))}",
-            )
-        for value in given.values():
-            require_real("class_weight", value, 0.0, inclusive=False, wanted="one weight per class")
-        return tuple(float(given.get(c, 1.0)) for c in classes)
+        return class_factors(self.class_weight, schema)
+
+
+def class_factors(given: Any, schema: Schema) -> tuple[float, ...] | None:
+    """Return one factor per class, in the order of ``schema.classes``, of a parameter ``class_weight``.
+
+    Raises
+    ------
+    ParameterError : neither None, "balanced" nor a dict; an unknown class; a weight that is not > 0.
+    """
+    classes, sums = schema.classes or (), schema.class_weight_sums or ()
+    if given is None:
+        return None
+    if isinstance(given, str) and given == "balanced":
+        return tuple(schema.weight_sum / (len(classes) * s) for s in sums)
+    if not isinstance(given, Mapping):
+        raise ParameterError("class_weight", given, 'write None, "balanced" or a dict {class: weight}')
+    unknown = [c for c in given if c not in classes]
+    if unknown:
+        known = ", ".join(map(repr, classes))
+        raise ParameterError("class_weight", given, f"{unknown[0]!r} is not among the classes {known}")
+    for value in given.values():
+        require_real("class_weight", value, 0.0, inclusive=False, wanted="one weight per class")
+    return tuple(float(given.get(c, 1.0)) for c in classes)
+
+
+def accuracy(predicted: Array, y: Any, sample_weight: Any = None) -> float:
+    """Return the (weighted) share of rows whose class is predicted."""
+    from tutti.data.convert import labels, weights
+
+    right = np.asarray(predicted == labels(y, len(predicted)))
+    return float(np.average(right, weights=None if sample_weight is None else weights(sample_weight, len(right))))
 
 
 def check_classes(schema: Schema, name: str) -> None:

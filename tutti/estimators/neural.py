@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from tutti.errors import DataError, ParameterError
-from tutti.estimators._classifier import check_classes
+from tutti.estimators._classifier import accuracy, check_classes, class_factors
 from tutti.estimators._intake import is_dataset
 from tutti.estimators._linear import labels_array, require_real, require_whole
 from tutti.estimators._log import EpochLog
@@ -17,6 +17,7 @@ from tutti.estimators._nested import Nested
 from tutti.estimators._net_plan import reason, strategy_of, workers_of
 from tutti.estimators._net_rows import Rows, flat, intake
 from tutti.estimators._progress import EpochProgress
+from tutti.estimators.linear import r2
 from tutti.learners.module.fields import Field
 from tutti.learners.module.learner import EPOCH, STEP, ModuleLearner
 from tutti.planner import Choice, Explanation, explain
@@ -300,7 +301,7 @@ class NeuralNet(Nested):
         """Return the columns that the module's output must have, where that is known."""
         return None
 
-    def _class_factors(self, schema: Schema) -> list[float] | None:
+    def _class_factors(self, schema: Schema) -> tuple[float, ...] | None:
         """Return one factor per class, in the order of ``schema.classes``."""
         for name, default in (("class_weight", None), ("monitor", "loss")):
             if getattr(self, name) != default:
@@ -434,25 +435,10 @@ class NeuralNetClassifier(NeuralNet):
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """Return the accuracy."""
-        from tutti.data.convert import labels, weights
+        return accuracy(self.predict(X), y, sample_weight)
 
-        predicted = self.predict(X)
-        right = np.asarray(predicted == labels(y, len(predicted)))
-        return float(np.average(right, weights=None if sample_weight is None else weights(sample_weight, len(right))))
-
-    def _class_factors(self, schema: Schema) -> list[float] | None:
-        if self.class_weight is None:
-            return None
-        classes, sums = schema.classes or (), schema.class_weight_sums or ()
-        if self.class_weight == "balanced":
-            return [schema.weight_sum / (len(classes) * s) for s in sums]
-        if not isinstance(self.class_weight, Mapping):
-            raise ParameterError("class_weight", self.class_weight, 'write None, "balanced" or a dict {class: weight}')
-        unknown = [c for c in self.class_weight if c not in classes]
-        if unknown:
-            shown = ", ".join(map(repr, classes))
-            raise ParameterError("class_weight", self.class_weight, f"{unknown[0]!r} is not among the classes {shown}")
-        return [float(self.class_weight.get(c, 1.0)) for c in classes]
+    def _class_factors(self, schema: Schema) -> tuple[float, ...] | None:
+        return class_factors(self.class_weight, schema)
 
 
 class NeuralNetRegressor(NeuralNet):
@@ -471,12 +457,9 @@ class NeuralNetRegressor(NeuralNet):
         return out[:, 0] if out.ndim == 2 and out.shape[1] == 1 else out
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
-        """Return the coefficient of determination R^2."""
+        """Return R^2 = 1 - sum s (y - prediction)^2 / sum s (y - mean)^2."""
         from tutti.data.convert import labels, weights
 
         predicted = self.predict(X).astype(np.float64)
         target = labels(y, len(predicted)).astype(np.float64)
-        w = np.ones(len(target)) if sample_weight is None else weights(sample_weight, len(target))
-        rest = (w * (target - predicted) ** 2).sum()
-        spread = (w * (target - np.average(target, weights=w)) ** 2).sum()
-        return float(1.0 - rest / spread) if spread > 0 else (1.0 if rest == 0 else 0.0)
+        return r2(target, predicted, None if sample_weight is None else weights(sample_weight, len(target)))
