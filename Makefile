@@ -1,5 +1,5 @@
 # Everything a fresh machine needs is Python 3.11+ and make: each target builds .venv first, with the extra it needs.
-# PYTHON, VENV and PIP_FLAGS can be set by the caller:  make test PYTHON=python3.12 VENV=/tmp/venv
+# PYTHON, VENV and PIP_FLAGS can be set by the caller:  make test PYTHON=python3.12 VENV=venv312
 
 PYTHON ?= python3
 VENV ?= .venv

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import os
 import signal
 import time
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet
@@ -321,6 +323,8 @@ def test_a_checkpoint_of_another_net_is_refused(tmp_path):
     net(MLP, checkpoint=kept).fit(*rows(MLP))
     with pytest.raises(InputError, match="belongs to another job"):
         net(MLP, module__hidden=8, checkpoint=kept, resume=True).fit(*rows(MLP))
+    with pytest.raises(InputError, match="belongs to another job"):
+        net(MLP, lr=0.5, checkpoint=kept, resume=True).fit(*rows(MLP))
     with pytest.raises(ParameterError, match="name the folder"):
         net(MLP, resume=True).fit(*rows(MLP))
 
@@ -380,25 +384,31 @@ def test_what_may_not_go_together(case):
 class Doomed(MLP):
     """A net that kills its worker in the middle of the training."""
 
-    def __init__(self, here):
+    def __init__(self, here, note):
         super().__init__()
-        self.here, self.left = here, 5
+        self.here, self.note, self.left = here, note, 5
 
     def forward(self, x):
         self.left -= 1
         if self.left < 0 and os.getpid() != self.here:
+            Path(self.note).write_text(repr(time.monotonic()))
             os.kill(os.getpid(), signal.SIGKILL)
         return super().forward(x)
 
 
 @pytest.mark.thorough
-def test_a_killed_worker_is_named_at_once_and_its_checkpoint_is_whole(tmp_path):
-    kept = tutti.Checkpoint(str(tmp_path), every_steps=1, every_minutes=None)
+def test_a_killed_worker_is_named_at_once_and_what_was_kept_is_whole(tmp_path):
+    folder, note = tmp_path / "kept", tmp_path / "note"
+    kept = tutti.Checkpoint(str(folder), every_steps=1, every_minutes=None)
     net(MLP, engine=Processes(2)).fit(*rows(MLP))  # the workers are warm
-    began = time.perf_counter()
+    options = {"module__here": os.getpid(), "module__note": str(note), "n_shards": 4}
     with pytest.raises(RunError, match=r"rank \d \(host .*, pid \d+\) was lost at step \d+: .*signal 9"):
-        net(Doomed, module__here=os.getpid(), checkpoint=kept, engine=Processes(2)).fit(*rows(MLP))
-    assert time.perf_counter() - began < 10
+        net(Doomed, checkpoint=kept, engine=Processes(2), **options).fit(*rows(MLP))
+    assert time.monotonic() - float(note.read_text()) < 2
+    for made in folder.glob("step-*"):
+        header = json.loads((made / "checkpoint.json").read_bytes())
+        assert hashlib.sha256((made / "state.safetensors").read_bytes()).hexdigest() == header["sha256"]
+    assert list(folder.glob("step-*")), "at least one step was done before the end"
     assert net(MLP, engine=Processes(2)).fit(*rows(MLP)).n_iter_ == 22
 
 
@@ -463,3 +473,17 @@ def test_streamed_rows_have_the_same_bits_for_any_number_of_workers(tmp_path):
     data = tutti.read_parquet(str(tmp_path / "rows.parquet")).cached(None)
     one, three = (net(MLP, engine=Threads(n), validation=0.2).fit(data).report_.sha256 for n in (1, 3))
     assert one == three
+
+
+def lazy():
+    return nn.Sequential(nn.LazyLinear(16), nn.ReLU(), nn.LazyLinear(3))
+
+
+def test_a_fit_leaves_torch_as_it_was_and_owes_it_nothing():
+    state, threads = torch.get_rng_state(), torch.get_num_threads()
+    first = {kind: net(kind).fit(*rows(MLP)).report_.sha256 for kind in (MLP, lazy)}
+    assert torch.equal(state, torch.get_rng_state())
+    assert torch.get_num_threads() == threads
+    torch.rand(7)
+    assert first == {kind: net(kind).fit(*rows(MLP)).report_.sha256 for kind in (MLP, lazy)}
+    torch.set_rng_state(state)

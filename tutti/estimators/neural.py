@@ -28,6 +28,7 @@ from tutti.runtime.report import make_report
 from tutti.seeds import run_seed
 from tutti.types import Array, Event, Result, Schema
 
+_MAY_CHANGE = ("epochs", "patience", "resume", "warm_start", "log", "verbose", "engine", "strategy", "random_state")
 _PROGRESS = ("clock", "meter", "objective")
 """What a warm start leaves behind: it begins to count anew."""
 
@@ -182,38 +183,41 @@ class NeuralNet(Nested):
         from tutti.learners.module import _build
 
         seed, learner = run_seed(self.random_state), job.learner
-        name = fingerprint({**learner.identity(), "seed": seed, "data": (job.schema.n_rows, job.schema.n_features)})
+        name = self._fingerprint(job, seed)
         if self.resume and self.checkpoint is not None:
             found = newest(self.checkpoint.path, name)
             start = start if found is None else found[1]
-        threads = _build.get_threads()
-        try:
-            name_of, n_rows = type(self).__name__, learner.deal.n_rows
-            shown = EpochProgress(name_of, bool(self.verbose), learner.epochs, n_rows)
-            with shown, EpochLog(self.log) as log:
+        n_rows = learner.deal.n_rows
+        shown = EpochProgress(type(self).__name__, bool(self.verbose), learner.epochs, n_rows)
+        with _build.torch_as_it_was(), shown, EpochLog(self.log) as log:
 
-                def watch(event: Event) -> None:
-                    shown(event)
-                    log(event)
+            def watch(event: Event) -> None:
+                shown(event)
+                log(event)
 
-                result = train(
-                    learner,
-                    job.dataset,
-                    schema=job.schema,
-                    strategy=job.choice.strategy,
-                    engine=job.choice.engine,
-                    plan=job.explanation.plan,
-                    n_shards=job.explanation.plan.n_shards,
-                    seed=seed,
-                    start=start,
-                    watch=watch,
-                    checkpoint=self.checkpoint,
-                    job=name,
-                )
-        finally:
-            _build.set_threads(threads)
+            result = train(
+                learner,
+                job.dataset,
+                schema=job.schema,
+                strategy=job.choice.strategy,
+                engine=job.choice.engine,
+                plan=job.explanation.plan,
+                n_shards=job.explanation.plan.n_shards,
+                seed=seed,
+                start=start,
+                watch=watch,
+                checkpoint=self.checkpoint,
+                job=name,
+            )
         self._adopt(job, result)
         return self
+
+    def _fingerprint(self, job: _Job, seed: int) -> str:
+        """Return the hash of what decides the bits, as far as it is plain; how long to train may change."""
+        own = self.get_params(deep=False)
+        plain = {k: v for k, v in own.items() if k not in _MAY_CHANGE and isinstance(v, str | int | float | None)}
+        data = job.schema.n_rows, job.schema.n_features
+        return fingerprint({**job.learner.identity(), "settings": plain, "seed": seed, "data": data})
 
     def _job(self, X: Any, y: Any, sample_weight: Any, epochs: int) -> _Job:
         from tutti.learners.module import _build
@@ -262,7 +266,7 @@ class NeuralNet(Nested):
         first = next(s for s, n in enumerate(rows) if n)
         block = dataset.open(first, n_shards, schema).block(0)
         batch = _build.batch_of(block, 4, common["fields"], given.target, built)
-        n_weights, layout = _build.try_out(blueprint, batch, self._n_outputs(schema))
+        n_weights, layout = _build.try_out(blueprint, batch, self._n_outputs(schema), seed)
         learner = ModuleLearner(code=write(blueprint), n_weights=n_weights, layout=layout, **common)
         if blueprint.moving and learner.deal.fewest() < 2:
             raise ParameterError(

@@ -49,17 +49,18 @@ class Report:
 
     def __str__(self) -> str:
         phases = ", ".join(f"{name} {seconds:.3f} s" for name, seconds in self.phases.items())
-        verdict = "converged" if self.converged else "NOT converged"
-        known = math.isfinite(self.gap)
-        certificate = f"objective {self.objective:.8g}, at most {self.relative_gap:.2e} (relative) above the optimum"
-        outcome = f"certificate         {certificate}" if known else f"loss                {self.objective:.8g}"
+        if math.isfinite(self.gap):
+            verdict = "converged" if self.converged else "NOT converged"
+            bound = f"at most {self.relative_gap:.2e} (relative) above the optimum"
+        else:
+            verdict, bound = "without a certificate", "of which it is not known how far it is from the optimum"
         return "\n".join(
             [
                 f"fit in {self.seconds:.3f} s on {len(self.ranks)} worker{'s' * (len(self.ranks) != 1)}, {verdict}",
                 f"  phases (all ranks)  {phases}",
                 f"  exchanged           {self.rounds} rounds, {self.sent_bytes / 1e6:.3f} MB sent",
                 f"  faults              {self.faults}",
-                f"  {outcome}",
+                f"  certificate         objective {self.objective:.8g}, {bound}",
                 f"  model sha256        {self.sha256}",
             ]
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import difflib
 import functools
@@ -10,7 +11,7 @@ import importlib
 import inspect
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -145,7 +146,9 @@ def _scheduled(schedule: Any, options: Mapping[str, Any], warmup: int, n_steps: 
     return rates.SequentialLR(optimizer, [ramp, main], milestones=[warmup])
 
 
-def try_out(blueprint: Blueprint, batch: dict[str, torch.Tensor], n_classes: int | None) -> tuple[int, str]:
+def try_out(
+    blueprint: Blueprint, batch: dict[str, torch.Tensor], n_classes: int | None, seed: int = 0
+) -> tuple[int, str]:
     """Run a few rows through a copy of the net; note what moves in it.
 
     Returns
@@ -158,30 +161,10 @@ def try_out(blueprint: Blueprint, batch: dict[str, torch.Tensor], n_classes: int
     """
     rows = {k: v[:4] for k, v in batch.items()}
     first = next(iter(rows))
-    state, threads = torch.random.get_rng_state(), torch.get_num_threads()
     try:
-        if any(isinstance(p, nn.parameter.UninitializedParameter) for p in blueprint.module.parameters()):
-            with torch.no_grad():
-                blueprint.loss(blueprint.module, rows)
-        copied: Any = copy.deepcopy(blueprint.module).train()
-        buffers = {n: (b, b.clone()) for n, b in copied.named_buffers()}
-        torch.random.set_rng_state(state)
-        tried, n = dict(rows), len(rows[first])
-        if blueprint.augment is not None:
-            tried[first] = blueprint.augment(rows[first], torch.Generator().manual_seed(0))
-        try:
-            total, _, output = blueprint.loss(copied, tried)
-        except (IndexError, RuntimeError, ValueError):
-            if n_classes is not None:
-                _check_output(copied(tried[first]), n, n_classes)  # if that is what is wrong, say so
-            raise
-        _check_output(output, n, n_classes)
-        if total.ndim or not total.requires_grad:
-            raise InputError("the loss must be one number that depends on the module's parameters")
-        total.backward()
-        blueprint.stochastic = not torch.equal(state, torch.random.get_rng_state())
-        after = dict(copied.named_buffers())
-        blueprint.moving = tuple(n for n, (_, before) in buffers.items() if not torch.equal(after[n], before))
+        with torch_as_it_was():
+            _settle(blueprint, rows, seed)
+            _try(blueprint, rows, n_classes)
     except InputError:
         raise
     except Exception as error:
@@ -189,11 +172,41 @@ def try_out(blueprint: Blueprint, batch: dict[str, torch.Tensor], n_classes: int
             f"the module failed on {len(rows[first])} rows of shape {tuple(rows[first].shape[1:])} "
             f"({rows[first].dtype}): {type(error).__name__}: {error}"
         ) from error
-    finally:
-        torch.random.set_rng_state(state)
-        torch.set_num_threads(threads)
     named = [(n, tuple(p.shape)) for n, p in blueprint.module.named_parameters() if p.requires_grad]
     return sum(math.prod(shape) for _, shape in named), hashlib.sha256(repr(named).encode()).hexdigest()
+
+
+def _settle(blueprint: Blueprint, rows: dict[str, torch.Tensor], seed: int) -> None:
+    """Give lazy layers their shapes and, from the seed of the run, their weights."""
+    if any(isinstance(p, nn.parameter.UninitializedParameter) for p in blueprint.module.parameters()):
+        torch.manual_seed(seed)
+        blueprint.module.train(False)  # so that no running statistics move
+        with torch.no_grad():
+            blueprint.loss(blueprint.module, rows)
+        blueprint.module.train()
+
+
+def _try(blueprint: Blueprint, rows: dict[str, torch.Tensor], n_classes: int | None) -> None:
+    """Run the rows forward and back through a copy; note which buffers move, and whether random numbers are drawn."""
+    first = next(iter(rows))
+    copied: Any = copy.deepcopy(blueprint.module).train()
+    before = {name: buffer.clone() for name, buffer in copied.named_buffers()}
+    state, n_rows, tried = torch.random.get_rng_state(), len(rows[first]), dict(rows)
+    if blueprint.augment is not None:
+        tried[first] = blueprint.augment(rows[first], torch.Generator().manual_seed(0))
+    try:
+        total, _, output = blueprint.loss(copied, tried)
+    except (IndexError, RuntimeError, ValueError):
+        if n_classes is not None:
+            _check_output(copied(tried[first]), n_rows, n_classes)  # if that is what is wrong, say so
+        raise
+    _check_output(output, n_rows, n_classes)
+    if total.ndim or not total.requires_grad:
+        raise InputError("the loss must be one number that depends on the module's parameters")
+    total.backward()
+    blueprint.stochastic = not torch.equal(state, torch.random.get_rng_state())
+    after = dict(copied.named_buffers())
+    blueprint.moving = tuple(name for name, old in before.items() if not torch.equal(after[name], old))
 
 
 def _check_output(output: Any, rows: int, n_classes: int | None) -> None:
@@ -250,24 +263,24 @@ def arrays_of(module: nn.Module) -> dict[str, Array]:
 
 def put_weights(blueprint: Blueprint, arrays: Mapping[str, Array]) -> nn.Module:
     """Return the blueprint's module with trained weights and buffers in it."""
-    threads = torch.get_num_threads()
-    net = Net(blueprint)
+    with torch_as_it_was():
+        net = Net(blueprint)
     net.weights[:], net.stats[:] = arrays["weights"], arrays["stats"]
     net.place_stats()
-    torch.set_num_threads(threads)
     module: nn.Module = net.module
     module.train(False)
     return module
 
 
-def get_threads() -> int:
-    """Return torch's number of threads, to be given back with `set_threads` after a run."""
-    return int(torch.get_num_threads())
-
-
-def set_threads(n: int) -> None:
-    """Set torch's number of threads."""
-    torch.set_num_threads(n)
+@contextlib.contextmanager
+def torch_as_it_was() -> Iterator[None]:
+    """Give torch's number of threads and its generator back as they were found, whatever happens inside."""
+    threads, state = torch.get_num_threads(), torch.random.get_rng_state()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.random.set_rng_state(state)
 
 
 def _one_of(came: str, known: Any) -> str:

@@ -43,13 +43,9 @@ class Grouped:
         """Tell whether shards of these sizes may go together; None: it is not known yet."""
         return self._known.get(sizes, None if len(self._known) < _MOST_SIZES else False)
 
-    def compare(self, sizes: tuple[int, ...], ours: Sequence[Mapping[str, Array]], right: Sequence[Any]) -> None:
-        """Remember whether the grouped pass gave the very bits of the separate ones."""
-        self._known[sizes] = all(
-            np.array_equal(a[name].view(np.uint8), b[name].view(np.uint8))
-            for a, b in zip(ours, right, strict=True)
-            for name in a
-        )
+    def remember(self, sizes: tuple[int, ...], same: bool) -> None:
+        """Note whether shards of these sizes gave the very bits of the separate passes when they went together."""
+        self._known[sizes] = same
 
     def gradients(
         self, batch: dict[str, torch.Tensor], sizes: Sequence[int], outs: Sequence[Mapping[str, Array]], n_rows: int
@@ -131,3 +127,12 @@ class _Linear(torch.autograd.Function):  # type: ignore[misc]
                 torch.sum(part, 0, out=b)
         dx = flat_dy.mm(weight).view(x.shape) if ctx.needs_input_grad[0] else None
         return dx, None, None, None, None
+
+
+def same_bits(ours: Sequence[Mapping[str, Array]], others: Sequence[Mapping[str, Array]]) -> bool:
+    """Tell whether the arrays of each shard agree in every bit."""
+    return all(
+        np.array_equal(array.view(np.uint8), b[name].view(np.uint8))
+        for a, b in zip(ours, others, strict=True)
+        for name, array in a.items()
+    )

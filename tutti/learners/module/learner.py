@@ -189,9 +189,11 @@ class ModuleLearner(Spec):
             return {s: Proposal(Update("gradient", out)) for s, out in outs.items()}
         found = {s: self.propose(shared, private[s], data[s], order) for s, order in orders.items()}
         if way is not None and fits is None:
+            from tutti.learners.module._grouped import same_bits
+
             trial = [net.template() for _ in busy]
-            fine = self._together(shared, private, data, orders, busy, trial)
-            way.compare(sizes, trial, [found[s].update.arrays if fine else {"grad": np.zeros(0)} for s in busy])
+            taken = self._together(shared, private, data, orders, busy, trial)
+            way.remember(sizes, taken and same_bits(trial, [found[s].update.arrays for s in busy]))
         return found
 
     def _together(
@@ -272,7 +274,7 @@ class ModuleLearner(Spec):
         meter, metrics = shared["meter"], {"lr": float(shared["meter"][RATE])}
         if self.validation > 0:
             metrics |= {"valid_loss": float(meter[VALID_LOSS]), "valid_accuracy": float(meter[ACCURACY])}
-        return Progress(float(shared["objective"][0]), math.inf, passes, done, done, metrics=metrics)
+        return Progress(float(shared["objective"][0]), math.inf, passes, done, False, metrics=metrics)
 
     def due(self, shared: Arrays) -> bool:
         """Tell whether an epoch has ended whose validation is still to come."""
