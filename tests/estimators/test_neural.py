@@ -30,7 +30,7 @@ from tutti.errors import DataError, InputError, ParameterError, RunError  # noqa
 from tutti.estimators.neural import NeuralNetClassifier, NeuralNetRegressor  # noqa: E402
 
 nn = torch.nn
-NETS = [MLP, CNN, pytest.param(Encoder, marks=pytest.mark.thorough), Bag]
+NETS = [MLP, *(pytest.param(kind, marks=pytest.mark.thorough) for kind in (CNN, Encoder, Bag))]
 OPTIMIZERS = [{"optimizer": "sgd", "lr": 0.05, "optimizer__momentum": 0.9}, {"optimizer": "adamw", "lr": 2e-3}]
 
 
@@ -64,6 +64,7 @@ def test_same_bits_after_200_steps_for_any_number_of_workers(kind, optimizer, en
     assert len(set(found.values())) == 1, found
 
 
+@pytest.mark.thorough
 def test_a_seed_decides_everything():
     assert digest(MLP, Threads(1), random_state=1) == digest(MLP, Threads(1), random_state=1)
     assert digest(MLP, Threads(1), random_state=1) != digest(MLP, Threads(1), random_state=2)
@@ -172,6 +173,7 @@ def test_a_warm_start_begins_with_the_fitted_weights():
     assert made.fit(x, y).history_[0]["loss"] < 1.05 * first
 
 
+@pytest.mark.thorough
 def test_validation_stops_early_with_the_best_weights():
     x, y = rows(MLP)
     y = np.random.default_rng(0).permutation(y)  # nothing to learn: validation soon gets worse
@@ -299,7 +301,7 @@ class Bomb:
         return x + 0.1 * torch.randn(x.shape, generator=generator)
 
 
-@pytest.mark.parametrize("kind, optimizer", [(MLP, "adamw"), (CNN, "sgd")])
+@pytest.mark.parametrize("kind, optimizer", [(MLP, "adamw"), pytest.param(CNN, "sgd", marks=pytest.mark.thorough)])
 def test_a_training_that_was_cut_short_goes_on_to_the_same_bits(kind, optimizer, tmp_path):
     fuse = tmp_path / "fuse"
     options = {"epochs": 4, "optimizer": optimizer, "lr_schedule": "cosine", "validation": 0.2, "n_shards": 4}
@@ -342,6 +344,7 @@ def dense(d=20, k=3, act=nn.ReLU):
     return nn.Sequential(nn.Linear(d, 32), act(), nn.Sequential(nn.Linear(32, 16), nn.GELU()), nn.Linear(16, k))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("batch_size", [100, 64, 20])
 def test_shards_that_go_together_have_the_bits_of_shards_that_go_alone(batch_size, monkeypatch):
     from tutti.learners.module import _grouped, _net
@@ -452,6 +455,7 @@ def test_without_exactness_each_worker_has_one_shard():
     assert "the bits depend on the number of workers" in made.plan_.reason
 
 
+@pytest.mark.thorough
 def test_sparse_rows_and_files_give_the_bits_of_arrays(tmp_path):
     x, y = rows(MLP, n=200)
     x = np.where(np.abs(x) > 0.5, x, 0).astype(np.float32)
@@ -466,6 +470,7 @@ def test_sparse_rows_and_files_give_the_bits_of_arrays(tmp_path):
     np.testing.assert_array_equal(read.predict(tutti.read_parquet(str(tmp_path / "rows.parquet"))), expected.predict(x))
 
 
+@pytest.mark.thorough
 def test_streamed_rows_have_the_same_bits_for_any_number_of_workers(tmp_path):
     x, y = rows(MLP, n=400)
     table = pyarrow.table({f"f{j}": x[:, j] for j in range(20)} | {"y": y})
