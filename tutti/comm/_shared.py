@@ -4,6 +4,7 @@ all_reduce, large: every rank puts its shards' rows where all see them, barrier,
 over all shards into a shared result, barrier.  No rank moves more than it must, and nothing is summed twice.
 all_reduce, small: rows are copied into one of two mirrors used in turn, barrier, every rank sums everything itself:
 one barrier is dearer than a few thousand additions.
+share: as all_reduce up to its first barrier; then every rank may read all rows where they lie.
 
 Every call first agrees: ranks compare what they are about to do (which call, sizes, type, which shards) and raise
 together where they differ, so a wrong program ends in an error and never in a wrong sum.
@@ -29,8 +30,8 @@ _SMALL = 1 << 16  # bytes of all shards together; below, one barrier and a whole
 _DTYPES: dict[int, np.dtype[Any]] = {
     d.num: d for d in map(np.dtype, ("f4", "f8", "i4", "i8", "u4", "u8", "i2", "u2", "i1", "u1"))
 }
-_CALLS = ("nothing", "barrier", "all_gather", "all_reduce")
-_BARRIER, _GATHER, _REDUCE = 1, 2, 3
+_CALLS = ("nothing", "barrier", "all_gather", "all_reduce", "share")
+_BARRIER, _GATHER, _REDUCE, _SHARE = 1, 2, 3, 4
 _CALL, _N, _LENGTH, _DTYPE, _WHERE, _GIVEN = range(6)  # the words of a record
 
 
@@ -80,6 +81,8 @@ class SharedComm(ABC):
     link : what the engine gave to this rank.
     """
 
+    shares_memory = True
+
     def __init__(self, link: Link) -> None:
         self._link = link
         self._rank, self._size = link.rank, link.size
@@ -90,6 +93,7 @@ class SharedComm(ABC):
         self._meetings = 0
         self._allocated = 0
         self._buffers: dict[tuple[int, int, int], Buffer] = {}
+        self._read = -1  # the meeting after which other ranks may still read the rows of a shared buffer
         self._sent = 0
         self._waited = 0.0
 
@@ -143,29 +147,10 @@ class SharedComm(ABC):
         RunError : if the ranks disagree, or a shard was given by no rank or by two.
         Aborted : if the run was stopped.
         """
-        self._enter()  # before anything is written: a rank that failed must not complete what others still check
-        buffer = None
-        if parts:
-            first = next(iter(parts.values()))
-            self._check(parts, n_shards, first)
-            buffer = self._buffer(n_shards, len(first), first.dtype)
+        buffer = self._bring(_REDUCE, parts, n_shards)
         if self._size == 1:
-            return self._alone(parts, n_shards, buffer)
-        if buffer is not None:
-            turn = buffer.calls & 1
-            stamps, stamp = buffer.stamps[turn], self._stamp(buffer)
-            for shard in parts:
-                stamps[shard] = stamp
-            self._put(buffer, parts, buffer.mirrors[turn] if buffer.small else None)
-            self._sent += len(parts) * buffer.length * buffer.dtype.itemsize
-        length, dtype, where = self._agree_on_sum(n_shards, buffer, len(parts))
-        if buffer is None:
-            buffer = self._buffer(n_shards, length, _DTYPES[dtype])
-            if buffer.where != where:
-                self._broken(f"rank {self._rank} allocated its buffers in another order than the ranks with shards")
-        self._check_stamps(buffer)
-        buffer.calls += 1
-        if buffer.small:
+            tree_sum([parts[i] for i in range(n_shards)], buffer.result)
+        elif buffer.small:
             tree_sum(buffer.mirrors[(buffer.calls - 1) & 1], buffer.result)
         else:
             lo, hi = stripe(buffer.length, self._rank, self._size)
@@ -173,6 +158,30 @@ class SharedComm(ABC):
             self._sent += (hi - lo) * buffer.dtype.itemsize
             self._meet()
         return buffer.view
+
+    def share(self, parts: Mapping[int, Array], n_shards: int) -> Sequence[Array]:
+        """Return the arrays of all shards, by shard id; large ones are read where they lie.
+
+        Parameters and errors are those of `all_reduce`.
+
+        Returns
+        -------
+        n_shards read-only arrays (length,), valid until this rank calls ``share`` or ``all_reduce`` again.  The other
+        ranks may read them as long: who changes what it gave (a row of ``slots``, too) has a barrier before.
+        """
+        buffer = self._bring(_SHARE, parts, n_shards)
+        rows: Array | Sequence[Array]
+        if self._size == 1:
+            rows = [parts[i] for i in range(n_shards)]
+        elif buffer.small:
+            rows = buffer.mirrors[(buffer.calls - 1) & 1]
+        else:
+            rows = self._rows(buffer)
+            self._read = self._meetings
+        views = [row.view() for row in rows]
+        for view in views:
+            view.flags.writeable = False
+        return views
 
     def all_gather(self, payload: bytes) -> list[bytes]:
         """Return the bytes that every rank gave, by rank."""
@@ -209,12 +218,39 @@ class SharedComm(ABC):
         """Return what is summed, one row per shard."""
         return buffer.slots
 
-    def _alone(self, parts: Mapping[int, Array], n_shards: int, buffer: Buffer | None) -> Array:
+    def _bring(self, call: int, parts: Mapping[int, Array], n_shards: int) -> Buffer:
+        """Check the parts, agree on the call, and return the buffer in which all parts can be seen."""
+        self._enter()  # before anything is written: a rank that failed must not complete what others still check
+        buffer = None
+        if parts:
+            first = next(iter(parts.values()))
+            self._check(call, parts, n_shards, first)
+            buffer = self._buffer(n_shards, len(first), first.dtype)
+        if self._size == 1:
+            return self._alone(call, parts, n_shards, buffer)
+        if self._read == self._meetings:
+            self._agree(call)  # nobody reads any more what `share` returned
+        if buffer is not None:
+            turn = buffer.calls & 1
+            stamps, stamp = buffer.stamps[turn], self._stamp(buffer)
+            for shard in parts:
+                stamps[shard] = stamp
+            self._put(buffer, parts, buffer.mirrors[turn] if buffer.small else None)
+            self._sent += len(parts) * buffer.length * buffer.dtype.itemsize
+        length, dtype, where = self._agree_on_parts(call, n_shards, buffer, len(parts))
+        if buffer is None:
+            buffer = self._buffer(n_shards, length, _DTYPES[dtype])
+            if buffer.where != where:
+                self._broken(f"rank {self._rank} allocated its buffers in another order than the ranks with shards")
+        self._check_stamps(call, buffer)
+        buffer.calls += 1
+        return buffer
+
+    def _alone(self, call: int, parts: Mapping[int, Array], n_shards: int, buffer: Buffer | None) -> Buffer:
         if buffer is None or len(parts) != n_shards:
             missing = [i for i in range(n_shards) if i not in parts]
-            self._broken(f"all_reduce: shards {missing} were given by no rank")
-        tree_sum([parts[i] for i in range(n_shards)], buffer.result)
-        return buffer.view
+            self._broken(f"{_CALLS[call]}: shards {missing} were given by no rank")
+        return buffer
 
     def _buffer(self, n_shards: int, length: int, dtype: np.dtype[Any]) -> Buffer:
         key = (n_shards, length, dtype.num)
@@ -229,13 +265,13 @@ class SharedComm(ABC):
             self._allocated += n_bytes
         return found
 
-    def _check(self, parts: Mapping[int, Array], n_shards: int, first: Array) -> None:
+    def _check(self, call: int, parts: Mapping[int, Array], n_shards: int, first: Array) -> None:
         for shard, part in parts.items():
             if not 0 <= shard < n_shards:
-                raise ValueError(f"all_reduce: shard {shard} is not one of 0..{n_shards - 1}")
+                raise ValueError(f"{_CALLS[call]}: shard {shard} is not one of 0..{n_shards - 1}")
             if part.shape != first.shape or part.ndim != 1 or part.dtype != first.dtype:
                 raise ValueError(
-                    f"all_reduce: the part of shard {shard} is {part.dtype}{part.shape}, another is "
+                    f"{_CALLS[call]}: the part of shard {shard} is {part.dtype}{part.shape}, another is "
                     f"{first.dtype}{first.shape}; expected 1-d arrays of one length and dtype"
                 )
 
@@ -243,10 +279,10 @@ class SharedComm(ABC):
         """What marks a shard as given in this call; old memory of another run cannot hold it by chance."""
         return self._board.run + buffer.calls
 
-    def _check_stamps(self, buffer: Buffer) -> None:
+    def _check_stamps(self, call: int, buffer: Buffer) -> None:
         given = buffer.stamps[buffer.calls & 1] == self._stamp(buffer)
         if not given.all():
-            self._broken(f"all_reduce: shards {np.flatnonzero(~given).tolist()} were given by no rank")
+            self._broken(f"{_CALLS[call]}: shards {np.flatnonzero(~given).tolist()} were given by no rank")
 
     def _broken(self, message: str) -> NoReturn:
         """Raise, and stop the others: after a disagreement nobody may go on with what is in the buffers."""
@@ -312,28 +348,30 @@ class SharedComm(ABC):
                 )
         return records
 
-    def _agree_on_sum(self, n_shards: int, buffer: Buffer | None, given: int) -> Sequence[int]:
-        """Return (length, dtype, where) of the sum; a rank without shards is told by the others."""
+    def _agree_on_parts(self, call: int, n_shards: int, buffer: Buffer | None, given: int) -> Sequence[int]:
+        """Return (length, dtype, where) of the parts; a rank without shards is told by the others."""
         what = (-1, -1, -1) if buffer is None else (buffer.length, buffer.dtype.num, buffer.where)
-        records = [record.tolist() for record in self._agree(_REDUCE, n_shards, *what, given)]
+        records = [record.tolist() for record in self._agree(call, n_shards, *what, given)]
         known: Sequence[int] = what
         for rank, other in enumerate(records):
             theirs = other[_LENGTH : _WHERE + 1]
             if known[0] < 0:
                 known = theirs
             if other[_N] != n_shards or (theirs[0] >= 0 and tuple(theirs) != tuple(known)):
-                self._broken(self._difference(rank, n_shards, known, other[_N], theirs))
+                self._broken(self._difference(call, rank, n_shards, known, other[_N], theirs))
         total = sum(other[_GIVEN] for other in records)
         if total != n_shards:
             self._broken(
-                f"all_reduce: {total} arrays were given for {n_shards} shards; "
+                f"{_CALLS[call]}: {total} arrays were given for {n_shards} shards; "
                 "each shard id is given by exactly one rank"
             )
         return known
 
-    def _difference(self, rank: int, n: int, known: Sequence[int], their_n: int, theirs: Sequence[int]) -> str:
+    def _difference(
+        self, call: int, rank: int, n: int, known: Sequence[int], their_n: int, theirs: Sequence[int]
+    ) -> str:
         def show(n_shards: int, what: Sequence[int]) -> str:
-            return f"all_reduce of {n_shards} shards x {what[0]} {_DTYPES.get(what[1], '?')}"
+            return f"{_CALLS[call]} of {n_shards} shards x {what[0]} {_DTYPES.get(what[1], '?')}"
 
         mine, other = show(n, known), show(their_n, theirs)
         if mine == other:

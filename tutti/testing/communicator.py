@@ -35,6 +35,7 @@ def check_communicator(make_ranks: Make, sizes: Sequence[int] = (1, 2, 3, 5)) ->
     for size in sizes:
         check_sums(make_ranks, size)
         check_stale_memory(make_ranks, size)
+        check_shared(make_ranks, size)
         check_gathered(make_ranks, size)
         check_refusals(make_ranks, size)
         check_counters(make_ranks, size)
@@ -154,6 +155,37 @@ def check_stale_memory(make_ranks: Make, size: int) -> None:
     assert _values(body, make_ranks, size) == [True] * size
 
 
+def check_shared(make_ranks: Make, size: int) -> None:
+    """share() gives every rank every shard's array, read-only; it stays while others go on, and mixes with sums."""
+
+    def body(comm: Communicator) -> bool:
+        good = True
+        for n_shards, length in ((1, 5), (8, 100), (3, 0), (8, 20_000), (11, 9000)):
+            slots = comm.slots(n_shards, length, "float32")
+            for step, deal in enumerate(deals(n_shards, size)):
+                mine = {s: part(s, length, "float32", step) for s in deal[comm.rank]}
+                if step == 1:
+                    for s in mine:
+                        slots[s] = mine[s]
+                        mine[s] = slots[s]
+                wanted = [part(s, length, "float32", step) for s in range(n_shards)]
+                rows = comm.share(mine, n_shards)
+                good &= len(rows) == n_shards and all(
+                    not row.flags.writeable and row.tobytes() == right.tobytes()
+                    for row, right in zip(rows, wanted, strict=True)
+                )
+                if step == 0:
+                    comm.barrier()  # the next step writes into the rows
+                if step == 1:
+                    comm.all_gather(b"")
+                    good &= all(row.tobytes() == right.tobytes() for row, right in zip(rows, wanted, strict=True))
+                total = comm.all_reduce(mine, n_shards)
+                good &= total.tobytes() == tree_sum_of(wanted, n_shards).tobytes()
+        return good
+
+    assert _values(body, make_ranks, size) == [True] * size
+
+
 def check_gathered(make_ranks: Make, size: int) -> None:
     """Every rank gets every rank's bytes, whatever their lengths, again and again."""
     lengths = [0, 1, 100, 5000, 3, 200_000, 1]
@@ -185,8 +217,12 @@ def check_refusals(make_ranks: Make, size: int) -> None:
         def body(comm: Communicator, parts: Mapping[int, Array] = parts, n_shards: int = n_shards) -> None:
             comm.all_reduce(parts, n_shards)
 
-        found = on_ranks(make_ranks, size, body)
-        assert all(isinstance(e, ValueError) for e in found), f"{parts} gave {found}"
+        def shared(comm: Communicator, parts: Mapping[int, Array] = parts, n_shards: int = n_shards) -> None:
+            comm.share(parts, n_shards)
+
+        for refused in (body, shared):
+            found = on_ranks(make_ranks, size, refused)
+            assert all(isinstance(e, ValueError) for e in found), f"{parts} gave {found}"
 
 
 def check_counters(make_ranks: Make, size: int) -> None:
@@ -211,9 +247,10 @@ def check_abort(make_ranks: Make, size: int) -> None:
             return comm.barrier()
         if call == "all_gather":
             return comm.all_gather(b"x")
-        return comm.all_reduce({s: np.zeros(10) for s in range(comm.rank, 8, size)}, 8)
+        parts = {s: np.zeros(10) for s in range(comm.rank, 8, size)}
+        return comm.share(parts, 8) if call == "share" else comm.all_reduce(parts, 8)
 
-    for call in ("barrier", "all_gather", "all_reduce"):
+    for call in ("barrier", "all_gather", "all_reduce", "share"):
 
         def body(comm: Communicator, call: str = call) -> None:
             comm.barrier()
@@ -250,7 +287,19 @@ def check_disagreement(make_ranks: Make, size: int) -> None:
     def nobody(comm: Communicator) -> Any:
         return comm.all_reduce({}, size)
 
-    for body in (other_length, other_dtype, other_call, other_count, twice, missing, nobody):
+    def other_way(comm: Communicator) -> Any:
+        parts = {comm.rank: np.zeros(10)}
+        return comm.share(parts, size) if comm.rank else comm.all_reduce(parts, size)
+
+    def share_twice(comm: Communicator) -> Any:
+        return comm.share({min(comm.rank, size - 2): np.zeros(10)}, size)
+
+    def after_share(comm: Communicator) -> Any:
+        comm.share({comm.rank: np.zeros(10_000)}, size)
+        return comm.barrier() if comm.rank else comm.all_reduce({comm.rank: np.zeros(10)}, size)
+
+    bodies = (other_length, other_dtype, other_call, other_count, other_way, twice, share_twice, after_share, missing)
+    for body in (*bodies, nobody):
         found = on_ranks(make_ranks, size, body)
         assert all(isinstance(e, Exception) for e in found), f"{body.__name__}: {found}"
         assert not all(isinstance(e, Aborted) for e in found), f"{body.__name__}: nobody said why"
