@@ -347,7 +347,7 @@ def dense(d=20, k=3, act=nn.ReLU):
 @pytest.mark.thorough
 @pytest.mark.parametrize("batch_size", [100, 64, 20])
 def test_shards_that_go_together_have_the_bits_of_shards_that_go_alone(batch_size, monkeypatch):
-    from tutti.learners.module import _grouped, _net
+    from tutti.learners.module import _grouped
 
     used = []
     gradients = _grouped.Grouped.gradients
@@ -356,7 +356,7 @@ def test_shards_that_go_together_have_the_bits_of_shards_that_go_alone(batch_siz
     data = (*rows(MLP), weight)
     together = [net(dense, batch_size=batch_size, engine=Threads(n)).fit(*data) for n in (1, 3)]
     assert len(used) > 20, "a sequence of dense layers goes together"
-    monkeypatch.setattr(_net.Net, "together", lambda self, parts: None)
+    monkeypatch.setattr(_grouped.Grouped, "fits", lambda self, sizes: len(sizes) == 1 and self.rows is not None)
     alone = net(dense, batch_size=batch_size, engine=Threads(1)).fit(*data)
     assert {m.report_.sha256 for m in together} == {alone.report_.sha256}
 
@@ -366,6 +366,7 @@ def test_what_may_not_go_together(case):
     from tutti.learners.module import _build, _grouped
     from tutti.learners.module._blueprint import Blueprint
     from tutti.learners.module._net import Net
+    from tutti.learners.module.fields import Field
 
     module = dense(act=nn.Dropout) if case == "dropout" else MLP(dropout=0.0) if case == "own class" else dense()
     if case == "twice":
@@ -379,7 +380,7 @@ def test_what_may_not_go_together(case):
     blueprint = Blueprint(module, _build.build_loss("cross_entropy", {}, None), optimizer, elementwise)
     threads = torch.get_num_threads()
     _build.try_out(blueprint, {"x": torch.zeros(4, 20), "y": torch.zeros(4, dtype=torch.long)}, 3)
-    found = _grouped.grouped(Net(blueprint), 1)
+    found = _grouped.grouped(Net(blueprint), _grouped.Job((Field("x", 0, 20, (20,)),), 64, 8))
     torch.set_num_threads(threads)
     assert (found is None) == (case != "frozen")
 

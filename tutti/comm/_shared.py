@@ -183,6 +183,11 @@ class SharedComm(ABC):
             view.flags.writeable = False
         return views
 
+    def memory(self, n_bytes: int) -> Array:
+        """Return memory (n_bytes,) that all ranks see, contents undefined; all ask for the same in the same order."""
+        self._allocated += n_bytes
+        return self._link.allocate(n_bytes)
+
     def all_gather(self, payload: bytes) -> list[bytes]:
         """Return the bytes that every rank gave, by rank."""
         self._enter()

@@ -86,6 +86,10 @@ class Layout:
             at += -(-size // align) * align
         self.length = at
 
+    def places(self) -> list[tuple[str, slice]]:
+        """Return (name, columns) of each array."""
+        return [(name, place) for name, place, _ in self._places]
+
     def views(self, flat: Array) -> dict[str, Array]:
         """Return the named arrays as views into ``flat`` (length,)."""
         return {name: flat[place].reshape(shape) for name, place, shape in self._places}

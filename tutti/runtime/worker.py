@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-from tutti.comm.reduction import Layout
+from tutti.comm.reduction import Layout, tree_sum
 from tutti.protocols import Communicator, Learner, RankContext, ShardData, Strategy
 from tutti.runtime.checkpoint import Checkpoint, Writer
 from tutti.types import Array, Arrays, Event, Fault, RankReport, Schema, Seat, Update
@@ -39,6 +39,11 @@ class RankWorker:
     def seat(self) -> Seat:
         return self._ctx.seat
 
+    @property
+    def size(self) -> int:
+        """Number of ranks."""
+        return self._comm.size
+
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
         """Add the time of a ``with`` block to the phase ``name`` of this rank's report."""
@@ -54,18 +59,48 @@ class RankWorker:
 
     def merge(self, updates: Mapping[int, Update]) -> Update:
         """Sum the updates of all shards of all ranks in the canonical tree."""
-        began = time.perf_counter()
-        waited = self._comm.wait_seconds
         first = next(iter(updates.values()))
-        layout, slots, views = self._slots(first.arrays)
-        for s, update in updates.items():
-            layout.pack(update.arrays, slots[s], views[s])
-        total = self._comm.all_reduce({s: slots[s] for s in updates}, self.n_shards)
-        self.rounds += 1
-        waited = self._comm.wait_seconds - waited
-        self.seconds["wait"] += waited
-        self.seconds["exchange"] += time.perf_counter() - began - waited
-        return Update(first.kind, layout.views(total))
+        with self._exchange():
+            layout, slots, views = self._slots(first.arrays)
+            for s, update in updates.items():
+                layout.pack(update.arrays, slots[s], views[s])
+            total = self._comm.all_reduce({s: slots[s] for s in updates}, self.n_shards)
+            self.rounds += 1
+            return Update(first.kind, layout.views(total))
+
+    @property
+    def shares_memory(self) -> bool:
+        """True if all ranks see the same memory."""
+        return self._comm.shares_memory
+
+    def memory(self, n_bytes: int) -> Array:
+        """Return memory that all ranks see; all ask for the same in the same order."""
+        return self._comm.memory(n_bytes)
+
+    def share(self, updates: Mapping[int, Update]) -> Shared:
+        """Let every rank read the updates of all shards where they lie, until `meet`."""
+        with self._exchange():
+            layout, slots, views = self._slots(next(iter(updates.values())).arrays)
+            for s, update in updates.items():
+                layout.pack(update.arrays, slots[s], views[s])
+            rows = self._comm.share({s: slots[s] for s in updates}, self.n_shards)
+            self.rounds += 1
+            return Shared(layout, rows)
+
+    def meet(self) -> None:
+        """Return when every rank is here."""
+        with self._exchange():
+            self._comm.barrier()
+
+    @contextmanager
+    def _exchange(self) -> Iterator[None]:
+        began, waited = time.perf_counter(), self._comm.wait_seconds
+        try:
+            yield
+        finally:
+            waited = self._comm.wait_seconds - waited
+            self.seconds["wait"] += waited
+            self.seconds["exchange"] += time.perf_counter() - began - waited
 
     def emit(self, event: Event) -> None:
         self._ctx.emit(event)
@@ -87,6 +122,20 @@ class RankWorker:
             found = layout, slots, {s: layout.views(slots[s]) for s in self.shards}
             self._layouts[key] = found
         return found
+
+
+class Shared:
+    """What all shards gave, where it lies; see `tutti.protocols.Shares`."""
+
+    def __init__(self, layout: Layout, rows: Sequence[Array]) -> None:
+        self._places = {name: (where.start, where.stop) for name, where in layout.places()}
+        self._rows = rows
+
+    def sum(self, name: str, start: int = 0, stop: int | None = None, out: Array | None = None) -> Array:
+        """Return the canonical sum over all shards of columns start:stop of an array, in ``out`` if given."""
+        first, last = self._places[name]
+        lo, hi = first + start, last if stop is None else first + stop
+        return tree_sum([row[lo:hi] for row in self._rows], out)
 
 
 def fit_rank(

@@ -43,23 +43,24 @@ class AllReduce(Spec):
         rounds = Rounds(worker, learner)
         trainable = learner if isinstance(learner, Trainable) else None
         outs: dict[int, dict[str, Array]] = {}
+        rounds.divide()
 
         def order(kind: Kind) -> Callable[[int, int], Order]:
             given = outs if kind == "gradient" else {}
             return lambda step, shard: Order(step=step, kind=kind, seed=worker.seed, shard=shard, out=given.get(shard))
 
         while not learner.progress(rounds.shared).done:
-            merged = rounds.round(order("gradient"))
+            like = rounds.step(order("gradient"))
             if trainable is None:
                 rounds.tell("gradient")
                 continue
-            outs = outs or worker.buffers(merged.arrays)
+            outs = outs or worker.buffers(like)
             if trainable.due(rounds.shared):
                 rounds.round(order("summary"))
             if trainable.tells(rounds.shared):
                 rounds.tell("gradient")
             worker.keep(*_kept(trainable, rounds.shared))
-        return rounds.shared
+        return rounds.shared if trainable is None else trainable.result(rounds.shared)
 
 
 def _kept(learner: Trainable, shared: Arrays) -> tuple[int, Callable[[], Arrays], bool]:

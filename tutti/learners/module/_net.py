@@ -7,13 +7,10 @@ Every parameter begins at 64 bytes, so a vectorised step rounds alike however th
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import fnmatch
 import math
 import threading
-import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -22,28 +19,19 @@ import torch
 
 from tutti.errors import InputError
 from tutti.learners.module._blueprint import Blueprint
+from tutti.learners.module._columns import Columns, Spot
+from tutti.learners.module._grouped import Job, grouped
+from tutti.learners.module._stepper import Allocate, Stepper, aligned
 from tutti.learners.module.fields import Field
+from tutti.protocols import Shares
 from tutti.types import Array
 
 LOSS, WEIGHT, HITS = range(3)
 """Places in "sums"; then follows a flag per parameter: 1 where it got a gradient."""
 
-_UNKNOWN = object()
+Clip = tuple[str, float] | None
 _DRAWING = threading.Lock()
 """Held while a module draws from torch's generator, of which a process has but one."""
-
-
-@dataclass(frozen=True)
-class Spot:
-    """Where a parameter lies in the flat array."""
-
-    name: str
-    start: int
-    shape: tuple[int, ...]
-
-    @property
-    def stop(self) -> int:
-        return self.start + math.prod(self.shape)
 
 
 class Net:
@@ -53,9 +41,10 @@ class Net:
     ----------
     blueprint : whose objects this net takes over.
     precision : "float32" (as the module is) or "bf16": autocast in the forward pass.
+    job : what the gradients are computed for; None if they are not.
     """
 
-    def __init__(self, blueprint: Blueprint, precision: str = "float32") -> None:
+    def __init__(self, blueprint: Blueprint, precision: str = "float32", job: Job | None = None) -> None:
         torch.set_num_threads(1)
         self.blueprint, self.module, self.precision = blueprint, blueprint.module, precision
         named = [(n, p) for n, p in self.module.named_parameters() if p.requires_grad]
@@ -65,36 +54,56 @@ class Net:
         align = 64 // self.numpy_dtype.itemsize
         self.spots: list[Spot] = []
         self.params: list[torch.nn.Parameter] = []
-        edges: list[tuple[int, int, int]] = []  # group, start, stop
+        groups: list[tuple[int, int, int]] = []  # group, start, stop
         at = 0
         for i in order:
             name, p = named[i]
-            self.spots.append(Spot(name, at, tuple(p.shape)))
+            start, at = at, at + -(-p.numel() // align) * align
+            self.spots.append(Spot(name, start, tuple(p.shape), at))
             self.params.append(p)
-            at += -(-p.numel() // align) * align
-            if edges and edges[-1][0] == chosen[i]:
-                edges[-1] = (chosen[i], edges[-1][1], at)
-            else:
-                edges.append((chosen[i], at - -(-p.numel() // align) * align, at))
+            if groups and groups[-1][0] == chosen[i]:
+                start = groups.pop()[1]
+            groups.append((chosen[i], start, at))
         self.length = at
-        self.weights = _aligned(at, self.numpy_dtype)
-        flat = torch.from_numpy(self.weights)
-        for spot, p in zip(self.spots, self.params, strict=True):
-            view = flat[spot.start : spot.stop].view(spot.shape)
-            view.copy_(p.detach())
-            p.data = view
+        self._put(aligned(at, self.numpy_dtype))
         buffers = dict(self.module.named_buffers())
         moving = [buffers[name] for name in blueprint.moving]
         self.buffers = sorted(moving, key=lambda b: not b.is_floating_point())
         self._n_averaged = sum(b.numel() for b in moving if b.is_floating_point())
-        self.stats = _aligned(sum(b.numel() for b in self.buffers), self.numpy_dtype)
+        self.stats = aligned(sum(b.numel() for b in self.buffers), self.numpy_dtype)
         self._stat_views = _cut(torch.from_numpy(self.stats), [b.shape for b in self.buffers])
         self.keep_stats()
-        self._start_optimizer(flat, edges)
+        ranges = [(s.start, s.stop) for s in self.spots]
+        self.stepper = Stepper(self.weights, ranges, self.params, groups, blueprint)
         self._outs: dict[int, tuple[list[torch.Tensor], list[torch.Tensor]]] = {}
-        self._aliases: dict[tuple[int, int], torch.Tensor] = {}
-        self._scratch: torch.Tensor | None = None
-        self._together: Any = _UNKNOWN
+        self.together = grouped(self, job) if job is not None else None
+        factors = {} if self.together is None else self.together.factors
+        self._columns = Columns(self.spots, list(factors.values()))
+        self._own = 0, self.length
+
+    def _put(self, weights: Array) -> None:
+        """Move the parameters into a flat array."""
+        self.weights = weights
+        flat = torch.from_numpy(weights)
+        for spot, p in zip(self.spots, self.params, strict=True):
+            view = flat[spot.start : spot.stop].view(spot.shape)
+            view.copy_(p.detach())
+            p.data = view
+
+    def settle(self, allocate: Allocate, part: int, parts: int) -> None:
+        """Move what ranks write for each other into memory that all see; of the weights, own part ``part``.
+
+        Without parts (``parts`` = 1) every rank keeps weights of its own.
+        """
+        if self.together is not None and self.together.rows is not None:
+            self.together.rows.place(allocate)
+        if parts == 1 or not self.stepper.divisible:
+            return
+        memory: Array = allocate(self.weights.nbytes).view(self.numpy_dtype)
+        memory[:] = self.weights
+        self._put(memory)
+        self._own = self._columns.cut(part, parts), self._columns.cut(part + 1, parts)
+        self.stepper.own(memory, *self._own, allocate)
 
     # one batch
 
@@ -107,7 +116,7 @@ class Net:
     def template(self) -> dict[str, Array]:
         """Return arrays shaped like an update."""
         n_sums = 3 + len(self.spots)
-        sizes = {"grad": self.length, "sums": n_sums, "stats": len(self.stats)}
+        sizes = {"grad": self._columns.n_summed, "sums": n_sums, "stats": len(self.stats)}
         return {name: np.zeros(n, self.numpy_dtype) for name, n in sizes.items()}
 
     def gradient(
@@ -180,14 +189,6 @@ class Net:
                 else:
                     view.copy_(p.grad)
 
-    def together(self, parts: int) -> Any:
-        """Return the way to take all shards of the rank in one pass (`_grouped.Grouped`), or None."""
-        if self._together is _UNKNOWN:
-            from tutti.learners.module._grouped import grouped
-
-            self._together = grouped(self, parts)
-        return self._together
-
     def nothing(self, out: Mapping[str, Array]) -> None:
         """Write the update of a shard without rows."""
         for array in out.values():
@@ -226,53 +227,48 @@ class Net:
             yield
 
     def views_of(self, out: Mapping[str, Array]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-        """Return the parameters' gradients, and the moving buffers, as views of an update's arrays."""
+        """Return the parameters' gradients, and the moving buffers, as views of an update's arrays.
+
+        A parameter whose gradient is not summed has an empty view.
+        """
         key = out["grad"].__array_interface__["data"][0]
         found = self._outs.get(key)
         if found is None:
             flat = torch.from_numpy(out["grad"])
             flat.zero_()  # what lies between the parameters stays zero
-            grads = [flat[s.start : s.stop].view(s.shape) for s in self.spots]
+            places = zip(self._columns.places, self.spots, strict=True)
+            grads = [flat[:0] if at is None else flat[at : at + s.stop - s.start].view(s.shape) for at, s in places]
             found = grads, _cut(torch.from_numpy(out["stats"]), [b.shape for b in self.buffers])
             self._outs[key] = found
         return found
 
     # one step
 
-    def step(self, grad: Array, factor: float, had: Sequence[bool], clip: tuple[str, float] | None) -> None:
-        """Move the weights along a merged gradient.
+    def step(self, shares: Shares, n_rows: int, factor: float, had: Sequence[bool] | None, clip: Clip) -> None:
+        """Move the own columns of the weights along the merged gradient.
 
         Parameters
         ----------
-        grad : (length,) merged gradient.   factor : what it still has to be multiplied with.
-        had : per parameter, True if any shard had a gradient; the others rest, as they do in torch.
-        clip : ("norm" or "value", limit) or None.
+        shares : what the shards gave.   n_rows : of the global batch.
+        factor : what the sum still has to be multiplied with.
+        had : per parameter, True if any shard had a gradient; None if all had.
+        clip : ("norm" or "value", limit) or None; a norm needs all columns.
         """
-        g = self._alias(grad)
-        if factor != 1.0 or clip is not None:
-            if self._scratch is None:
-                self._scratch = torch.empty_like(g)
-            g = torch.mul(g, factor, out=self._scratch)
-            if clip is not None and clip[0] == "norm":
-                g.mul_(min(1.0, clip[1] / (float(torch.linalg.vector_norm(g)) + 1e-6)))
-            elif clip is not None:
-                g.clamp_(-clip[1], clip[1])
-        if self._segments is None:
-            for spot, p, with_grad in zip(self.spots, self.params, had, strict=True):
-                p.grad = g[spot.start : spot.stop].view(spot.shape) if with_grad else None
-            self.optimizer.step()
-        else:
-            resting = [s for s, with_grad in zip(self.spots, had, strict=True) if not with_grad]
-            kept = [
-                (array, s, array[s.start : s.stop].clone()) for s in resting for array in self._elementwise_state(s)
-            ]
-            for (_, start, stop), p in self._segments:
-                p.grad = g[start:stop]
-            self.optimizer.step()
-            for array, s, before in kept:
-                array[s.start : s.stop] = before
-        if self.scheduler is not None:
-            self.scheduler.step()
+        gradient, (lo, hi) = self.stepper.gradient, self._own
+        for start, stop, at in self._columns.runs:
+            a, b = max(start, lo), min(stop, hi)
+            if a < b:
+                shares.sum("grad", at + a - start, at + b - start, gradient[a:b])
+        if self.together is not None:
+            self.together.write_gradients(torch.from_numpy(gradient), n_rows, lo, hi)
+        g = torch.from_numpy(gradient[lo:hi])
+        if factor != 1.0:
+            g.mul_(factor)
+        if clip is not None and clip[0] == "norm":
+            g.mul_(min(1.0, clip[1] / (float(torch.linalg.vector_norm(g)) + 1e-6)))
+        elif clip is not None:
+            g.clamp_(-clip[1], clip[1])
+        self.stepper.step(had)
 
     def keep_stats(self) -> None:
         """Take the module's buffers over into ``stats``."""
@@ -283,84 +279,6 @@ class Net:
         """Give ``stats`` back to the module's buffers."""
         for view, buffer in zip(self._stat_views, self.buffers, strict=True):
             buffer.copy_(view)
-
-    def learning_rate(self) -> float:
-        """Return the present learning rate of the first group."""
-        return float(self.optimizer.param_groups[0]["lr"])
-
-    def skip_steps(self, n: int) -> None:
-        """Bring the learning rates to where they are after ``n`` steps."""
-        if self.scheduler is None:
-            return
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*lr_scheduler.step.*")  # the steps were made in an earlier run
-            for _ in range(n):
-                self.scheduler.step()
-
-    def optimizer_state(self) -> dict[str, Array]:
-        """Return views of the optimizer's tensors by name; empty before the first step."""
-        found = {}
-        for g, group in enumerate(self.optimizer.param_groups):
-            for i, p in enumerate(group["params"]):
-                for key, value in self.optimizer.state.get(p, {}).items():
-                    if isinstance(value, torch.Tensor):
-                        found[f"optimizer/{g}/{i}/{key}"] = value.detach().numpy()
-        return found
-
-    def restore_optimizer(self, arrays: Mapping[str, Array]) -> None:
-        """Put back what `optimizer_state` returned."""
-        for g, group in enumerate(self.optimizer.param_groups):
-            for i, p in enumerate(group["params"]):
-                prefix = f"optimizer/{g}/{i}/"
-                state = {n.removeprefix(prefix): torch.tensor(a) for n, a in arrays.items() if n.startswith(prefix)}
-                if state:
-                    self.optimizer.state[p] = state
-
-    def _start_optimizer(self, flat: torch.Tensor, edges: list[tuple[int, int, int]]) -> None:
-        options = [o for _, o in self.blueprint.groups] + [{}]
-        self._segments: list[tuple[tuple[int, int, int], torch.nn.Parameter]] | None = None
-        groups: list[dict[str, Any]] = []
-        if self.blueprint.elementwise:
-            self._segments = [(edge, torch.nn.Parameter(flat[edge[1] : edge[2]])) for edge in edges]
-            groups = [{"params": [p], **options[edge[0]]} for edge, p in self._segments]
-        else:
-            for group, start, stop in edges:
-                inside = [p for s, p in zip(self.spots, self.params, strict=True) if start <= s.start < stop]
-                groups.append({"params": inside, **options[group]})
-        self.optimizer = self.blueprint.optimizer(groups)
-        schedule = self.blueprint.schedule
-        self.scheduler = None if schedule is None else schedule(self.optimizer)
-
-    def _elementwise_state(self, spot: Spot) -> list[Any]:
-        """Return the arrays, indexed as the flat one, that a step changes at ``spot``."""
-        assert self._segments is not None
-        for (_, start, stop), p in self._segments:
-            if start <= spot.start < stop:
-                own = [t for t in self.optimizer.state.get(p, {}).values() if t.shape == p.shape]
-                return [_Shifted(t, start) for t in (p.data, *own)]
-        return []
-
-    def _alias(self, array: Array) -> torch.Tensor:
-        """Return a tensor on the memory of a read-only array, without the warning that it must not be written."""
-        key = array.__array_interface__["data"][0], array.nbytes
-        found = self._aliases.get(key)
-        if found is None:
-            memory = (ctypes.c_byte * array.nbytes).from_address(key[0])
-            found = self._aliases[key] = torch.frombuffer(memory, dtype=self.dtype)
-        return found
-
-
-class _Shifted:
-    """A tensor that is indexed by places in the flat array."""
-
-    def __init__(self, tensor: torch.Tensor, start: int) -> None:
-        self._tensor, self._start = tensor, start
-
-    def __getitem__(self, where: slice) -> torch.Tensor:
-        return self._tensor[where.start - self._start : where.stop - self._start]
-
-    def __setitem__(self, where: slice, value: torch.Tensor) -> None:
-        self._tensor[where.start - self._start : where.stop - self._start] = value
 
 
 def tensors_of(
@@ -401,12 +319,6 @@ def _common_dtype(named: Sequence[tuple[str, torch.Tensor]]) -> tuple[torch.dtyp
 
 def _group_of(name: str, groups: Sequence[tuple[str, Any]]) -> int:
     return next((i for i, (pattern, _) in enumerate(groups) if fnmatch.fnmatchcase(name, pattern)), len(groups))
-
-
-def _aligned(n: int, dtype: np.dtype[Any]) -> Array:
-    raw = np.zeros(n * dtype.itemsize + 64, np.uint8)
-    skip = -raw.__array_interface__["data"][0] % 64
-    return raw[skip : skip + n * dtype.itemsize].view(dtype)
 
 
 def _cut(flat: torch.Tensor, shapes: Sequence[Any]) -> list[torch.Tensor]:

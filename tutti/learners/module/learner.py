@@ -8,9 +8,10 @@ weights to the last bit.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from tutti.learners.module import batches
 from tutti.learners.module._blueprint import Code
 from tutti.learners.module.batches import Deal, Deck, Picks
 from tutti.learners.module.fields import Field, dense_rows
-from tutti.protocols import ShardData
+from tutti.protocols import ShardData, Shares
 from tutti.seeds import seed as seed_of
 from tutti.types import Array, Arrays, Cost, Kind, Order, Progress, Proposal, Schema, Update
 
@@ -133,10 +134,7 @@ class ModuleLearner(Spec):
         clock = state["clock"]
         impatient = self.patience is not None and clock[WAITED] >= self.patience
         clock[STOP] = clock[STEP] >= self.n_steps or impatient
-        self._revive(state)
-        if clock[STOP]:
-            state.update(state.net.optimizer_state())
-        return state
+        return self._revive(state)
 
     def adopt(self, schema: Schema, data: ShardData) -> _Shard:
         """Return which rows of the shard are trained on; they are chosen by `Order.seed`, so not before a round."""
@@ -152,14 +150,16 @@ class ModuleLearner(Spec):
         if picks is None:
             net.nothing(out)
             return Proposal(Update("gradient", out))
-        batch = self._batch(net, [(data, picks)])
         step = int(shared["clock"][STEP])
         place = step % self.deal.n_steps
+        way, n_rows = net.together, self.deal.n_of(place)
+        if way is not None and way.rows is not None:
+            self._together(shared, {order.shard: private}, {order.shard: data}, {order.shard: order}, [out])
+            return Proposal(Update("gradient", out))
         ranges = self.deal.rows(place)
         start, stop = ranges[order.shard]
-        n_rows = self.deal.n_of(place)
         net.gradient(
-            batch,
+            self._batch(net, [(data, picks)]),
             out,
             n_rows=n_rows,
             seed=seed_of(order.seed, order.shard, step, "forward"),
@@ -175,15 +175,13 @@ class ModuleLearner(Spec):
     ) -> dict[int, Proposal]:
         """Return what `propose` returns for each shard; in one pass where that is known to change no bit."""
         net, kind = self._net(shared), next(iter(orders.values())).kind
-        way = net.together(self.accumulate) if kind == "gradient" else None
-        step = int(shared["clock"][STEP])
-        ranges = self.deal.rows(step % self.deal.n_steps)
-        busy = [s for s in orders if ranges[s][1] > ranges[s][0] and data[s].n_rows]
-        sizes = tuple(ranges[s][1] - ranges[s][0] for s in busy)
+        way = net.together if kind == "gradient" else None
+        busy = [s for s in orders if data[s].n_rows and self._places(shared)[s][1] > self._places(shared)[s][0]]
+        sizes = tuple(stop - start for start, stop in (self._places(shared)[s] for s in busy))
         fits = False if way is None or not busy else way.fits(sizes)
         if fits:
             outs = {s: order.out if order.out is not None else net.template() for s, order in orders.items()}
-            self._together(shared, private, data, orders, busy, [outs[s] for s in busy])
+            self._together(shared, private, data, {s: orders[s] for s in busy}, [outs[s] for s in busy])
             for s in orders.keys() - set(busy):
                 net.nothing(outs[s])
             return {s: Proposal(Update("gradient", out)) for s, out in outs.items()}
@@ -191,10 +189,17 @@ class ModuleLearner(Spec):
         if way is not None and fits is None:
             from tutti.learners.module._grouped import same_bits
 
+            ranges = [self._places(shared)[s] for s in busy]
+            alone = [way.given(found[s].update.arrays, *r) for s, r in zip(busy, ranges, strict=True)]
             trial = [net.template() for _ in busy]
-            taken = self._together(shared, private, data, orders, busy, trial)
-            way.remember(sizes, taken and same_bits(trial, [found[s].update.arrays for s in busy]))
+            taken = self._together(shared, private, data, {s: orders[s] for s in busy}, trial)
+            grouped = [way.given(out, *r) for out, r in zip(trial, ranges, strict=True)]
+            way.remember(sizes, taken and same_bits(grouped, alone))
         return found
+
+    def _places(self, shared: Arrays) -> list[tuple[int, int]]:
+        """Return where in the global batch of this step the rows of each shard are."""
+        return _places(self.deal, int(shared["clock"][STEP]) % self.deal.n_steps)
 
     def _together(
         self,
@@ -202,17 +207,15 @@ class ModuleLearner(Spec):
         private: Mapping[int, Any],
         data: Mapping[int, ShardData],
         orders: Mapping[int, Order],
-        busy: list[int],
         outs: list[Any],
     ) -> bool:
-        step = int(shared["clock"][STEP])
-        net = self._net(shared)
-        picks = [self._picks(shared, private[s], data[s], orders[s]) or [] for s in busy]
-        batch = self._batch(net, [(data[s], p) for s, p in zip(busy, picks, strict=True)])
-        sizes = [sum(len(rows) for _, rows in p) for p in picks]
+        """Write the gradients of some shards, all with rows, in one pass."""
+        step, net, places = int(shared["clock"][STEP]), self._net(shared), self._places(shared)
+        picks = [(data[s], self._picks(shared, private[s], data[s], order) or []) for s, order in orders.items()]
         n_rows = self.deal.n_of(step % self.deal.n_steps)
-        fine: bool = net.together(self.accumulate).gradients(batch, sizes, outs, n_rows)
-        for s, out in zip(busy, outs, strict=True):
+        assert net.together is not None
+        fine = net.together.gradients(self._batch(net, picks), [places[s] for s in orders], outs, n_rows)
+        for s, out in zip(orders, outs, strict=True):
             self._check_loss(out, step, s)
         return fine
 
@@ -240,27 +243,49 @@ class ModuleLearner(Spec):
         state = self._revive(shared)
         if merged.kind == "summary":
             return self._validated(state, merged.arrays)
-        net, sums, clock, meter = state.net, merged.arrays["sums"], state["clock"], state["meter"]
-        place = int(clock[STEP]) % self.deal.n_steps
-        weight = float(sums[1])
+        return self._step(state, Merged(merged.arrays))
+
+    def settle(self, shared: Arrays, allocate: Callable[[int], Array], part: int, parts: int) -> State:
+        """Move what the ranks write for each other into memory that all see; each then steps its part of the weights.
+
+        The norm of a gradient needs all of it, so where that is clipped every rank takes the whole step.
+        """
+        state = self._revive(shared)
+        whole = self.clip is not None and self.clip[0] == "norm"
+        kept, steps = state.net.stepper.state(), int(state["clock"][STEP])
+        state.net.settle(allocate, *((0, 1) if whole else (part, parts)))
+        if state["weights"] is not state.net.weights:
+            state["weights"] = state.net.weights
+            state.net.stepper.restore(kept)
+            state.net.stepper.skip(steps)
+        return state
+
+    def apply_part(self, shared: Arrays, shares: Shares) -> State:
+        """Take this rank's part of the step; the weights are whole when every rank has."""
+        return self._step(self._revive(shared), shares)
+
+    def _step(self, state: State, shares: Shares) -> State:
+        net, clock, meter = state.net, state["clock"], state["meter"]
+        sums = shares.sum("sums")
+        place, weight = int(clock[STEP]) % self.deal.n_steps, float(sums[WEIGHT])
         if weight <= 0:
             raise InputError(f"all rows of step {int(clock[STEP])} weigh nothing")
-        net.step(merged.arrays["grad"], self.deal.n_of(place) / weight, (sums[3:] > 0).tolist(), self.clip)
-        state["stats"][:] = merged.arrays["stats"]
-        net.place_stats()
+        n_rows, had = self.deal.n_of(place), sums[3:]
+        net.step(shares, n_rows, n_rows / weight, None if had.min() > 0 else (had > 0).tolist(), self.clip)
+        if len(state["stats"]):
+            state["stats"][:] = shares.sum("stats")
+            net.place_stats()
         if place == 0:
             meter[LOSS] = meter[WEIGHT] = 0.0
-        meter[LOSS] += float(sums[0])
+        meter[LOSS] += float(sums[LOSS])
         meter[WEIGHT] += weight
         clock[STEP] += 1
         if clock[STEP] % self.deal.n_steps == 0 or clock[STEP] == self.n_steps:
             clock[EPOCH] += 1
             state["objective"][0] = meter[LOSS] / meter[WEIGHT]
-            meter[RATE] = net.learning_rate()
+            meter[RATE] = net.stepper.learning_rate()
         if clock[STEP] >= self.n_steps:
             clock[STOP] = 1
-            if not self.due(state):
-                self._end(state)
         return state
 
     def commit(self, private: Any, proposal: Proposal, scale: float) -> Any:
@@ -295,7 +320,7 @@ class ModuleLearner(Spec):
 
     def snapshot(self, shared: Arrays) -> Arrays:
         """Return everything from which `init` goes on to the same bits."""
-        return {**shared, **self._net(shared).optimizer_state()}
+        return {**shared, **self._net(shared).stepper.state()}
 
     def identity(self) -> dict[str, Any]:
         """Return what must be the same for a checkpoint to fit; the length of the training may change."""
@@ -317,16 +342,14 @@ class ModuleLearner(Spec):
             clock[WAITED] += 1
         if self.patience is not None and clock[WAITED] >= self.patience:
             clock[STOP] = 1
-        if clock[STOP]:
-            self._end(state)
         return state
 
-    def _end(self, state: State) -> None:
-        """Leave the best weights and the optimizer's tensors in the state."""
-        if "best_weights" in state:
-            state["weights"][:] = state.pop("best_weights")
-            state["stats"][:] = state.pop("best_stats")
-        state.update(state.net.optimizer_state())
+    def result(self, shared: Arrays) -> Arrays:
+        """Return the best weights where they were kept, else the last, with the optimizer's tensors."""
+        found = dict(self.snapshot(shared))
+        for name in ("weights", "stats"):
+            found[name] = found.pop(f"best_{name}", found[name])
+        return {name: np.array(array) for name, array in found.items()}
 
     def _net(self, shared: Arrays) -> Net:
         return self._revive(shared).net
@@ -338,7 +361,10 @@ class ModuleLearner(Spec):
         from tutti.learners.module._net import Net
 
         state = shared if isinstance(shared, State) else State(shared)
-        net = Net(self.code.read(), self.precision)
+        from tutti.learners.module._grouped import Job
+
+        n_rows = -(-self.deal.n_rows // self.deal.n_steps)  # of the largest batch
+        net = Net(self.code.read(), self.precision, Job(self.fields, n_rows, len(self.shard_rows), self.accumulate))
         for name, own in (("weights", net.weights), ("stats", net.stats)):
             if name in state:
                 if state[name].shape != own.shape:
@@ -346,10 +372,10 @@ class ModuleLearner(Spec):
                 own[:] = state[name]
             state[name] = own
         net.place_stats()
-        net.restore_optimizer(state)
+        net.stepper.restore(state)
         for name in [n for n in state if n.startswith("optimizer/")]:
             del state[name]  # the live ones are in the net
-        net.skip_steps(int(state["clock"][STEP]))
+        net.stepper.skip(int(state["clock"][STEP]))
         state.net = net
         return state
 
@@ -375,6 +401,25 @@ class ModuleLearner(Spec):
                 total = float(batch["weight"].sum()) if "weight" in batch else float(len(rows[lo : lo + CHUNK]))
                 sums += loss, weight, hits, total
         return {"sums": sums}
+
+
+class Merged:
+    """A merged update as `tutti.protocols.Shares`."""
+
+    def __init__(self, arrays: Arrays) -> None:
+        self._arrays = arrays
+
+    def sum(self, name: str, start: int = 0, stop: int | None = None, out: Array | None = None) -> Array:
+        found: Array = self._arrays[name][start:stop]
+        if out is not None:
+            out[:] = found
+        return found
+
+
+@lru_cache(maxsize=64)
+def _places(deal: Deal, place: int) -> list[tuple[int, int]]:
+    edges = list(accumulate((stop - start for start, stop in deal.rows(place)), initial=0))
+    return list(pairwise(edges))
 
 
 @lru_cache(maxsize=64)
