@@ -6,7 +6,7 @@ that fits one of these protocols and passes its check; nothing has to be registe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
@@ -80,6 +80,17 @@ class Learner(Protocol):
     def progress(self, shared: Arrays) -> Progress: ...
 
 
+class Claims(Protocol):
+    """Which shards a rank works on in a step, decided while it runs.
+
+    ``step(together)`` yields shards, some at a time, until nothing is left to take; all its own at once where
+    ``together`` and nobody needs help.  ``publish`` is called between two barriers of each step.
+    """
+
+    def step(self, together: bool) -> Iterator[list[int]]: ...
+    def publish(self) -> None: ...
+
+
 @runtime_checkable
 class Communicator(Protocol):
     """How arrays travel between the ranks of one run; does not know what they mean.
@@ -111,6 +122,7 @@ class Communicator(Protocol):
     def shares_memory(self) -> bool: ...
     def slots(self, n_shards: int, length: int, dtype: Any) -> Array: ...
     def memory(self, n_bytes: int) -> Array: ...
+    def claims(self, own: Sequence[int], n_shards: int) -> Claims | None: ...
     def all_reduce(self, parts: Mapping[int, Array], n_shards: int) -> Array: ...
     def share(self, parts: Mapping[int, Array], n_shards: int) -> Sequence[Array]: ...
     def all_gather(self, payload: bytes) -> list[bytes]: ...
@@ -142,6 +154,8 @@ class Worker(Protocol):
     @property
     def shares_memory(self) -> bool: ...
     def memory(self, n_bytes: int) -> Array: ...
+    def claim(self) -> Claims | None: ...
+    def open(self, shard: int) -> ShardData: ...
     def share(self, updates: Mapping[int, Update]) -> Shares: ...
     def meet(self) -> None: ...
     def emit(self, event: Event) -> None: ...
@@ -151,8 +165,12 @@ class Worker(Protocol):
 
 @runtime_checkable
 class Grouping(Learner, Protocol):
-    """A learner that can work on all shards of a rank at once; ``propose_all`` returns what ``propose`` does."""
+    """A learner that can work on several shards at once; ``propose_all`` returns what ``propose`` does for each.
 
+    ``groups`` tells whether that is cheaper than one shard after the other.
+    """
+
+    def groups(self, shared: Arrays) -> bool: ...
     def propose_all(
         self, shared: Arrays, private: Mapping[int, Any], data: Mapping[int, ShardData], orders: Mapping[int, Order]
     ) -> dict[int, Proposal]: ...
@@ -193,7 +211,7 @@ class Trainable(Learner, Protocol):
     - ``due`` tells whether a "summary" round (a validation) is to come now, ``tells`` whether to emit an event.
     - ``milestone`` is (steps done, True if this state is the best so far).
     - ``snapshot`` returns all arrays from which ``init(start=...)`` goes on to the same bits, private state apart:
-      that must follow from the seed and the step.
+      that must follow from the seed and the step, so any rank can take any shard.
     - ``result`` returns the arrays that the training leaves, in memory of their own.
     """
 
@@ -237,7 +255,8 @@ class Link(Protocol):
 
     ``allocate(n_bytes)`` returns the same memory (uint8, 64-byte aligned, contents undefined) to every rank: all ranks
     ask for the same sizes in the same order.  ``transport`` says which communicator fits ("threads" or "shm");
-    `tutti.comm.connect` builds it.  ``abort()`` marks the run as aborted and wakes every rank that waits.
+    `tutti.comm.connect` builds it.  ``abort()`` marks the run as aborted and wakes every rank that waits.  ``lock()``
+    returns the one lock of the run, which nobody keeps who has died.
     """
 
     @property
@@ -249,6 +268,7 @@ class Link(Protocol):
     @property
     def board(self) -> Board: ...
     def allocate(self, n_bytes: int) -> Array: ...
+    def lock(self) -> AbstractContextManager[object]: ...
     def abort(self) -> None: ...
 
 

@@ -20,6 +20,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from tutti._board import ARRIVED, FINISHED, WAITING, Board
+from tutti.comm.claims import Claims
 from tutti.comm.reduction import stripe, tree_sum
 from tutti.errors import Aborted, RunError
 from tutti.protocols import Link
@@ -187,6 +188,11 @@ class SharedComm(ABC):
         """Return memory (n_bytes,) that all ranks see, contents undefined; all ask for the same in the same order."""
         self._allocated += n_bytes
         return self._link.allocate(n_bytes)
+
+    def claims(self, own: Sequence[int], n_shards: int) -> Claims | None:
+        """Return what decides which rank works on which shard; all ranks ask for it at the same time."""
+        words = self.memory(8 * Claims.n_words(self._size, n_shards)).view(np.int64)
+        return Claims(words, self._link.lock(), self._rank, self._size, own, n_shards) if self._size > 1 else None
 
     def all_gather(self, payload: bytes) -> list[bytes]:
         """Return the bytes that every rank gave, by rank."""

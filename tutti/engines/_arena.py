@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import mmap
 import os
 import weakref
+from contextlib import AbstractContextManager
 
 import numpy as np
 
@@ -34,9 +36,25 @@ class Arena:
             found = self._maps[where, n_bytes] = np.frombuffer(mapped, np.uint8)
         return found
 
+    def lock(self) -> AbstractContextManager[object]:
+        return _FileLock(self._fd)
+
     def close(self) -> None:
         self._maps.clear()
         self._close()
+
+
+class _FileLock:
+    """A lock between processes that the system opens when its holder dies."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def __enter__(self) -> None:
+        fcntl.lockf(self._fd, fcntl.LOCK_EX, 1)
+
+    def __exit__(self, *_: object) -> None:
+        fcntl.lockf(self._fd, fcntl.LOCK_UN, 1)
 
 
 class ShmLink:
@@ -46,7 +64,7 @@ class ShmLink:
 
     def __init__(self, arena: Arena, board: Board, rank: int, size: int) -> None:
         self.rank, self.size, self.board = rank, size, board
-        self.allocate = arena.allocate
+        self.allocate, self.lock = arena.allocate, arena.lock
 
     def abort(self) -> None:
         self.board.abort()

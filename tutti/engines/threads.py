@@ -12,7 +12,7 @@ import queue
 import socket
 import threading
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -114,6 +114,10 @@ class _ThreadLink:
     def allocate(self, n_bytes: int) -> Array:
         where, self._allocated = self._allocated, self._allocated + n_bytes
         return self._room.allocate(where, n_bytes)
+
+    def lock(self) -> AbstractContextManager[object]:
+        lock: AbstractContextManager[object] = self.share("lock", threading.Lock)
+        return lock
 
     def abort(self) -> None:
         self.board.abort()

@@ -7,10 +7,10 @@ import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, cast
 
 from tutti.comm.reduction import Layout, tree_sum
-from tutti.protocols import Communicator, Learner, RankContext, ShardData, Strategy
+from tutti.protocols import Claims, Communicator, Learner, RankContext, ShardData, Strategy
 from tutti.runtime.checkpoint import Checkpoint, Writer
 from tutti.types import Array, Arrays, Event, Fault, RankReport, Schema, Seat, Update
 
@@ -28,11 +28,14 @@ class RankWorker:
         seed: int,
         start: Arrays | None,
         writer: Writer | None = None,
+        open_shard: Callable[[int], ShardData] | None = None,
     ) -> None:
         self._ctx, self._comm, self._writer = ctx, comm, writer
         self.shards, self.schema, self.n_shards, self.seed, self.start = shards, schema, n_shards, seed, start
+        self._open, self._opened = open_shard, dict(shards)
         self.seconds = {"read": 0.0, "compute": 0.0, "exchange": 0.0, "wait": 0.0}
         self.rounds = 0
+        self._sharing: tuple[Layout, Array, dict[int, dict[str, Array]]] | None = None
         self._layouts: dict[Any, tuple[Layout, Array, dict[int, dict[str, Array]]]] = {}
 
     @property
@@ -54,7 +57,7 @@ class RankWorker:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - began
 
     def buffers(self, template: Arrays) -> dict[int, dict[str, Array]]:
-        """Return, for each shard hosted here, arrays like ``template`` that `merge` sums without a copy."""
+        """Return, for each shard, arrays like ``template`` that `merge` and `share` take without a copy."""
         return self._slots(template)[2]
 
     def merge(self, updates: Mapping[int, Update]) -> Update:
@@ -77,10 +80,28 @@ class RankWorker:
         """Return memory that all ranks see; all ask for the same in the same order."""
         return self._comm.memory(n_bytes)
 
+    def claim(self) -> Claims | None:
+        """Return what decides at run time who works on which shard; None where each rank does its own."""
+        if self._open is None or not self.shares_memory:
+            return None
+        return self._comm.claims(tuple(self.shards), self.n_shards)
+
+    def open(self, shard: int) -> ShardData:
+        """Return the rows of any shard, of another rank's, too, where shards are claimed."""
+        found = self._opened.get(shard)
+        if found is None:
+            assert self._open is not None
+            with self.phase("read"):
+                found = self._opened[shard] = self._open(shard)
+        return found
+
     def share(self, updates: Mapping[int, Update]) -> Shared:
         """Let every rank read the updates of all shards where they lie, until `meet`."""
         with self._exchange():
-            layout, slots, views = self._slots(next(iter(updates.values())).arrays)
+            if updates:
+                self._sharing = self._slots(next(iter(updates.values())).arrays)
+            assert self._sharing is not None  # every rank works on its own shards first
+            layout, slots, views = self._sharing
             for s, update in updates.items():
                 layout.pack(update.arrays, slots[s], views[s])
             rows = self._comm.share({s: slots[s] for s in updates}, self.n_shards)
@@ -114,12 +135,12 @@ class RankWorker:
             self._writer.offer(step, state, best)
 
     def _slots(self, template: Arrays) -> tuple[Layout, Array, dict[int, dict[str, Array]]]:
-        key = tuple((name, a.shape, a.dtype.char) for name, a in template.items())
+        key = frozenset((name, a.shape, a.dtype.char) for name, a in template.items())
         found = self._layouts.get(key)
         if found is None:
             layout = Layout(template)
             slots = self._comm.slots(self.n_shards, layout.length, layout.dtype)
-            found = layout, slots, {s: layout.views(slots[s]) for s in self.shards}
+            found = layout, slots, {s: layout.views(slots[s]) for s in range(self.n_shards)}
             self._layouts[key] = found
         return found
 
@@ -158,15 +179,19 @@ def fit_rank(
         comm = connect(ctx.link)
         stack.callback(comm.close)
         opened = time.perf_counter()
-        shards = {}
-        for s in ctx.seat.shards:
-            shards[s] = dataset.open(s, n_shards, schema)
-            stack.callback(shards[s].close)
+
+        def open_shard(s: int) -> ShardData:
+            opened = dataset.open(s, n_shards, schema)
+            stack.callback(opened.close)
+            return cast(ShardData, opened)
+
+        shards = {s: open_shard(s) for s in ctx.seat.shards}
         writer = None
         if checkpoint is not None and ctx.seat.rank == 0:
             writer = Writer(checkpoint, job, lambda message: ctx.emit(Fault(message)))
             stack.callback(writer.close)
-        worker = RankWorker(ctx, comm, shards, schema, n_shards, seed, start, writer)
+        seen = dataset.keeps(schema) == "memory"  # rows that would be read anew at every step are left where they are
+        worker = RankWorker(ctx, comm, shards, schema, n_shards, seed, start, writer, open_shard if seen else None)
         worker.seconds["read"] += time.perf_counter() - opened
         arrays = strategy.run(worker, learner)
         if writer is not None:

@@ -7,10 +7,10 @@ shared state and only then lets private state move.  An error before the commit 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from tutti.protocols import Divisible, Grouping, Learner, Worker
+from tutti.protocols import Claims, Divisible, Grouping, Learner, Trainable, Worker
 from tutti.types import Arrays, Kind, Order, Proposal, Round, Update
 
 Scale = Callable[[Arrays, Update], float]
@@ -26,16 +26,23 @@ class Rounds:
         self.n_rounds = 0
         self._grouping = learner if isinstance(learner, Grouping) else None
         self._divisible: Divisible | None = None
+        self._claims: Claims | None = None
         with worker.phase("read"):
             self.shared = learner.init(worker.schema, seed=worker.seed, start=worker.start)
             self.private: dict[int, Any] = {s: learner.adopt(worker.schema, data) for s, data in worker.shards.items()}
 
-    def divide(self) -> None:
-        """From now on every rank takes its part of each `step`, on state that all see, where the learner can."""
+    def divide(self, claim: bool) -> None:
+        """From now on every rank takes its part of each `step`, on state that all see, where the learner can.
+
+        Parameters
+        ----------
+        claim : shards whose private state follows from the seed are claimed at run time, not dealt.
+        """
         worker = self.worker
         if isinstance(self.learner, Divisible) and worker.shares_memory:
             self.shared = self.learner.settle(self.shared, worker.memory, worker.seat.rank, worker.size)
             self._divisible = self.learner
+            self._claims = worker.claim() if claim and isinstance(self.learner, Trainable) else None
 
     def round(self, order: Orders, scale: Scale | None = None) -> Update:
         """Run one round; ``order(step, shard)`` says what each shard does, ``scale(shared, merged)`` how far to go."""
@@ -47,27 +54,38 @@ class Rounds:
         self._commit(proposals, eta)
         return merged
 
-    def step(self, order: Orders) -> Arrays:
-        """Run one round whose merged update nobody asks for; returns arrays like those of an update."""
+    def step(self, order: Orders) -> Arrays | None:
+        """Run one round whose merged update nobody asks for; returns arrays like those of an update.
+
+        Which shards this rank works on is decided while it runs, where the worker can claim them.
+        """
         if self._divisible is None:
             return self.round(order).arrays
-        proposals = self._propose(order)
-        shares = self.worker.share({s: p.update for s, p in proposals.items()})
-        with self.worker.phase("compute"):
-            self.shared = self._divisible.apply_part(self.shared, shares)
-        self.worker.meet()
-        self._commit(proposals, 1.0)
-        return next(iter(proposals.values())).update.arrays
-
-    def _propose(self, order: Orders) -> dict[int, Proposal]:
-        worker, learner = self.worker, self.learner
+        worker, proposals = self.worker, {}
+        if self._claims is None:
+            proposals = self._propose(order)
+        else:
+            for mine in self._claims.step(self._grouping is not None and self._grouping.groups(self.shared)):
+                proposals |= self._propose(order, mine)
+        shares = worker.share({s: p.update for s, p in proposals.items()})
         with worker.phase("compute"):
-            orders = {s: order(self.n_rounds, s) for s in worker.shards}
+            self.shared = self._divisible.apply_part(self.shared, shares)
+        if self._claims is not None:
+            self._claims.publish()
+        worker.meet()
+        self._commit(proposals, 1.0)
+        return next((p.update.arrays for p in proposals.values()), None)
+
+    def _propose(self, order: Orders, chosen: Sequence[int] | None = None) -> dict[int, Proposal]:
+        worker, learner = self.worker, self.learner
+        data = {s: worker.open(s) for s in chosen} if chosen is not None else worker.shards
+        with worker.phase("compute"):
+            for s in data.keys() - self.private.keys():
+                self.private[s] = learner.adopt(worker.schema, data[s])
+            orders = {s: order(self.n_rounds, s) for s in data}
             if self._grouping is not None:
-                return self._grouping.propose_all(self.shared, self.private, worker.shards, orders)
-            return {
-                s: learner.propose(self.shared, self.private[s], data, orders[s]) for s, data in worker.shards.items()
-            }
+                return self._grouping.propose_all(self.shared, self.private, data, orders)
+            return {s: learner.propose(self.shared, self.private[s], data[s], orders[s]) for s in data}
 
     def _commit(self, proposals: dict[int, Proposal], eta: float) -> None:
         with self.worker.phase("compute"):

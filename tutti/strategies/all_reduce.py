@@ -19,11 +19,18 @@ class AllReduce(Spec):
 
     The sum is taken in a fixed tree over the shard ids, so the model has the same bits for any number of workers.
 
+    Parameters
+    ----------
+    claim : neural nets only: a worker that has finished takes over shards that a slower one has not begun, where all
+        rows are in memory on one host; the bits stay the same.  False: every worker does the shards it was dealt.
+
     Example
     -------
-    >>> AllReduce().get_params()
-    {}
+    >>> AllReduce(claim=False).get_params()
+    {'claim': False}
     """
+
+    claim: bool = True
 
     @property
     def wants(self) -> frozenset[Kind]:
@@ -43,7 +50,7 @@ class AllReduce(Spec):
         rounds = Rounds(worker, learner)
         trainable = learner if isinstance(learner, Trainable) else None
         outs: dict[int, dict[str, Array]] = {}
-        rounds.divide()
+        rounds.divide(self.claim)
 
         def order(kind: Kind) -> Callable[[int, int], Order]:
             given = outs if kind == "gradient" else {}
@@ -54,7 +61,7 @@ class AllReduce(Spec):
             if trainable is None:
                 rounds.tell("gradient")
                 continue
-            outs = outs or worker.buffers(like)
+            outs = outs or (worker.buffers(like) if like is not None else {})
             if trainable.due(rounds.shared):
                 rounds.round(order("summary"))
             if trainable.tells(rounds.shared):

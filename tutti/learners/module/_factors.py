@@ -18,10 +18,13 @@ from torch import nn
 from tutti.learners.module._stepper import Allocate, allocate_private
 from tutti.types import Array
 
-_ALIGN = 16  # columns of the matrix begin at 64 bytes
+_ALIGN = 16  # outputs; a tile begins at 64 bytes
 _TILE_PRODUCTS = 1 << 22  # multiplications of a tile at least, so that calls do not cost more than they do
 _TILES = 8  # of a layer at most
 _WORTH = 1 << 16  # numbers of a gradient, over all shards; below, it is not worth the trouble
+
+
+Products = tuple[list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]], list[tuple[torch.Tensor, torch.Tensor]]]
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,7 @@ class Factor:
     ----------
     weight, bias : their places among the parameters; bias may be None.
     n_in, n_out : sizes of the layer.
-    x, dy : first columns of its inputs and output gradients in the matrix of rows.
+    number : which of the factors it is.
     tile : outputs that are computed in one product.
     """
 
@@ -40,21 +43,18 @@ class Factor:
     bias: int | None
     n_in: int
     n_out: int
-    x: int
-    dy: int
+    number: int
     tile: int
 
 
-def factors_of(
-    layers: Sequence[nn.Module], places: dict[int, int], n_rows: int, n_shards: int
-) -> tuple[dict[int, Factor], int]:
-    """Return (the layers worth it by their position, columns of the matrix of rows).
+def factors_of(layers: Sequence[nn.Module], places: dict[int, int], n_rows: int, n_shards: int) -> dict[int, Factor]:
+    """Return the layers worth it by their position.
 
     Parameters
     ----------
     layers : of the net, in order.   places : of the parameters by id.   n_rows : of the global batch.
     """
-    found, width = {}, 0
+    found: dict[int, Factor] = {}
     for i, layer in enumerate(layers):
         if type(layer) is not nn.Linear or not layer.weight.requires_grad:
             continue
@@ -66,44 +66,71 @@ def factors_of(
             continue
         tile = max(-(-_TILE_PRODUCTS // (n_in * n_rows)), -(-n_out // _TILES))
         bias = None if layer.bias is None else places[id(layer.bias)]
-        x = width
-        dy = x + -(-n_in // _ALIGN) * _ALIGN
-        width = dy + -(-n_out // _ALIGN) * _ALIGN
-        found[i] = Factor(places[id(layer.weight)], bias, n_in, n_out, x, dy, -(-tile // _ALIGN) * _ALIGN)
-    return found, width
+        tile = -(-tile // _ALIGN) * _ALIGN
+        found[i] = Factor(places[id(layer.weight)], bias, n_in, n_out, len(found), tile)
+    return found
 
 
 class Rows:
-    """The matrix of rows: all that the layers need of the rows of a global batch, in the order of their shards."""
+    """All that the layers need of the rows of a global batch, in the order of their shards; a block for each factor.
 
-    def __init__(self, n_rows: int, width: int, dtype: np.dtype[np.floating]) -> None:
-        self._shape, self._dtype = (n_rows, width), dtype
+    Parameters
+    ----------
+    factors : the layers.   n_rows : most rows of a batch.
+    """
+
+    def __init__(self, factors: Sequence[Factor], n_rows: int, dtype: np.dtype[np.floating]) -> None:
+        self._factors, self._n_rows, self._dtype = factors, n_rows, dtype
         self.place(allocate_private)
 
     def place(self, allocate: Allocate) -> None:
         """Move to other memory; what is in the rows is lost."""
-        n_rows, width = self._shape
-        memory: Array = allocate(n_rows * width * self._dtype.itemsize)
-        self._matrix = torch.from_numpy(memory.view(self._dtype).reshape(n_rows, width))
+        self._blocks = [(self._block(allocate, f.n_in), self._block(allocate, f.n_out)) for f in self._factors]
+        self._products: dict[tuple[int, int, int], Products] = {}
 
     def inputs(self, factor: Factor, start: int, stop: int) -> torch.Tensor:
         """Return where the inputs of rows start:stop lie."""
-        return self._matrix[start:stop, factor.x : factor.x + factor.n_in]
+        return self._blocks[factor.number][0][start:stop]
 
     def slopes(self, factor: Factor, start: int, stop: int) -> torch.Tensor:
         """Return where the output gradients of rows start:stop lie."""
-        return self._matrix[start:stop, factor.dy : factor.dy + factor.n_out]
+        return self._blocks[factor.number][1][start:stop]
 
     def copy(self, start: int, stop: int) -> Array:
-        """Return a copy of rows start:stop."""
-        found: Array = self._matrix[start:stop].numpy().copy()
+        """Return a copy of rows start:stop, flat."""
+        both = [block[start:stop].reshape(-1) for pair in self._blocks for block in pair]
+        found: Array = torch.cat(both).numpy()
         return found
 
-    def weight_gradient(self, factor: Factor, n_rows: int, tile: int, out: torch.Tensor) -> None:
-        """Write dW for outputs tile:tile + factor.tile over the first ``n_rows`` rows."""
-        dy = self.slopes(factor, 0, n_rows)[:, tile : tile + factor.tile]
-        torch.mm(dy.t(), self.inputs(factor, 0, n_rows), out=out)
+    def write_gradients(self, gradient: torch.Tensor, starts: Sequence[int], n_rows: int, lo: int, hi: int) -> None:
+        """Write dW and db over the first ``n_rows`` rows, as far as they are columns lo:hi.
 
-    def bias_gradient(self, factor: Factor, n_rows: int, out: torch.Tensor) -> None:
-        """Write the sum of the output gradients over the first ``n_rows`` rows."""
-        torch.sum(self.slopes(factor, 0, n_rows), 0, out=out)
+        Parameters
+        ----------
+        gradient : flat gradient.   starts : of every parameter in it.
+        """
+        key = n_rows, lo, hi
+        found = self._products.get(key)
+        if found is None:
+            found = self._products[key] = self._products_of(gradient, starts, *key)
+        for slopes, inputs, out in found[0]:
+            torch.mm(slopes, inputs, out=out)
+        for slopes, out in found[1]:
+            torch.sum(slopes, 0, out=out)
+
+    def _products_of(self, gradient: torch.Tensor, starts: Sequence[int], n_rows: int, lo: int, hi: int) -> Products:
+        products, sums = [], []
+        for f, (inputs, slopes) in zip(self._factors, self._blocks, strict=True):
+            x, dy = inputs[:n_rows], slopes[:n_rows]
+            for tile in range(0, f.n_out, f.tile):
+                at, n_out = starts[f.weight] + tile * f.n_in, min(f.tile, f.n_out - tile)
+                if lo <= at < hi:
+                    out = gradient[at : at + n_out * f.n_in].view(n_out, f.n_in)
+                    products.append((dy[:, tile : tile + n_out].t(), x, out))
+            if f.bias is not None and lo <= starts[f.bias] < hi:
+                sums.append((dy, gradient[starts[f.bias] : starts[f.bias] + f.n_out]))
+        return products, sums
+
+    def _block(self, allocate: Allocate, width: int) -> torch.Tensor:
+        memory = allocate(self._n_rows * width * self._dtype.itemsize)
+        return torch.from_numpy(memory.view(self._dtype).reshape(self._n_rows, width))

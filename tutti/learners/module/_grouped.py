@@ -64,9 +64,10 @@ class Grouped:
         self._places = {id(p): i for i, p in enumerate(net.params)}
         self._known: dict[tuple[int, ...], bool] = {}
         self.rows: Rows | None = None
-        self.factors, width = factors_of(layers, self._places, job.n_rows, job.n_shards)
+        self._starts = [spot.start for spot in net.spots]
+        self.factors = factors_of(layers, self._places, job.n_rows, job.n_shards)
         if self.factors and _by_row(net, layers, list(self.factors), job.fields):
-            self.rows = Rows(job.n_rows, width, net.numpy_dtype)
+            self.rows = Rows(list(self.factors.values()), job.n_rows, net.numpy_dtype)
         else:
             self.factors = {}
 
@@ -143,19 +144,16 @@ class Grouped:
 
     def write_gradients(self, gradient: torch.Tensor, n_rows: int, start: int, stop: int) -> None:
         """Write what the rows give for the columns start:stop of the flat gradient."""
-        for factor in self.factors.values():
-            assert self.rows is not None
-            first = self._net.spots[factor.weight].start
-            for tile in range(0, factor.n_out, factor.tile):
-                at = first + tile * factor.n_in
-                if start <= at < stop:
-                    outputs = min(factor.tile, factor.n_out - tile)
-                    out = gradient[at : at + outputs * factor.n_in].view(outputs, factor.n_in)
-                    self.rows.weight_gradient(factor, n_rows, tile, out)
-            if factor.bias is not None:
-                spot = self._net.spots[factor.bias]
-                if start <= spot.start < stop:
-                    self.rows.bias_gradient(factor, n_rows, gradient[spot.start : spot.stop])
+        if self.rows is not None:
+            self.rows.write_gradients(gradient, self._starts, n_rows, start, stop)
+
+    def first_inputs(self, start: int, stop: int) -> Array | None:
+        """Return where the inputs of rows start:stop may be written at once, if the first layer shares them."""
+        first = next((i for i, layer in enumerate(self._layers) if type(layer) is not nn.Identity), 0)
+        if self.rows is None or first not in self.factors:
+            return None
+        found: Array = self.rows.inputs(self.factors[first], start, stop).numpy()
+        return found
 
 
 def grouped(net: Net, job: Job) -> Grouped | None:
@@ -239,7 +237,8 @@ class _Factored(torch.autograd.Function):  # type: ignore[misc]
         ctx.save_for_backward(weight)
         ctx.sinks = sinks
         for rows, inputs, _ in sinks:
-            inputs.copy_(x[rows])
+            if inputs.data_ptr() != x[rows].data_ptr():
+                inputs.copy_(x[rows])
         return F.linear(x, weight, bias)
 
     @staticmethod

@@ -129,6 +129,8 @@ def pick(order: Picks, start: int, stop: int) -> Picks:
     >>> [(b, r.tolist()) for b, r in pick([(1, np.array([5, 6])), (0, np.array([2, 3]))], 1, 3)]
     [(1, [6]), (0, [2])]
     """
+    if len(order) == 1:
+        return [(order[0][0], order[0][1][start:stop])] if stop > start else []
     edges = np.cumsum([0, *(len(r) for _, r in order)]).tolist()
     found = []
     for (lo, hi), (block, rows) in zip(pairwise(edges), order, strict=True):

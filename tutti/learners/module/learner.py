@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -101,7 +101,7 @@ class ModuleLearner(Spec):
     def offers(self) -> frozenset[Kind]:
         return frozenset({"gradient", "summary"})
 
-    @property
+    @cached_property
     def deal(self) -> Deal:
         """Who gives which rows to which step."""
         return _deal(self.shard_rows, self.validation, self.batch_size)
@@ -170,6 +170,10 @@ class ModuleLearner(Spec):
         self._check_loss(out, step, order.shard)
         return Proposal(Update("gradient", out))
 
+    def groups(self, shared: Arrays) -> bool:
+        """Tell whether shards may go through the net together."""
+        return self._net(shared).together is not None
+
     def propose_all(
         self, shared: Arrays, private: Mapping[int, Any], data: Mapping[int, ShardData], orders: Mapping[int, Order]
     ) -> dict[int, Proposal]:
@@ -213,8 +217,11 @@ class ModuleLearner(Spec):
         step, net, places = int(shared["clock"][STEP]), self._net(shared), self._places(shared)
         picks = [(data[s], self._picks(shared, private[s], data[s], order) or []) for s, order in orders.items()]
         n_rows = self.deal.n_of(step % self.deal.n_steps)
+        ranges = [places[s] for s in orders]
         assert net.together is not None
-        fine = net.together.gradients(self._batch(net, picks), [places[s] for s in orders], outs, n_rows)
+        adjoining = all(a[1] == b[0] for a, b in pairwise(ranges))
+        into = net.together.first_inputs(ranges[0][0], ranges[-1][1]) if adjoining else None
+        fine = net.together.gradients(self._batch(net, picks, into), ranges, outs, n_rows)
         for s, out in zip(orders, outs, strict=True):
             self._check_loss(out, step, s)
         return fine
@@ -379,18 +386,21 @@ class ModuleLearner(Spec):
         state.net = net
         return state
 
-    def _batch(self, net: Net, parts: Sequence[tuple[ShardData, Picks]]) -> dict[str, Any]:
-        """Return the tensors of some rows of one or several shards."""
-        xs, ys, ws = [], [], []
-        for data, picks in parts:
-            for i, rows in picks:
-                block = data.block(i)
-                xs.append(dense_rows(block.x, rows))
-                if self.target:
-                    ys.append(block.y[rows])
-                if block.weight is not None:
-                    ws.append(block.weight[rows])
-        return net.tensors(_joined(xs), self.fields, *(_joined(parts) if parts else None for parts in (ys, ws)))
+    def _batch(self, net: Net, parts: Sequence[tuple[ShardData, Picks]], into: Array | None = None) -> dict[str, Any]:
+        """Return the tensors of some rows of one or several shards; their x lie in ``into`` if they can."""
+        blocks = [(data.block(i), rows) for data, picks in parts for i, rows in picks]
+        ys = [block.y[rows] for block, rows in blocks] if self.target else []
+        ws = [block.weight[rows] for block, rows in blocks if block.weight is not None]
+        if into is not None and all(_alike(block.x, into) for block, _ in blocks):
+            at = 0
+            for block, rows in blocks:
+                x: Any = block.x
+                x.take(rows, axis=0, out=into[at : at + len(rows)], mode="clip")  # "raise" would copy twice
+                at += len(rows)
+            x = into
+        else:
+            x = _joined([dense_rows(block.x, rows) for block, rows in blocks])
+        return net.tensors(x, self.fields, *(_joined(parts) if parts else None for parts in (ys, ws)))
 
     def _judge(self, net: Net, deck: Deck, data: ShardData) -> dict[str, Array]:
         sums = np.zeros(4)
@@ -431,6 +441,10 @@ def _deck_of(private: _Shard, data: ShardData, order: Order, fraction: float) ->
     if not private.deck.train and data.n_rows:
         private.deck = batches.deck(order.seed, order.shard, data.bounds, fraction)
     return private.deck
+
+
+def _alike(x: Any, into: Array) -> bool:
+    return isinstance(x, np.ndarray) and x.dtype == into.dtype and x.shape[1:] == into.shape[1:]
 
 
 def _joined(parts: list[Array]) -> Array:
