@@ -51,13 +51,27 @@ class Bag(nn.Module):
         return self.head(self.bag(x))
 
 
+def wide():
+    """A net of which one layer gives rows instead of a gradient for each shard, and others do not."""
+    torch.manual_seed(3)
+    dense = nn.Linear(20, 128), nn.ReLU(), nn.Linear(128, 256), nn.GELU(), nn.Linear(256, 128), nn.ReLU()
+    return nn.Sequential(*dense, nn.Linear(128, 3))
+
+
+def conv():
+    """A net of convolutions whose shards go together."""
+    torch.manual_seed(3)
+    first = nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(8, 8, 3, padding=1, bias=False)
+    return nn.Sequential(*first, nn.ReLU(), nn.Flatten(), nn.Linear(128, 256), nn.ReLU(), nn.Linear(256, 3))
+
+
 def rows(kind, n=1003, k=3, seed=5):
     """Return (x, y) that fits a net of the kind."""
     rng = np.random.default_rng(seed)
     y = rng.integers(0, k, n)
     if kind is Bag:
         return rng.integers(0, 50, (n, 12)) // (1 + y[:, None]), y
-    shape = {MLP: (20,), CNN: (1, 8, 8), Encoder: (6, 5)}[kind]
+    shape = {MLP: (20,), wide: (20,), CNN: (1, 8, 8), conv: (1, 8, 8), Encoder: (6, 5)}[kind]
     x = rng.normal(size=(n, *shape)).astype(np.float32)
     return x + 0.8 * y.reshape(-1, *[1] * len(shape)).astype(np.float32), y
 

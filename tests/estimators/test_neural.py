@@ -23,14 +23,14 @@ from sklearn.preprocessing import StandardScaler
 torch = pytest.importorskip("torch")
 
 import tutti  # noqa: E402
-from tests.estimators.nets import CNN, MLP, Bag, Encoder, Recorder, rows  # noqa: E402
+from tests.estimators.nets import CNN, MLP, Bag, Encoder, Recorder, conv, rows, wide  # noqa: E402
 from tutti.engines.processes import Processes  # noqa: E402
 from tutti.engines.threads import Threads  # noqa: E402
 from tutti.errors import DataError, InputError, ParameterError, RunError  # noqa: E402
 from tutti.estimators.neural import NeuralNetClassifier, NeuralNetRegressor  # noqa: E402
 
 nn = torch.nn
-NETS = [MLP, *(pytest.param(kind, marks=pytest.mark.thorough) for kind in (CNN, Encoder, Bag))]
+NETS = [MLP, *(pytest.param(kind, marks=pytest.mark.thorough) for kind in (CNN, Encoder, Bag, wide, conv))]
 OPTIMIZERS = [{"optimizer": "sgd", "lr": 0.05, "optimizer__momentum": 0.9}, {"optimizer": "adamw", "lr": 2e-3}]
 
 
