@@ -39,6 +39,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "polars": ("estimators", "data"),
     "s3fs": ("data",),
     "cloudpickle": ("learners.module",),
+    "mlflow": ("estimators",),
 }
 """Optional third parties and the only modules (or folders) that may import them: inside a function, or in a private
 module, which `heavy_at_import` keeps from being loaded by a public one."""

@@ -424,7 +424,7 @@ def test_a_log_gets_a_line_an_epoch(suffix, tmp_path):
     lines = [json.loads(t) for t in text] if suffix == "jsonl" else list(csv.DictReader(text))
     assert [float(line["loss"]) for line in lines] == [h["loss"] for h in made.history_]
     assert [float(line["valid_loss"]) for line in lines] == [h["valid_loss"] for h in made.history_]
-    with pytest.raises(ParameterError, match=r"write the path of a \.jsonl or \.csv file"):
+    with pytest.raises(ParameterError, match=r"write a \.jsonl or \.csv file"):
         net(MLP, log="run.txt").fit(*rows(MLP))
 
 

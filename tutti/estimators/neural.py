@@ -119,7 +119,7 @@ class NeuralNet(Nested):
         self._set_nested(nested)
 
     def _check_params(self) -> None:
-        EpochLog(self.log)  # refuses a path that it cannot write
+        EpochLog(self.log)  # refuses a place that it cannot write to
         require_real("lr", self.lr, 0.0, inclusive=False, wanted="a learning rate such as 1e-3")
         for name in ("batch_size", "epochs", "accumulate", "n_shards"):
             require_whole(name, getattr(self, name), 1, "a whole number of at least 1")
@@ -189,7 +189,7 @@ class NeuralNet(Nested):
             start = start if found is None else found[1]
         n_rows = learner.deal.n_rows
         shown = EpochProgress(type(self).__name__, bool(self.verbose), learner.epochs, n_rows)
-        with _build.torch_as_it_was(), shown, EpochLog(self.log) as log:
+        with _build.torch_as_it_was(), shown, EpochLog(self.log, self.get_params(deep=False)) as log:
 
             def watch(event: Event) -> None:
                 shown(event)
@@ -393,7 +393,8 @@ class NeuralNetClassifier(NeuralNet):
     exact : False gives each worker one shard: larger pieces, but the bits depend on the number of workers.
     checkpoint : a `tutti.Checkpoint`: when to write the state, and where; None: never.
     resume : True goes on from the newest whole checkpoint, to the same bits as without the interruption.
-    log : path of a .jsonl or .csv file that gets a line an epoch; None: none.
+    log : what is told once an epoch: a .jsonl or .csv file, "tensorboard:FOLDER", "mlflow" or "mlflow:EXPERIMENT", or a
+        list of these; None: none.
     strategy, engine, n_shards, random_state, verbose : as in every estimator.
 
     Attributes
