@@ -10,6 +10,7 @@ import inspect
 import sys
 import warnings
 from collections import defaultdict
+from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
 from tutti.errors import ParameterError, TuttiError
@@ -101,6 +102,15 @@ class Estimator:
                 )
             target.set_params(**inner_params)
         return self
+
+    def _params_to_store(self) -> dict[str, Any]:
+        return self.get_params(deep=False)
+
+    @classmethod
+    def _params_from_store(cls, params: Mapping[str, Any], facts: Mapping[str, Any], module: Any) -> dict[str, Any]:
+        if module is not None:
+            raise ParameterError("module", module, f"a {cls.__name__} has no module; leave it out")
+        return dict(params)
 
     def __repr__(self) -> str:
         shown = []

@@ -19,9 +19,9 @@ from tutti.estimators._progress import RoundProgress
 from tutti.learners._problem import LinearProblem
 from tutti.planner import Choice, Explanation, choose, explain
 from tutti.runtime.driver import draft_plan, train
-from tutti.runtime.report import Report, make_report
+from tutti.runtime.report import make_report
 from tutti.seeds import run_seed
-from tutti.types import Array, RankReport, Result, Schema
+from tutti.types import Array, Result, Schema
 
 
 @dataclass(frozen=True)
@@ -266,25 +266,26 @@ class LinearEstimator(Estimator):
 
     def _to_store(self) -> tuple[dict[str, Array], dict[str, Any]]:
         """Return the arrays and the plain facts that make up the fitted model."""
-        from tutti.estimators.store import plain_classes
+        from tutti.estimators.store import plain_classes, plain_report
 
         classes, names = getattr(self, "classes_", None), getattr(self, "feature_names_in_", None)
-        report = self.report_.to_dict()
-        ranks = [{k: r[k] for k in ("rank", "seconds", "sent_bytes", "rounds")} for r in report.pop("ranks")]
         facts = {
             "n_features": self.n_features_in_,
             "feature_names": None if names is None else list(names),
             "classes": None if classes is None else plain_classes(classes),
             "n_iter": self.n_iter_,
             "certificate": {"objective": self.objective_, "duality_gap": self.duality_gap_},
-            "report": {**report, "ranks": ranks},
+            "report": plain_report(self.report_),
         }
         return self._model_arrays(), facts
 
     def _from_store(self, arrays: dict[str, Array], facts: Mapping[str, Any]) -> None:
         """Set the fitted attributes from what `_to_store` returned; ModelError if they do not fit together."""
-        from tutti.estimators.store import restored_classes
+        from tutti.estimators.store import restored_classes, restored_report
 
+        for name, array in arrays.items():
+            if array.dtype != np.float64 or not np.isfinite(array).all():
+                raise ModelError(f"the array {name!r} must be finite float64, came {array.dtype}")
         d = int(facts["n_features"])
         classes = facts["classes"]
         if (classes is None) != (self._task == "regression"):
@@ -301,9 +302,7 @@ class LinearEstimator(Estimator):
         self.n_features_in_, self.n_iter_ = d, int(facts["n_iter"])
         certificate = facts["certificate"]
         self.objective_, self.duality_gap_ = float(certificate["objective"]), float(certificate["duality_gap"])
-        report = {k: v for k, v in facts["report"].items() if k != "relative_gap"}
-        ranks = tuple(RankReport(host="", pid=0, **r) for r in report.pop("ranks"))
-        self.report_ = Report(**report, ranks=ranks)
+        self.report_ = restored_report(facts["report"])
 
     def _check_shapes(self, arrays: Mapping[str, Array], d: int) -> None:
         k = len(self._fitted_outputs())

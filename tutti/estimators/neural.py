@@ -13,9 +13,9 @@ from tutti.estimators._classifier import accuracy, check_classes, class_factors
 from tutti.estimators._intake import is_dataset
 from tutti.estimators._linear import labels_array, require_real, require_whole
 from tutti.estimators._log import EpochLog
-from tutti.estimators._nested import Nested
 from tutti.estimators._net_plan import reason, strategy_of, workers_of
 from tutti.estimators._net_rows import Rows, flat, intake
+from tutti.estimators._net_store import Stored
 from tutti.estimators._progress import EpochProgress
 from tutti.estimators.linear import r2
 from tutti.learners.module.fields import Field
@@ -44,7 +44,7 @@ class _Job:
     fields: tuple[Field, ...]
 
 
-class NeuralNet(Nested):
+class NeuralNet(Stored):
     """What the classifier and the regressor share; see `NeuralNetClassifier` for the parameters."""
 
     _task: ClassVar[str]
@@ -119,6 +119,7 @@ class NeuralNet(Nested):
         self._set_nested(nested)
 
     def _check_params(self) -> None:
+        self._check_code()
         EpochLog(self.log)  # refuses a place that it cannot write to
         require_real("lr", self.lr, 0.0, inclusive=False, wanted="a learning rate such as 1e-3")
         for name in ("batch_size", "epochs", "accumulate", "n_shards"):
@@ -323,7 +324,7 @@ class NeuralNet(Nested):
         schema = job.schema
         self.module_ = _build.put_weights(job.blueprint, result.arrays)
         self._state = dict(result.arrays)
-        self._fields = job.fields
+        self._fields, self._moving = job.fields, job.blueprint.moving
         self.n_features_in_ = schema.n_features
         if schema.classes is not None:
             self.classes_ = labels_array(schema.classes, self._label_dtype)

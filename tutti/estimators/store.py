@@ -7,6 +7,7 @@ classes come from a list, arrays are hashed, versions, shapes and types are chec
 from __future__ import annotations
 
 import ctypes
+import dataclasses
 import errno
 import hashlib
 import json
@@ -21,10 +22,11 @@ from typing import Any
 
 import numpy as np
 
-from tutti._spec import Spec, resolve
+from tutti._spec import resolve
 from tutti.errors import InputError, ModelError, ParameterError
 from tutti.runtime.files import sync_folder, write_durably
-from tutti.types import Array
+from tutti.runtime.report import Report
+from tutti.types import Array, RankReport
 
 FORMAT = "tutti-model"
 FORMAT_VERSION = 1
@@ -35,12 +37,17 @@ _ESTIMATORS = {
     "LinearRegression": "tutti.estimators.linear:LinearRegression",
     "Ridge": "tutti.estimators.linear:Ridge",
     "LinearSVC": "tutti.estimators.svm:LinearSVC",
+    "NeuralNetClassifier": "tutti.estimators.neural:NeuralNetClassifier",
+    "NeuralNetRegressor": "tutti.estimators.neural:NeuralNetRegressor",
 }
 _SPECS = {
     "AllReduce": "tutti.strategies.all_reduce:AllReduce",
     "CoCoA": "tutti.strategies.cocoa:CoCoA",
     "Threads": "tutti.engines.threads:Threads",
     "Processes": "tutti.engines.processes:Processes",
+    "Layers": "tutti.learners.module.layers:Layers",
+    "Torch": "tutti.learners.module.layers:Torch",
+    "LeftOut": "tutti.estimators._net_store:LeftOut",
 }
 _TAGS = ({"float"}, {"dict"}, {"object", "params"})
 """Keys of the JSON objects that stand for what JSON lacks: inf and nan, keys that are no text, tutti's own objects."""
@@ -62,13 +69,13 @@ def save(estimator: Any, path: str | os.PathLike[str]) -> None:
     target = Path(path).resolve()
     _check_replaceable(target)
     arrays, facts = estimator._to_store()
-    blob = to_bytes({k: np.array(v, dtype=np.float64, order="C") for k, v in arrays.items()})
+    blob = to_bytes({k: np.array(v, order="C") for k, v in arrays.items()})
     header = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "tutti_version": _version(),
         "class": type(estimator).__name__,
-        "params": {k: _plain(v, k) for k, v in estimator.get_params(deep=False).items()},
+        "params": {k: _plain(v, k) for k, v in estimator._params_to_store().items()},
         **{k: _plain(v, k) for k, v in facts.items()},
         "arrays": {"file": ARRAYS, "bytes": len(blob), "sha256": hashlib.sha256(blob).hexdigest()},
     }
@@ -86,14 +93,21 @@ def save(estimator: Any, path: str | os.PathLike[str]) -> None:
         shutil.rmtree(beside, ignore_errors=True)
 
 
-def load(path: str | os.PathLike[str]) -> Any:
+def load(path: str | os.PathLike[str], module: Any = None) -> Any:
     """Return the fitted estimator that ``save`` wrote into the folder ``path``.
 
-    Only tutti's own classes are built and no code is run, so a folder from a stranger can do no harm.
+    Only tutti's own classes and torch's own layers are built and no code is run or imported that a folder names, so one
+    from a stranger can do no harm.
+
+    Parameters
+    ----------
+    module : of a net: an instance, its class, or a function that makes it, as given to the estimator.  None: the folder
+        describes the net itself, which it does where the net is made of torch's own layers in `torch.nn.Sequential`.
 
     Raises
     ------
-    ModelError : a file is missing, damaged, truncated, of a newer format or inconsistent; the message says which.
+    ModelError : a file is missing, damaged, truncated, of a newer format or inconsistent, or the module is another one;
+        the message says which.
     """
     folder = Path(path)
     header = _read_header(folder)
@@ -102,21 +116,40 @@ def load(path: str | os.PathLike[str]) -> Any:
         raise ModelError(f"{folder / HEADER}: class {name!r} is none of {', '.join(_ESTIMATORS)}")
     arrays = _read_arrays(folder, _take(header, "arrays", dict))
     try:
-        return _build(resolve(_ESTIMATORS[name]), header, arrays)
+        return _build(resolve(_ESTIMATORS[name]), header, arrays, module)
     except ModelError as error:
         raise ModelError(f"{folder}: {error}") from None
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except ParameterError as error:
+        if module is not None and error.name.startswith("module"):
+            raise  # what the caller brought
+        raise ModelError(f"{folder / HEADER}: not what save writes ({error})") from error
+    except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
         raise ModelError(f"{folder / HEADER}: not what save writes ({type(error).__name__}: {error})") from error
 
 
-def _build(cls: Any, header: Mapping[str, Any], arrays: dict[str, Array]) -> Any:
+def _build(cls: Any, header: Mapping[str, Any], arrays: dict[str, Array], module: Any) -> Any:
     params = {k: _unplain(v) for k, v in _take(header, "params", dict).items()}
-    unknown = sorted(params.keys() - cls._defaults().keys())
+    facts = {k: _unplain(v) for k, v in header.items() if k not in ("params", "arrays")}
+    unknown = sorted(k for k in params if k.partition("__")[0] not in cls._defaults())
     if unknown:
         raise ModelError(f"{cls.__name__} has no parameter {', '.join(map(repr, unknown))}")
-    estimator = cls(**params)
-    estimator._from_store(arrays, {k: _unplain(v) for k, v in header.items() if k not in ("params", "arrays")})
+    estimator = cls(**cls._params_from_store(params, facts, module))
+    estimator._from_store(arrays, facts)
     return estimator
+
+
+def plain_report(report: Report) -> dict[str, Any]:
+    """Return a report as plain values that name no machine."""
+    plain = report.to_dict()
+    ranks = [{k: r[k] for k in ("rank", "seconds", "sent_bytes", "rounds")} for r in plain.pop("ranks")]
+    return {**plain, "ranks": ranks}
+
+
+def restored_report(plain: Mapping[str, Any]) -> Report:
+    """Turn what `plain_report` returned back into a report."""
+    own = {k: v for k, v in plain.items() if k != "relative_gap"}
+    ranks = tuple(RankReport(host="", pid=0, **r) for r in own.pop("ranks"))
+    return Report(**own, ranks=ranks)
 
 
 def plain_classes(classes: Array) -> dict[str, Any]:
@@ -154,10 +187,10 @@ def _plain(value: Any, name: str) -> Any:
         if all(isinstance(k, str) for k in value) and value.keys() not in _TAGS:
             return {k: _plain(v, name) for k, v in value.items()}
         return {"dict": [[_plain(k, name), _plain(v, name)] for k, v in value.items()]}
-    if isinstance(value, Spec):
-        kind = type(value).__name__
-        if resolve_spec(kind) is type(value):
-            return {"object": kind, "params": {k: _plain(v, f"{name}__{k}") for k, v in value.get_params().items()}}
+    kind = type(value).__name__
+    if dataclasses.is_dataclass(value) and resolve_spec(kind) is type(value):
+        fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value) if f.init}
+        return {"object": kind, "params": {k: _plain(v, f"{name}__{k}") for k, v in fields.items()}}
     raise ParameterError(
         name, value, "a model folder holds plain values and tutti's own objects; set_params to one of those, then save"
     )
@@ -227,13 +260,9 @@ def _read_arrays(folder: Path, entry: Mapping[str, Any]) -> dict[str, Array]:
     if hashlib.sha256(blob).hexdigest() != _take(entry, "sha256", str):
         raise ModelError(f"{file} is damaged: its SHA-256 is not the one in {HEADER}")
     try:
-        found = {k: np.array(v) for k, v in from_bytes(blob).items()}
+        return {k: np.array(v) for k, v in from_bytes(blob).items()}
     except (SafetensorError, KeyError, ValueError) as error:
         raise ModelError(f"{file} is not a safetensors file: {error}") from None
-    for name, array in found.items():
-        if array.dtype != np.float64 or not np.isfinite(array).all():
-            raise ModelError(f"{file}: {name!r} must be finite float64, came {array.dtype}")
-    return found
 
 
 def _check_replaceable(target: Path) -> None:

@@ -75,7 +75,7 @@ def write(blueprint: Blueprint) -> Code:
 
     try:
         return Code(np.frombuffer(cloudpickle.dumps(blueprint), np.uint8))
-    except (TypeError, AttributeError, pickle.PicklingError) as error:
+    except (TypeError, AttributeError, RuntimeError, pickle.PicklingError) as error:
         raise InputError(
             f"the module cannot be copied for the workers ({error}); open files, locks and generators inside it are "
             "made anew where they are needed, for example in forward"
