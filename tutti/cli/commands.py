@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tutti.cli._files import prediction_writer
+from tutti.cli._nets import code
 from tutti.cli._progress import progress
 from tutti.cli.job import READERS, Job, public, read_job
 from tutti.cli.metrics import ClassificationScores, RegressionScores
@@ -64,7 +65,7 @@ def train(args: argparse.Namespace, arguments: Sequence[str]) -> int:
     if args.json:
         print(to_json(record))
     _say(args, as_text({**record, "plan_text": ""}).strip(), *(f"report   {path}" for path in job.reports))
-    if model.report_.converged:
+    if model.report_.converged or not hasattr(model, "tol"):  # a net has no certificate to reach
         return 0
     print(
         f"tutti: not converged: the certified gap is {model.report_.relative_gap:.2e} (relative), more than "
@@ -88,7 +89,7 @@ def explain(args: argparse.Namespace, arguments: Sequence[str]) -> int:
 
 def predict(args: argparse.Namespace, arguments: Sequence[str]) -> int:
     """Write one prediction for each row, in the order of the data."""
-    model = public("load")(args.model)
+    model = _load(args)
     out = Path(args.out)
     data = _open(args, model, labelled=False)
     if args.proba and not hasattr(model, "predict_proba"):
@@ -112,7 +113,7 @@ def predict(args: argparse.Namespace, arguments: Sequence[str]) -> int:
 
 def evaluate(args: argparse.Namespace, arguments: Sequence[str]) -> int:
     """Print the scores of the model on labelled rows."""
-    model = public("load")(args.model)
+    model = _load(args)
     data = _open(args, model, labelled=True)
     scores = score(model, data, "evaluating", args.quiet or args.json)
     if args.json:
@@ -145,6 +146,8 @@ def _judge(judge: ClassificationScores, model: Any, block: Block) -> None:
     predicted = np.searchsorted(model.classes_, model.predict(block.x))
     probability = model.predict_proba(block.x) if hasattr(model, "predict_proba") else None
     two = model.decision_function(block.x) if judge.n_classes == 2 else None
+    if two is not None and two.ndim == 2:
+        two = two[:, 1] - two[:, 0]
     judge.add(block.y, predicted, block.weight, probability=probability, score=two)
 
 
@@ -167,6 +170,11 @@ def _names_are_checked() -> Iterator[None]:
 def _few(names: Sequence[Any]) -> str:
     shown = ", ".join(map(repr, list(names)[:5]))
     return f"{shown}, ... ({len(names)})" if len(names) > 5 else shown
+
+
+def _load(args: argparse.Namespace) -> Any:
+    module = None if args.module is None else code("--module", args.module, Path())
+    return public("load")(args.model, module=module)
 
 
 def _open(args: argparse.Namespace, model: Any, labelled: bool) -> Any:

@@ -1,7 +1,7 @@
 """Job files: TOML with the tables [data] [model] [strategy] [engine] [output] and the names and values of Python.
 
-Only the names in the tables below are ever resolved.  Everything is checked before any data is read, and each mistake
-is named with its table, option and line.
+Only the names in the tables below are ever resolved, and the code of nets that the file itself names.  Everything is
+checked before any data is read, and each mistake is named with its table, option and line.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
+from tutti.cli import _nets
 from tutti.cli._accepts import accepts, came, expected, options_of
-from tutti.errors import InputError, JobError, PlanError
+from tutti.errors import InputError, JobError, ParameterError, PlanError
 from tutti.types import Partition
 
 TABLES = ("data", "model", "strategy", "engine", "output")
 READERS = {"libsvm": "read_libsvm", "csv": "read_csv", "parquet": "read_parquet"}
-MODELS = ("LogisticRegression", "LinearSVC", "LinearRegression", "Ridge")
+MODELS = ("LogisticRegression", "LinearSVC", "LinearRegression", "Ridge", *_nets.NETS)
 STRATEGIES = ("AllReduce", "CoCoA")
 ENGINES = ("Threads", "Processes")
 REPORT_SUFFIXES = (".json", ".html", ".txt")
@@ -44,14 +45,21 @@ OUTPUT_OPTIONS: dict[str, Any] = {"model": str, "report": str | list[str]}
 
 @dataclass(frozen=True)
 class Choice:
-    """The ``type`` of a table and its other options; ``make()`` builds the Python object."""
+    """The ``type`` of a table and its other options; ``make()`` builds the Python object.
+
+    Parameters
+    ----------
+    arguments : what Python gets, where that is not what is written in the file; None: the options as they are.
+    """
 
     type: str
     options: Mapping[str, Any] = field(default_factory=dict)
+    arguments: Mapping[str, Any] | None = None
 
     def make(self, **more: Any) -> Any:
         """Return the object; "auto" stands for itself."""
-        return "auto" if self.type == "auto" else public(self.type)(**{**self.options, **more})
+        own = self.options if self.arguments is None else self.arguments
+        return "auto" if self.type == "auto" else public(self.type)(**{**own, **more})
 
 
 @dataclass(frozen=True)
@@ -95,8 +103,9 @@ class Job:
 
     def estimator(self, verbose: int, **more: Any) -> Any:
         """Return the unfitted estimator; ``more`` replaces options of [model]."""
-        settings = {"verbose": verbose, **self.model.options, **more}
-        return self.model.make(strategy=self.strategy.make(), engine=self.engine.make(), **settings)
+        if "verbose" not in self.model.options:
+            more["verbose"] = verbose
+        return self.model.make(strategy=self.strategy.make(), engine=self.engine.make(), **more)
 
 
 def public(name: str) -> Any:
@@ -219,6 +228,8 @@ class _Checker:
                            f"choose a type ({_listed(known)}) or leave {option!r} out")  # fmt: skip
             return Choice("auto")
         allowed = {n: a for n, a in options_of(public(kind)).items() if n not in hidden and not n.startswith("_")}
+        if kind in _nets.NETS:
+            return self.net(kind, options, allowed)
         self.options(name, options, allowed, f" for type {kind!r}")
         if not hidden:
             try:
@@ -226,6 +237,17 @@ class _Checker:
             except (InputError, PlanError) as error:
                 self.wrong(name, None, f"[{name}] {error}")
         return Choice(kind, options)
+
+    def net(self, kind: str, options: Mapping[str, Any], allowed: Mapping[str, Any]) -> Choice:
+        known = _nets.settable(allowed, options, public(kind)._owners)
+        self.options("model", options, known, f" for type {kind!r}")
+        try:
+            return Choice(kind, options, _nets.made(options, self.file.parent))
+        except ParameterError as error:
+            option = re.split(r"[.\[]", error.name)[0]
+            self.wrong("model", option if option in options else None, f"[model] {error}")
+        except InputError as error:
+            self.wrong("model", "layers", f"[model] {error}")
 
     def options(self, name: str, table: Mapping[str, Any], allowed: Mapping[str, Any], where: str = "") -> None:
         for option, value in table.items():

@@ -63,6 +63,8 @@ def build_parser() -> argparse.ArgumentParser:
     data.add_argument("--zero-based", action="store_true", help="indices of libsvm data start at 0 instead of 1")
     data.add_argument("--delimiter", metavar="CHAR", default=",", help="between the values of csv data; default: ,")
     data.add_argument("--no-header", action="store_true", help="the first line of csv data is a row, not names")
+    text = "of a net that is more than torch's layers: package.module:name or file.py:name"
+    data.add_argument("--module", metavar="CODE", help=text)
 
     parser = _Parser(
         prog="tutti",

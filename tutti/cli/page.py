@@ -54,13 +54,19 @@ def table(rows: Sequence[Sequence[object]], header: Sequence[str] = ()) -> str:
 
 def run_sections(record: Mapping[str, Any]) -> str:
     """Return the HTML of one run; ``record`` is what `tutti.cli.record.make_record` returned."""
-    report = record["report"]
-    curve = history_curve(record["model"]["type"], record["history"])
+    report, history = record["report"], record["history"]
+    if any("loss" in event for event in history):  # a net: no certificate, but a curve of its own
+        verdict = section("Training", _outcome(history[-1], report))
+        way = section("Losses", curve_svg(loss_curves(history), "seconds", "loss"))
+    else:
+        curve = history_curve(record["model"]["type"], history)
+        verdict = section("Certificate", _certificate(report))
+        way = section("Way to the optimum", curve_svg([curve], "seconds", "certified gap / |objective|"))
     parts = [
-        section("Certificate", _certificate(report)),
+        verdict,
         section("Plan", f"<pre>{escape(record['plan_text'])}</pre>"),
         section("Where the time went", _phases(report)),
-        section("Way to the optimum", curve_svg([curve], "seconds", "certified gap / |objective|")),
+        way,
     ]
     if record["scores"]:
         rows = [(on, name, _short(value)) for on, found in record["scores"].items() for name, value in found.items()]
@@ -83,6 +89,13 @@ def _certificate(report: Mapping[str, Any]) -> str:
             ("SHA-256 of the model", report["sha256"]),
         ]
     )
+
+
+def _outcome(last: Mapping[str, Any], report: Mapping[str, Any]) -> str:
+    told = [
+        (name, _short(last[name])) for name in ("epoch", "step", "loss", "valid_loss", "valid_accuracy") if name in last
+    ]
+    return table([*told, ("SHA-256 of the model", report["sha256"])])
 
 
 def _phases(report: Mapping[str, Any]) -> str:
@@ -127,6 +140,17 @@ def history_curve(label: str, history: Sequence[Mapping[str, Any]]) -> Curve:
         if gap is not None and objective and math.isfinite(gap) and math.isfinite(objective) and gap > 0:
             points.append((event["seconds"], gap / abs(objective)))
     return label, points
+
+
+def loss_curves(history: Sequence[Mapping[str, Any]]) -> list[Curve]:
+    """Return the training and validation losses over the seconds of a run, where they are known."""
+    curves: list[Curve] = []
+    for label, name in (("training", "loss"), ("validation", "valid_loss")):
+        points = [(event["seconds"], event[name]) for event in history if name in event]
+        known = [(x, y) for x, y in points if y is not None and math.isfinite(y) and y > 0]
+        if known:
+            curves.append((label, known))
+    return curves
 
 
 def curve_svg(curves: Sequence[Curve], x_name: str, y_name: str) -> str:

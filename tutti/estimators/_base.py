@@ -10,10 +10,12 @@ import inspect
 import sys
 import warnings
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self
 
-from tutti.errors import ParameterError, TuttiError
+import numpy as np
+
+from tutti.errors import DataError, ModelError, ParameterError, TuttiError
 
 
 class NotFittedError(TuttiError, ValueError, AttributeError):
@@ -128,6 +130,35 @@ class Estimator:
             name = type(self).__name__
             raise known_to_sklearn(NotFittedError)(f"this {name} is not fitted yet: call fit first")
 
+    def _set_names(self, names: Sequence[str] | None) -> None:
+        if names is not None:
+            self.feature_names_in_ = np.array(names, dtype=object)
+        elif hasattr(self, "feature_names_in_"):
+            del self.feature_names_in_
+
+    def _names_from_store(self, names: Sequence[str] | None, n_features: int) -> None:
+        if names is not None and len(names) != n_features:
+            raise ModelError(f"{len(names)} feature names for {n_features} features")
+        self._set_names(names)
+
+    def _check_names(self, names: tuple[str, ...] | None) -> None:
+        fitted = getattr(self, "feature_names_in_", None)
+        own = type(self).__name__
+        if fitted is None and names is None:
+            return
+        if fitted is None:
+            warn(f"X has feature names, but {own} was fitted without feature names", UserWarning, stacklevel=5)
+            return
+        if names is None:
+            warn(
+                f"X does not have valid feature names, but {own} was fitted with feature names",
+                UserWarning,
+                stacklevel=5,
+            )
+            return
+        if list(fitted) != list(names):
+            raise DataError(_name_mismatch(set(fitted), set(names)))
+
     def __sklearn_tags__(self) -> Any:
         from sklearn.utils import ClassifierTags, InputTags, RegressorTags, Tags, TargetTags
 
@@ -165,3 +196,16 @@ class Estimator:
         getattr(request, method).add_request(param="sample_weight", alias=alias)
         self._metadata_request = request
         return self
+
+
+def _name_mismatch(fitted: set[str], came: set[str]) -> str:
+    message = "The feature names should match those that were passed during fit.\n"
+    for title, names in (
+        ("Feature names unseen at fit time:\n", sorted(came - fitted)),
+        ("Feature names seen at fit time, yet now missing:\n", sorted(fitted - came)),
+    ):
+        if names:
+            message += title + "".join(f"- {n}\n" for n in names[:5]) + ("- ...\n" if len(names) > 5 else "")
+    if came == fitted:
+        message += "Feature names must be in the same order as they were in fit.\n"
+    return message

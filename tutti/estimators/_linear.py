@@ -172,10 +172,7 @@ class LinearEstimator(Estimator):
         coef, intercept = weights_of(result)
         self._set_weights(coef, intercept)
         self.n_features_in_ = schema.n_features
-        if schema.feature_names is not None:
-            self.feature_names_in_ = np.array(schema.feature_names, dtype=object)
-        elif hasattr(self, "feature_names_in_"):
-            del self.feature_names_in_
+        self._set_names(schema.feature_names)
         if schema.classes is not None:
             self.classes_ = labels_array(schema.classes, label_dtype)
         self.n_iter_ = max((r.step for r in result.history), default=1)
@@ -244,24 +241,6 @@ class LinearEstimator(Estimator):
                 "as input."
             )
 
-    def _check_names(self, names: tuple[str, ...] | None) -> None:
-        fitted = getattr(self, "feature_names_in_", None)
-        own = type(self).__name__
-        if fitted is None and names is None:
-            return
-        if fitted is None:
-            warn(f"X has feature names, but {own} was fitted without feature names", UserWarning, stacklevel=5)
-            return
-        if names is None:
-            warn(
-                f"X does not have valid feature names, but {own} was fitted with feature names",
-                UserWarning,
-                stacklevel=5,
-            )
-            return
-        if list(fitted) != list(names):
-            raise DataError(_name_mismatch(set(fitted), set(names)))
-
     # storage
 
     def _to_store(self) -> tuple[dict[str, Array], dict[str, Any]]:
@@ -294,11 +273,7 @@ class LinearEstimator(Estimator):
             self.classes_ = restored_classes(classes)
         self._check_shapes(arrays, d)
         self._set_weights(np.atleast_2d(arrays["coef"]), np.atleast_1d(arrays["intercept"]))
-        names = facts["feature_names"]
-        if names is not None:
-            if len(names) != d:
-                raise ModelError(f"{len(names)} feature names for {d} features")
-            self.feature_names_in_ = np.array(names, dtype=object)
+        self._names_from_store(facts["feature_names"], d)
         self.n_features_in_, self.n_iter_ = d, int(facts["n_iter"])
         certificate = facts["certificate"]
         self.objective_, self.duality_gap_ = float(certificate["objective"]), float(certificate["duality_gap"])
@@ -341,16 +316,3 @@ def require_whole(name: str, value: Any, low: int, wanted: str) -> None:
     """Raise ParameterError unless ``value`` is a whole number of at least ``low``."""
     if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < low:
         raise ParameterError(name, value, f"write {wanted}")
-
-
-def _name_mismatch(fitted: set[str], came: set[str]) -> str:
-    message = "The feature names should match those that were passed during fit.\n"
-    for title, names in (
-        ("Feature names unseen at fit time:\n", sorted(came - fitted)),
-        ("Feature names seen at fit time, yet now missing:\n", sorted(fitted - came)),
-    ):
-        if names:
-            message += title + "".join(f"- {n}\n" for n in names[:5]) + ("- ...\n" if len(names) > 5 else "")
-    if came == fitted:
-        message += "Feature names must be in the same order as they were in fit.\n"
-    return message

@@ -67,9 +67,10 @@ class Stored(Nested):
         arrays = {_MODULE + name: array for name, array in _layers.state_of(self.module_).items()}
         arrays |= {_STATE + name: array for name, array in self._state.items() if name != "weights"}
         layers = _layers.describe(self.module_)
-        classes = getattr(self, "classes_", None)
+        classes, names = getattr(self, "classes_", None), getattr(self, "feature_names_in_", None)
         facts = {
             "n_features": self.n_features_in_,
+            "feature_names": None if names is None else list(names),
             "classes": None if classes is None else plain_classes(classes),
             "n_iter": self.n_iter_,
             "history": self.history_,
@@ -103,8 +104,8 @@ class Stored(Nested):
             if not isinstance(module, Layers):
                 own = getattr(found["module"], "name", "unknown")
                 raise ModelError(
-                    f"its module is code ({own}), which a folder does not bring; write tutti.load(path, module=...) "
-                    "with the module, its class or the function that makes it"
+                    f"its module is code ({own}), which a folder does not bring; write tutti.load(path, module=...), "
+                    "on the command line --module, with the module, its class or the function that makes it"
                 )
         kept = {k: v for k, v in found.items() if made_by_call or not k.startswith("module__")}
         return {**kept, "module": module}
@@ -133,6 +134,7 @@ class Stored(Nested):
         self._state = state
         self._fields = tuple(Field(**{**field, "shape": tuple(field["shape"])}) for field in facts["fields"])
         self.n_features_in_, self.n_iter_ = int(facts["n_features"]), int(facts["n_iter"])
+        self._names_from_store(facts["feature_names"], self.n_features_in_)
         if classes is not None:
             self.classes_ = restored_classes(classes)
         self.history_ = list(facts["history"])

@@ -326,6 +326,7 @@ class NeuralNet(Stored):
         self._state = dict(result.arrays)
         self._fields, self._moving = job.fields, job.blueprint.moving
         self.n_features_in_ = schema.n_features
+        self._set_names(schema.feature_names)
         if schema.classes is not None:
             self.classes_ = labels_array(schema.classes, self._label_dtype)
         self.n_iter_ = max((r.step for r in result.history), default=0)
@@ -348,7 +349,8 @@ class NeuralNet(Stored):
         from tutti.data.convert import features
 
         x, fields = flat(X)
-        x, _ = features(x)
+        x, names = features(x)
+        self._check_names(names)
         shape = fields[0].shape if fields else (x.shape[1],)
         if shape != self._fields[0].shape:
             own = type(self).__name__
