@@ -62,7 +62,8 @@ def join(arrays: Mapping[str, Array]) -> tuple[Array, tuple[Field, ...]]:
 def dense_rows(x: Array | Csr, rows: Array | slice) -> Array:
     """Return some rows as a dense array of their own."""
     if not isinstance(x, Csr):
-        return np.ascontiguousarray(x[rows])
+        found = np.ascontiguousarray(x[rows])
+        return found if found.flags.writeable else found.copy()  # torch knows no arrays that are read only
     chosen = np.arange(x.shape[0])[rows].tolist()
     out = np.zeros((len(chosen), x.n_features), x.values.dtype)
     for i, row in enumerate(chosen):
