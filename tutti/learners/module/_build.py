@@ -21,7 +21,7 @@ from torch import nn
 from tutti.errors import InputError, ParameterError
 from tutti.learners.module._blueprint import Blueprint
 from tutti.learners.module._losses import NAMED, Custom, Supervised
-from tutti.learners.module._net import Net, real_of, tensors_of
+from tutti.learners.module._net import Net, real_of, tensors_of, untrained
 from tutti.learners.module.fields import Field, dense_rows
 from tutti.types import Array, Block, Csr
 
@@ -190,7 +190,7 @@ def _try(blueprint: Blueprint, rows: dict[str, torch.Tensor], n_classes: int | N
     """Run the rows forward and back through a copy; note which buffers move, and whether random numbers are drawn."""
     first = next(iter(rows))
     copied: Any = copy.deepcopy(blueprint.module).train()
-    before = {name: buffer.clone() for name, buffer in copied.named_buffers()}
+    before = {name: buffer.clone() for name, buffer in untrained(copied).items()}
     state, n_rows, tried = torch.random.get_rng_state(), len(rows[first]), dict(rows)
     if blueprint.augment is not None:
         tried[first] = blueprint.augment(rows[first], torch.Generator().manual_seed(0))
@@ -205,7 +205,7 @@ def _try(blueprint: Blueprint, rows: dict[str, torch.Tensor], n_classes: int | N
         raise InputError("the loss must be one number that depends on the module's parameters")
     total.backward()
     blueprint.stochastic = not torch.equal(state, torch.random.get_rng_state())
-    after = dict(copied.named_buffers())
+    after = untrained(copied)
     blueprint.moving = tuple(name for name, old in before.items() if not torch.equal(after[name], old))
 
 

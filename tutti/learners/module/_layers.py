@@ -14,7 +14,7 @@ from torch import nn
 from tutti.errors import InputError, ModelError, ParameterError
 from tutti.learners.module._blueprint import Blueprint
 from tutti.learners.module._build import arrays_of, torch_as_it_was
-from tutti.learners.module._net import Net, real_of
+from tutti.learners.module._net import Net, real_of, untrained
 from tutti.learners.module.layers import DTYPES, LAYERS, LOSSES, NAMES
 from tutti.types import Array
 
@@ -149,8 +149,8 @@ def fill(
         if own[name] is not None and own[name] != _shape(arrays[name]):
             raise ModelError(f"{name!r} is {own[name]} in the module and {_shape(arrays[name])} in the folder")
     module.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()})
-    buffers = dict(module.named_buffers())
-    missing = [name for name in moving if name not in buffers]
+    kept = untrained(module)
+    missing = [name for name in moving if name not in kept]
     if missing:
         raise ModelError(f"the module has no buffer {missing[0]!r}: this is another module")
     with torch_as_it_was():

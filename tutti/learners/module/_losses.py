@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -49,7 +50,7 @@ class Supervised:
 
     def __call__(self, module: Any, batch: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, Any, Any]:
         """Return (weighted sum of losses, sum of weights, output of the module)."""
-        found = module(batch["x"])
+        found = _output(module, batch["x"])
         output = found[0] if isinstance(found, tuple) else found
         rows = len(batch["y"])
         each, weight = self.by_row(output, batch)
@@ -109,6 +110,13 @@ class Custom:
         if found.shape != (rows,):
             raise InputError(f"the loss has shape {tuple(found.shape)} for {rows} rows; return ({rows},) or one number")
         return (found.sum(), float(rows), None) if sample is None else ((found * sample).sum(), sample.sum(), None)
+
+
+def _output(module: Any, x: torch.Tensor) -> Any:
+    """Return module(x); a Keras layer, which does not look at ``training``, is told of it."""
+    keras: Any = sys.modules.get("keras")  # whoever has such a layer has loaded it
+    told = keras is not None and isinstance(module, getattr(keras, "Layer", ()))
+    return module(x, training=module.training) if told else module(x)
 
 
 def _spread(sample: torch.Tensor, like: torch.Tensor) -> torch.Tensor:

@@ -66,7 +66,7 @@ class Net:
             groups.append((chosen[i], start, at))
         self.length = at
         self._put(aligned(at, self.numpy_dtype))
-        buffers = dict(self.module.named_buffers())
+        buffers = untrained(self.module)
         moving = [buffers[name] for name in blueprint.moving]
         self.buffers = sorted(moving, key=lambda b: not b.is_floating_point())
         self._n_averaged = sum(b.numel() for b in moving if b.is_floating_point())
@@ -295,6 +295,11 @@ def tensors_of(
     if weight is not None:
         batch["weight"] = torch.from_numpy(weight).to(real)
     return batch
+
+
+def untrained(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Return what the optimizer leaves alone: buffers, and parameters without gradient, where Keras keeps counters."""
+    return {**dict(module.named_buffers()), **{n: p for n, p in module.named_parameters() if not p.requires_grad}}
 
 
 def real_of(module: torch.nn.Module) -> torch.dtype:
