@@ -152,9 +152,10 @@ class NeuralNet(Stored):
 
         Parameters
         ----------
-        X : (n_rows, ...) array, tensor or frame: what the module takes, rows first; or a tutti Dataset; or the path of
-            a .csv, .parquet or .svm file.  Whole numbers reach the module as int64, the rest in its weights' dtype.
-        y : (n_rows,) labels or targets; the name of the label column if X is a file of columns.
+        X : (n_rows, ...) array, tensor, frame or Arrow table: what the module takes, rows first; or a torch Dataset of
+            pairs; or a tutti Dataset; or the path of a .csv, .parquet or .svm file.  Whole numbers in arrays reach the
+            module as int64, the rest in its weights' dtype.
+        y : (n_rows,) labels or targets; the name of the label column if X has columns with names.
         sample_weight : (n_rows,) weights >= 0.
 
         Raises

@@ -41,8 +41,9 @@ def train(module: Any, loss: Any, data: Any, *, sample_weight: Any = None, **set
     module : a torch.nn.Module, its class or a function that returns one.
     loss : function of (module, batch); ``batch`` holds tensors by name.  It returns (rows,), a loss per row; or one
         number, the mean over the rows; or (sum, weight) where the mean is over something else, such as unmasked words.
-    data : a mapping of arrays by name, rows first; or a tuple (x, y); or one array, which is "x"; or a map-style torch
-        Dataset of pairs; or a tutti Dataset ("x" and "y").  Whole numbers come as int64, others in the weights' dtype.
+    data : a mapping of arrays by name, rows first; or a tuple (x, y); or one array, which is "x"; or an Arrow table; or
+        a torch Dataset whose items are any of these for one row (it is read once into memory); or a tutti Dataset ("x"
+        and "y").  Whole numbers come as int64, others in the weights' dtype.
     sample_weight : (n_rows,) weights, in ``batch["weight"]`` and multiplied with a loss per row.
     settings : all other parameters of `NeuralNetClassifier`: optimizer, lr, batch_size, epochs, validation, checkpoint,
         engine, ... ; ``augment`` gets the first tensor of the batch.
