@@ -2,11 +2,20 @@
 
 Ranks write what they do (arrived at a barrier, which step, finished), the engine writes that the run is aborted; so a
 dead rank's last step can still be read, and waking everybody needs no message.  Each word has exactly one writer.
+
+A rank may sleep in the kernel until a word changes (a futex, where the system has one): it says so in SLEEPING, so that
+whoever changes a word makes a system call only if somebody sleeps.
 """
 
 from __future__ import annotations
 
+import errno
+import functools
+import platform
+import sys
 import time
+from collections.abc import Callable
+from typing import Any
 
 RECORD = 8  # words that describe a collective call; two records per rank, used in turn
 
@@ -14,8 +23,36 @@ _ABORT, _RUN = 0, 1
 _LINE = 4 * 8  # words per rank: whole cache lines, so that a spinning rank disturbs no other
 _FIRST = 8  # the first line belongs to the engine
 
-ARRIVED, STEP, BEAT, WAITING, FINISHED = range(5)
+ARRIVED, STEP, BEAT, WAITING, FINISHED, SLEEPING = range(6)
 _RECORDS = 8
+
+_FUTEX_CALL = {"x86_64": 202, "aarch64": 98}
+_FUTEX_WAIT, _FUTEX_WAKE = 0, 1
+_EVERYBODY = 2**31 - 1
+
+
+@functools.cache
+def _futex() -> Callable[..., int] | None:
+    """Return futex(address, operation, value, nanoseconds) -> 0 or more, or minus the errno; None where there is none.
+
+    It looks at 32 bits, which on these machines are the low half of a word.
+    """
+    number = _FUTEX_CALL.get(platform.machine())
+    if not sys.platform.startswith("linux") or number is None or sys.byteorder != "little":
+        return None
+    import ctypes
+
+    call: Any = ctypes.CDLL(None, use_errno=True).syscall
+    call.restype = ctypes.c_long
+    call.argtypes = [ctypes.c_long, ctypes.c_void_p, ctypes.c_int, ctypes.c_uint32, ctypes.c_void_p]
+
+    def futex(address: int, operation: int, value: int, nanoseconds: int = 0) -> int:
+        limit = (ctypes.c_long * 2)(*divmod(nanoseconds, 10**9))
+        found: int = call(number, address, operation, value & 0xFFFFFFFF, limit)
+        return found if found >= 0 else -ctypes.get_errno()
+
+    probe = ctypes.c_int64()
+    return futex if futex(ctypes.addressof(probe), _FUTEX_WAKE, 1) == 0 else None
 
 
 class Board:
@@ -29,6 +66,7 @@ class Board:
 
     def __init__(self, words: memoryview, size: int) -> None:
         self.words, self.size = words, size
+        self._sleeping = [self.line(rank) + SLEEPING for rank in range(size)]
 
     @staticmethod
     def n_words(size: int) -> int:
@@ -53,6 +91,13 @@ class Board:
 
     def abort(self) -> None:
         self.words[_ABORT] = 1
+        for rank in range(self.size):
+            self.wake(rank)
+
+    def finish(self, rank: int) -> None:
+        """Say that ``rank`` has returned from its program."""
+        self.set(rank, FINISHED, 1)
+        self.wake(rank)
 
     def aborted(self) -> bool:
         return self.words[_ABORT] != 0
@@ -68,3 +113,29 @@ class Board:
         barrier ahead does not overwrite what a slower one still reads."""
         start = self.line(rank) + _RECORDS + RECORD * (turn & 1)
         return self.words[start : start + RECORD]
+
+    def sleep(self, rank: int, arrived: int, seconds: float) -> bool:
+        """Sleep until ``rank``, which has arrived ``arrived`` times, arrives again or is woken, at most so long.
+
+        The caller has set its own SLEEPING word before.  Returns False if this system cannot.
+        """
+        futex = _futex()
+        if futex is None:
+            return False
+        came = futex(self._address(rank), _FUTEX_WAIT, arrived, int(seconds * 1e9))
+        return came >= 0 or -came in (errno.EAGAIN, errno.ETIMEDOUT, errno.EINTR)
+
+    def wake(self, rank: int) -> None:
+        """Wake those who sleep until ``rank`` arrives."""
+        words = self.words
+        for sleeping in self._sleeping:
+            if words[sleeping]:
+                futex = _futex()
+                if futex is not None:
+                    futex(self._address(rank), _FUTEX_WAKE, _EVERYBODY)
+                return
+
+    def _address(self, rank: int) -> int:
+        import ctypes
+
+        return ctypes.addressof(ctypes.c_char.from_buffer(self.words, 8 * (self.line(rank) + ARRIVED)))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 
+from tutti import _board
 from tutti.errors import Aborted, RunError
 from tutti.protocols import Communicator
-from tutti.testing.communicator import Make, on_ranks, shm_ranks, thread_ranks
+from tutti.testing.communicator import Make, check_abort, check_stale_memory, on_ranks, shm_ranks, thread_ranks
 
 BOTH = pytest.mark.parametrize("make_ranks", [thread_ranks, shm_ranks])
 
@@ -63,6 +66,46 @@ def test_a_wait_for_a_rank_that_waits_is_counted(make_ranks: Make) -> None:
 
     waited = on_ranks(make_ranks, 2, body)
     assert waited[0] > 0.001
+
+
+@BOTH
+def test_who_waits_for_a_late_rank_burns_no_core(make_ranks: Make) -> None:
+    def body(comm: Communicator) -> tuple[float, float]:
+        comm.barrier()
+        if comm.rank == 1:
+            time.sleep(1.0)  # the lateness itself
+        began, burnt = time.perf_counter(), time.thread_time()
+        comm.barrier()
+        return time.perf_counter() - began, time.thread_time() - burnt
+
+    (waited, burnt), _ = on_ranks(make_ranks, 2, body)
+    assert waited > 0.9
+    assert burnt < 0.02
+
+
+def test_an_abort_from_another_thread_wakes_who_sleeps_at_once() -> None:
+    comms = list(shm_ranks(2))
+
+    def body(comm: Communicator) -> float:
+        if comm.rank == 1:
+            board = comm._board  # type: ignore[attr-defined]
+            while not board.get(0, _board.SLEEPING):
+                time.sleep(0.001)
+            began = time.perf_counter()
+            comm.abort()
+            return began
+        with pytest.raises(Aborted):
+            comm.barrier()
+        return time.perf_counter()
+
+    woken, began = on_ranks(lambda size: comms, 2, body)
+    assert woken - began < 0.04, "it was the time-out that ended the sleep"
+
+
+def test_a_system_without_a_futex_waits_by_short_sleeps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_board, "_futex", lambda: None)
+    check_stale_memory(shm_ranks, 3)
+    check_abort(shm_ranks, 3)
 
 
 @BOTH

@@ -45,7 +45,7 @@ class Buffer:
         row = _pad(length * dtype.itemsize)
         self.small = small = n_shards * row <= _SMALL
         at = 2 * _pad(8 * n_shards)
-        self.stamps = memory[:at].view(np.int64).reshape(2, -1)[:, :n_shards]
+        self.stamps = [memoryview(row)[:n_shards] for row in memory[:at].view(np.int64).reshape(2, -1)]  # type: ignore[arg-type]
 
         def rows(start: int) -> Array:
             block = memory[start : start + n_shards * row].view(dtype).reshape(n_shards, row // dtype.itemsize)
@@ -291,9 +291,10 @@ class SharedComm(ABC):
         return self._board.run + buffer.calls
 
     def _check_stamps(self, call: int, buffer: Buffer) -> None:
-        given = buffer.stamps[buffer.calls & 1] == self._stamp(buffer)
-        if not given.all():
-            self._broken(f"{_CALLS[call]}: shards {np.flatnonzero(~given).tolist()} were given by no rank")
+        stamps, stamp = buffer.stamps[buffer.calls & 1].tolist(), self._stamp(buffer)
+        if stamps.count(stamp) != len(stamps):
+            missing = [shard for shard, found in enumerate(stamps) if found != stamp]
+            self._broken(f"{_CALLS[call]}: shards {missing} were given by no rank")
 
     def _broken(self, message: str) -> NoReturn:
         """Raise, and stop the others: after a disagreement nobody may go on with what is in the buffers."""
@@ -332,18 +333,17 @@ class SharedComm(ABC):
 
     def _meet(self) -> None:
         """A barrier without a word."""
-        words = self._board.words
-        if self._board.aborted():
-            self._interrupted()
+        self._enter()
         self._meetings += 1
-        words[self._line + WAITING] = 1
+        words, waiting = self._board.words, self._line + WAITING
+        words[waiting] = 1
         began = perf_counter()
         self._announce()
         self._wait(self._meetings)
         self._waited += perf_counter() - began
-        words[self._line + WAITING] = 0
+        words[waiting] = 0
 
-    def _agree(self, call: int, *what: int) -> list[memoryview]:
+    def _agree(self, call: int, *what: int) -> list[list[int]]:
         """Barrier at which every rank says what it is about to do; returns what each one said, by rank."""
         records = self._records[self._meetings & 1]
         mine = records[self._rank]
@@ -351,26 +351,27 @@ class SharedComm(ABC):
         for i, value in enumerate(what, 1):
             mine[i] = value
         self._meet()
-        for rank, other in enumerate(records):
+        found = [record.tolist() for record in records]
+        for rank, other in enumerate(found):
             if other[_CALL] != call:
                 self._broken(
                     f"rank {self._rank} called {_CALLS[call]}, rank {rank} called {_CALLS[other[_CALL]]}; "
                     "every rank must make the same collective calls in the same order"
                 )
-        return records
+        return found
 
     def _agree_on_parts(self, call: int, n_shards: int, buffer: Buffer | None, given: int) -> Sequence[int]:
         """Return (length, dtype, where) of the parts; a rank without shards is told by the others."""
         what = (-1, -1, -1) if buffer is None else (buffer.length, buffer.dtype.num, buffer.where)
-        records = [record.tolist() for record in self._agree(call, n_shards, *what, given)]
-        known: Sequence[int] = what
+        records = self._agree(call, n_shards, *what, given)
+        known, total = list(what), 0
         for rank, other in enumerate(records):
             theirs = other[_LENGTH : _WHERE + 1]
             if known[0] < 0:
                 known = theirs
-            if other[_N] != n_shards or (theirs[0] >= 0 and tuple(theirs) != tuple(known)):
+            if other[_N] != n_shards or (theirs != known and theirs[0] >= 0):
                 self._broken(self._difference(call, rank, n_shards, known, other[_N], theirs))
-        total = sum(other[_GIVEN] for other in records)
+            total += other[_GIVEN]
         if total != n_shards:
             self._broken(
                 f"{_CALLS[call]}: {total} arrays were given for {n_shards} shards; "

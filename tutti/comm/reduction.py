@@ -33,33 +33,28 @@ def tree_sum(
         out[start:stop] = slots[0][start:stop]
         return out
     if isinstance(slots, np.ndarray) and n * (stop - start) * dtype.itemsize <= _SMALL_BYTES:
-        out[start:stop] = _climb(slots[:, start:stop])
+        rows = slots[:, start:stop]
+        while len(rows) > 2:  # a whole level of the tree in one call, because the calls are what costs
+            even = len(rows) // 2 * 2
+            pairs = rows[0:even:2] + rows[1:even:2]
+            rows = pairs if even == len(rows) else np.concatenate([pairs, rows[-1:]])
+        np.add(rows[0], rows[1], out=out[start:stop])
         return out
     half = (n + 1) // 2
     chunk = _CHUNK_BYTES // dtype.itemsize
     scratch = np.empty((half, min(chunk, max(stop - start, 1))), dtype)
     for lo in range(start, stop, chunk):
         hi = min(lo + chunk, stop)
-        rows = [slots[i][lo:hi] for i in range(n)]
-        while len(rows) > 2:
+        level = [slots[i][lo:hi] for i in range(n)]
+        while len(level) > 2:
             climbed = []
-            for i in range(0, len(rows) - 1, 2):
-                climbed.append(np.add(rows[i], rows[i + 1], out=scratch[i // 2, : hi - lo]))
-            if len(rows) % 2:
-                climbed.append(rows[-1])
-            rows = climbed
-        np.add(rows[0], rows[1], out=out[lo:hi])
+            for i in range(0, len(level) - 1, 2):
+                climbed.append(np.add(level[i], level[i + 1], out=scratch[i // 2, : hi - lo]))
+            if len(level) % 2:
+                climbed.append(level[-1])
+            level = climbed
+        np.add(level[0], level[1], out=out[lo:hi])
     return out
-
-
-def _climb(rows: Array) -> Array:
-    """Sum small rows (n, length): a whole level of the tree in one call, because the calls are what costs."""
-    while len(rows) > 1:
-        n = len(rows)
-        pairs = rows[0 : n - 1 : 2] + rows[1:n:2]
-        rows = pairs if n % 2 == 0 else np.concatenate([pairs, rows[-1:]])
-    total: Array = rows[0]
-    return total
 
 
 class Layout:

@@ -1,7 +1,8 @@
 """The communicator between processes of one host: a barrier is a few words in shared memory and needs no system call.
 
-A rank that waits spins for a moment if it has a core of its own, then yields it, then sleeps in growing steps.  It
-looks at the abort word all the while; whether the others live is the engine's business, so a wait has no deadline.
+A rank that waits spins for a moment if it has a core of its own, offers it to others, then sleeps until one of the late
+ranks arrives and wakes it.  It looks up now and then, for the abort word and for a wake-up that was missed; whether the
+others live is the engine's business, so a wait has no deadline.
 """
 
 from __future__ import annotations
@@ -13,14 +14,15 @@ import time
 
 import numpy as np
 
-from tutti._board import ARRIVED
+from tutti._board import ARRIVED, SLEEPING
 from tutti.comm._shared import _GATHER, _N, SharedComm
 from tutti.protocols import Link
 from tutti.types import Array
 
 _SPINS = 1000  # about 100 us
-_YIELDS = 500
-_NAPS = (50e-6, 1e-3)  # first and longest
+_YIELDS = 20
+_LOOK_SECONDS = 0.05
+_NAPS = (50e-6, 1e-3)  # first and longest, where the system has no way to wait for a word
 
 _STRONG_ORDER = platform.machine() in ("x86_64", "AMD64")
 """Processors whose stores are seen in order; others need a fence between data and the word that announces it."""
@@ -33,7 +35,9 @@ class ShmComm(SharedComm):
         super().__init__(link)
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         self._spins = _SPINS if self._size <= cores else 0
-        self._arrivals = [line + ARRIVED for rank, line in enumerate(self._lines) if rank != self._rank]
+        others = [line for rank, line in enumerate(self._lines) if rank != self._rank]
+        self._arrivals = [line + ARRIVED for line in others]
+        self._sleepers = [line + SLEEPING for line in others]
         self._fences = (threading.Lock(), threading.Lock())
         self._payloads: Array | None = None
         self._gathers = 0
@@ -52,30 +56,41 @@ class ShmComm(SharedComm):
                 break
         else:
             self._wait_long(target)
-        self._fence()
+        if not _STRONG_ORDER:
+            self._fence()
 
     def _wait_long(self, target: int) -> None:
-        looks, nap = 0, _NAPS[0]
+        board, yields, nap = self._board, _YIELDS, _NAPS[0]
         while late := self._late(target):
             lost = self._lost(late)
             if lost is not None and (lost < 0 or self._late(target)):
                 self._give_up(lost)
-            if looks < _YIELDS:
+            if yields:
                 os.sched_yield()
-                looks += 1
-            else:
+                yields -= 1
+            elif not board.get(self._rank, SLEEPING):
+                board.set(self._rank, SLEEPING, 1)  # and look again: who arrives from now on wakes this rank
+                self._fence()
+            elif not board.sleep(late[0], target - 1, _LOOK_SECONDS):
                 time.sleep(nap)
                 nap = min(nap * 1.2, _NAPS[1])
+        board.set(self._rank, SLEEPING, 0)
 
     def _announce(self) -> None:
-        self._fence()
+        if not _STRONG_ORDER:
+            self._fence()
         super()._announce()
+        with self._fences[0]:  # a full fence in the strong order: who does not see this arrival is seen to sleep
+            words = self._board.words
+        for sleeping in self._sleepers:
+            if words[sleeping]:
+                self._board.wake(self._rank)
+                break
 
     def _fence(self) -> None:
-        if not _STRONG_ORDER:
-            for lock in self._fences:  # release followed by acquire is a full fence on every processor Python runs on
-                with lock:
-                    pass
+        for lock in self._fences:  # release followed by acquire is a full fence on every processor Python runs on
+            with lock:
+                pass
 
     def _gather(self, payload: bytes) -> list[bytes]:
         """Short payloads lie in one of two areas used in turn; if one is too long, all ranks move to a larger area."""

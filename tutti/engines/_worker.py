@@ -15,7 +15,7 @@ import sys
 import threading
 from typing import Any, NoReturn
 
-from tutti._board import BEAT, FINISHED, STEP, Board
+from tutti._board import BEAT, STEP, Board
 from tutti._spec import resolve
 from tutti.engines import _wire
 from tutti.engines._arena import Arena, ShmLink
@@ -124,7 +124,7 @@ class _Worker:
         try:
             program = frame.value(share=True)
             value = resolve(program["function"])(context, **program["arguments"])
-            context.link.board.set(context.link.rank, FINISHED, 1)
+            context.link.board.finish(context.link.rank)
             return _wire.VALUE, _wire.pack(value)
         except BaseException as error:
             what, trace = describe(error)

@@ -227,7 +227,7 @@ class ThreadRun:
                 with one_openmp_thread():
                     context = _Context(seat, _ThreadLink(self._room, rank, self._size), self._inbox.put)
                     self._values[rank] = self._function(context, **self._arguments)
-                self._room.board.set(rank, FINISHED, 1)
+                self._room.board.finish(rank)
                 self._inbox.put(Returned(rank))
             except BaseException as error:
                 self._inbox.put(Raised(rank, isinstance(error, Aborted), error))
