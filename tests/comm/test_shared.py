@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from tutti import _board
+from tutti.comm.reduction import tree_sum_of
 from tutti.errors import Aborted, RunError
 from tutti.protocols import Communicator
-from tutti.testing.communicator import Make, check_abort, check_stale_memory, on_ranks, shm_ranks, thread_ranks
+from tutti.testing.communicator import Make, check_abort, check_stale_memory, on_ranks, part, shm_ranks, thread_ranks
 
 BOTH = pytest.mark.parametrize("make_ranks", [thread_ranks, shm_ranks])
 
@@ -53,6 +54,40 @@ def test_slots_are_the_same_rows_every_time(make_ranks: Make) -> None:
         return slots.__array_interface__["data"] == again.__array_interface__["data"]
 
     assert on_ranks(make_ranks, 2, body) == [True, True]
+
+
+@BOTH
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_a_sum_into_arrays_of_ones_own_has_the_same_bits(make_ranks: Make, size: int) -> None:
+    lengths = (0, 1, 1000, 262_144, 262_145, 1_000_003)
+
+    def body(comm: Communicator) -> list[bytes]:
+        sums = []
+        for length in lengths:
+            for n_shards in (1, 2, 5):
+                mine = {s: part(s, length, "float32") for s in range(comm.rank, n_shards, size)}
+                out = mine.get(comm.rank, np.empty(length, np.float32))  # a part may be the target itself
+                comm.all_reduce_into(mine, n_shards, out)  # type: ignore[attr-defined]
+                sums.append(out.tobytes())
+        return sums
+
+    right = [
+        tree_sum_of([part(s, length, "float32") for s in range(n)], n).tobytes()
+        for length in lengths
+        for n in (1, 2, 5)
+    ]
+    assert on_ranks(make_ranks, size, body) == [right] * size
+
+
+@BOTH
+def test_a_sum_into_an_array_of_another_length_is_refused_by_all(make_ranks: Make) -> None:
+    def body(comm: Communicator) -> None:
+        out = np.ones(90_000 + comm.rank)
+        comm.all_reduce_into({comm.rank: out}, 2, out)  # type: ignore[attr-defined]
+
+    errors = [e for e in on_ranks(make_ranks, 2, body) if not isinstance(e, Aborted)]
+    assert errors
+    assert all(isinstance(e, RunError) and "all_reduce_into of 2 shards x 90000 float64" in str(e) for e in errors)
 
 
 @BOTH

@@ -5,6 +5,7 @@ over all shards into a shared result, barrier.  No rank moves more than it must,
 all_reduce, small: rows are copied into one of two mirrors used in turn, barrier, every rank sums everything itself:
 one barrier is dearer than a few thousand additions.
 share: as all_reduce up to its first barrier; then every rank may read all rows where they lie.
+all_reduce_into: for arrays that lie elsewhere; piece by piece through a window that stays in the cache.
 
 Every call first agrees: ranks compare what they are about to do (which call, sizes, type, which shards) and raise
 together where they differ, so a wrong program ends in an error and never in a wrong sum.
@@ -26,13 +27,15 @@ from tutti.errors import Aborted, RunError
 from tutti.protocols import Link
 from tutti.types import Array
 
+_PIECE = 1 << 20  # bytes of a shard's array that go through the window at once
 _SMALL = 1 << 16  # bytes of all shards together; below, one barrier and a whole sum beat two barriers and a stripe
 
 _DTYPES: dict[int, np.dtype[Any]] = {
     d.num: d for d in map(np.dtype, ("f4", "f8", "i4", "i8", "u4", "u8", "i2", "u2", "i1", "u1"))
 }
-_CALLS = ("nothing", "barrier", "all_gather", "all_reduce", "share")
-_BARRIER, _GATHER, _REDUCE, _SHARE = 1, 2, 3, 4
+_CALLS = ("nothing", "barrier", "all_gather", "all_reduce", "share", "all_reduce_into")
+_BARRIER, _GATHER, _REDUCE, _SHARE, _INTO = range(1, 6)
+_BYTE = np.dtype("u1")
 _CALL, _N, _LENGTH, _DTYPE, _WHERE, _GIVEN = range(6)  # the words of a record
 
 
@@ -194,6 +197,33 @@ class SharedComm(ABC):
         words = self.memory(8 * Claims.n_words(self._size, n_shards)).view(np.int64)
         return Claims(words, self._link.lock(), self._rank, self._size, own, n_shards) if self._size > 1 else None
 
+    def all_reduce_into(self, parts: Mapping[int, Array], n_shards: int, out: Array) -> None:
+        """Sum as `all_reduce` does, into an array of this rank's own; a part may be ``out`` itself.
+
+        Parameters
+        ----------
+        parts : the arrays of the shards this rank holds, of the length and dtype of ``out``.
+        n_shards : number of shards over all ranks.
+        out : (length,) array that the sum is written to.
+        """
+        if n_shards * out.nbytes <= _SMALL:
+            out[:] = self.all_reduce(parts, n_shards)
+            return
+        self._enter()
+        self._check(_INTO, parts, n_shards, out)
+        window = self._buffer(n_shards, 2 * _PIECE, _BYTE)
+        if self._size == 1:
+            self._alone(_INTO, parts, n_shards, window)
+            tree_sum([parts[i] for i in range(n_shards)], out)
+            return
+        self._clear_of_readers(_INTO)
+        self._give(window, parts)
+        self._put_piece(window, parts, 0)
+        self._agree_on_parts(_INTO, n_shards, (len(out), out.dtype.num, window.where), len(parts))
+        self._check_stamps(_INTO, window)
+        self._sent += len(parts) * out.nbytes
+        self._pieces(window, parts, out)
+
     def all_gather(self, payload: bytes) -> list[bytes]:
         """Return the bytes that every rank gave, by rank."""
         self._enter()
@@ -239,16 +269,14 @@ class SharedComm(ABC):
             buffer = self._buffer(n_shards, len(first), first.dtype)
         if self._size == 1:
             return self._alone(call, parts, n_shards, buffer)
-        if self._read == self._meetings:
-            self._agree(call)  # nobody reads any more what `share` returned
+        self._clear_of_readers(call)
+        what = (-1, -1, -1)
         if buffer is not None:
-            turn = buffer.calls & 1
-            stamps, stamp = buffer.stamps[turn], self._stamp(buffer)
-            for shard in parts:
-                stamps[shard] = stamp
-            self._put(buffer, parts, buffer.mirrors[turn] if buffer.small else None)
+            self._give(buffer, parts)
+            self._put(buffer, parts, buffer.mirrors[buffer.calls & 1] if buffer.small else None)
             self._sent += len(parts) * buffer.length * buffer.dtype.itemsize
-        length, dtype, where = self._agree_on_parts(call, n_shards, buffer, len(parts))
+            what = (buffer.length, buffer.dtype.num, buffer.where)
+        length, dtype, where = self._agree_on_parts(call, n_shards, what, len(parts))
         if buffer is None:
             buffer = self._buffer(n_shards, length, _DTYPES[dtype])
             if buffer.where != where:
@@ -256,6 +284,45 @@ class SharedComm(ABC):
         self._check_stamps(call, buffer)
         buffer.calls += 1
         return buffer
+
+    def _clear_of_readers(self, call: int) -> None:
+        """Wait until nobody reads any more what `share` returned."""
+        if self._read == self._meetings:
+            self._agree(call)
+
+    def _give(self, buffer: Buffer, parts: Mapping[int, Array]) -> None:
+        """Mark the shards this rank brings to the coming call."""
+        stamps, stamp = buffer.stamps[buffer.calls & 1], self._stamp(buffer)
+        for shard in parts:
+            stamps[shard] = stamp
+
+    def _put_piece(self, window: Buffer, parts: Mapping[int, Array], start: int) -> None:
+        """Copy a piece of the parts into the half of the window whose turn it is."""
+        at = (window.calls & 1) * _PIECE
+        for shard, part in parts.items():
+            piece = part[start : start + _PIECE // part.itemsize]
+            window.slots[shard, at : at + piece.nbytes].view(part.dtype)[:] = piece
+
+    def _pieces(self, window: Buffer, parts: Mapping[int, Array], out: Array) -> None:
+        """Sum piece by piece, the first is in the window; a piece is put while others still read the one before."""
+        width, striped = _PIECE // out.itemsize, window.n_shards > 2
+        for start in range(0, len(out), width):
+            n, at = min(width, len(out) - start), (window.calls & 1) * _PIECE
+            more = start + n < len(out)
+            window.calls += 1
+            rows = window.slots[:, at : at + n * out.itemsize].view(out.dtype)
+            target = out[start : start + n]
+            if striped:  # with two shards, to add it all costs no more than to add a stripe and to copy the rest
+                total = window.result[at : at + n * out.itemsize].view(out.dtype)
+                tree_sum(rows, total, *stripe(n, self._rank, self._size))
+            else:
+                tree_sum(rows, target)
+            if more:
+                self._put_piece(window, parts, start + n)
+            if more or striped:
+                self._meet()
+            if striped:
+                target[:] = total
 
     def _alone(self, call: int, parts: Mapping[int, Array], n_shards: int, buffer: Buffer | None) -> Buffer:
         if buffer is None or len(parts) != n_shards:
@@ -360,9 +427,8 @@ class SharedComm(ABC):
                 )
         return found
 
-    def _agree_on_parts(self, call: int, n_shards: int, buffer: Buffer | None, given: int) -> Sequence[int]:
-        """Return (length, dtype, where) of the parts; a rank without shards is told by the others."""
-        what = (-1, -1, -1) if buffer is None else (buffer.length, buffer.dtype.num, buffer.where)
+    def _agree_on_parts(self, call: int, n_shards: int, what: tuple[int, int, int], given: int) -> Sequence[int]:
+        """Return (length, dtype, where) of the parts; a rank without shards, which says -1, is told by the others."""
         records = self._agree(call, n_shards, *what, given)
         known, total = list(what), 0
         for rank, other in enumerate(records):
