@@ -223,6 +223,18 @@ class Trainable(Learner, Protocol):
 
 
 @runtime_checkable
+class Movable(Learner, Protocol):
+    """A learner that can compute elsewhere than on the CPU.
+
+    Contract
+    --------
+    - ``on`` returns the learner for a rank whose `Place` has this device ("cpu", "cuda:1"); nothing starts by it.
+    """
+
+    def on(self, device: str) -> Learner: ...
+
+
+@runtime_checkable
 class Strategy(Protocol):
     """Who waits for whom, how do updates merge, who owns the model?  An inert, cloneable parameter object.
 

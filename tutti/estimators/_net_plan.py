@@ -1,11 +1,20 @@
-"""How a net is spread: the strategy, the shards of an inexact training, the reason in words."""
+"""How a net is spread: the strategy, each rank's device, the shards of an inexact training, the reason in words."""
 
 from __future__ import annotations
 
+import dataclasses
+import re
+from dataclasses import dataclass
 from typing import Any
 
+from tutti.engines.processes import Processes
+from tutti.engines.threads import Threads
 from tutti.errors import ParameterError, PlanError
+from tutti.planner.choose import engine_of
 from tutti.protocols import Engine, Strategy
+from tutti.types import Plan, Schema
+
+PRECISIONS = ("float32", "bf16", "fp16")
 
 
 def strategy_of(strategy: Any) -> Strategy:
@@ -21,6 +30,88 @@ def strategy_of(strategy: Any) -> Strategy:
     if "gradient" not in strategy.wants:
         raise PlanError(f"{type(strategy).__name__} cannot train a net; use strategy=tutti.AllReduce()")
     return strategy
+
+
+def device_of(device: Any, engine: Any, n_gpus: int) -> str:
+    """Return "cpu", "cuda" (all GPUs) or "cuda:1".
+
+    Raises
+    ------
+    ParameterError, PlanError : no such device, or none here.
+    """
+    if not isinstance(device, str) or not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
+        raise ParameterError("device", device, 'write "auto", "cpu", "cuda" or one GPU such as "cuda:0"')
+    if device == "auto":
+        return "cuda" if n_gpus and not isinstance(engine, Threads) else "cpu"
+    if device != "cpu" and not n_gpus:
+        raise PlanError(
+            f"device={device!r}, but torch sees no GPU here; write device='cpu' (or \"auto\", which takes a GPU where "
+            "there is one), or install a driver and a torch that is built for CUDA"
+        )
+    if device.startswith("cuda:") and int(device[5:]) >= n_gpus:
+        raise PlanError(f"device={device!r}, but torch sees {n_gpus} GPU(s): the last one is cuda:{n_gpus - 1}")
+    return device
+
+
+def check_precision(precision: Any, device: str) -> None:
+    """Raise `ParameterError` unless the device can compute like that."""
+    if precision not in PRECISIONS:
+        raise ParameterError("precision", precision, f"write one of {', '.join(map(repr, PRECISIONS))}")
+    if precision == "fp16" and device == "cpu":
+        raise ParameterError(
+            "precision", precision, "a CPU has no fast fp16 arithmetic, and its range is small; write 'bf16'"
+        )
+
+
+@dataclass(frozen=True)
+class Where:
+    """Where the ranks of a net compute.
+
+    Parameters
+    ----------
+    device : "cpu", "cuda" (all GPUs) or "cuda:1".
+    n_gpus : how many GPUs torch sees, if it matters.
+    compiled : True if torch compiles the forward pass.
+    """
+
+    device: str
+    n_gpus: int = 0
+    compiled: bool = False
+
+    def engine(self, engine: Any, schema: Schema) -> Engine:
+        """Return the engine that was asked for; "auto": as for other models, or processes, where a net needs them."""
+        if self.device == "cpu" and not self.compiled:
+            return engine_of(engine, schema)
+        if isinstance(engine, str) and engine == "auto":
+            return Processes(None if self.device == "cpu" else self.n_gpus if self.device == "cuda" else 1)
+        made = engine_of(engine, schema)
+        if isinstance(made, Threads):
+            raise PlanError(
+                f"{'compile=True' if self.device == 'cpu' else f'device={self.device!r}'} needs settings of a whole "
+                "process, made before CUDA or the compiler start, and yours is not ours to change; write "
+                "engine=tutti.Processes(n)"
+            )
+        return made
+
+    def seated(self, plan: Plan) -> Plan:
+        """Return the plan with the device of each rank: rank r computes on GPU r modulo their number."""
+        seats = []
+        for seat in plan.seats:
+            device = f"cuda:{seat.rank % self.n_gpus}" if self.device == "cuda" else self.device
+            seats.append(dataclasses.replace(seat, place=dataclasses.replace(seat.place, device=device)))
+        return dataclasses.replace(plan, seats=tuple(seats))
+
+
+def where_of(device: Any, engine: Any, precision: Any, compiled: Any) -> Where:
+    """Return where a net computes; refuse what cannot be before anything starts."""
+    from tutti.learners.module import _device
+
+    n_gpus = 0 if device == "cpu" else _device.n_gpus()
+    chosen = device_of(device, engine, n_gpus)
+    check_precision(precision, chosen)
+    if compiled:
+        _device.check_compiler(chosen)
+    return Where(chosen, n_gpus, bool(compiled))
 
 
 def workers_of(engine: Engine, n_shards: int) -> int:

@@ -13,7 +13,7 @@ from tutti.estimators._classifier import accuracy, check_classes, class_factors
 from tutti.estimators._intake import is_dataset
 from tutti.estimators._linear import labels_array, require_real, require_whole
 from tutti.estimators._log import EpochLog
-from tutti.estimators._net_plan import reason, strategy_of, workers_of
+from tutti.estimators._net_plan import reason, strategy_of, where_of, workers_of
 from tutti.estimators._net_rows import Rows, flat, intake
 from tutti.estimators._net_store import Stored
 from tutti.estimators._progress import EpochProgress
@@ -21,14 +21,14 @@ from tutti.estimators.linear import r2
 from tutti.learners.module.fields import Field
 from tutti.learners.module.learner import EPOCH, STEP, ModuleLearner
 from tutti.planner import Choice, Explanation, explain
-from tutti.planner.choose import engine_of
 from tutti.runtime.checkpoint import Checkpoint, fingerprint, newest
 from tutti.runtime.driver import draft_plan, train
 from tutti.runtime.report import make_report
 from tutti.seeds import run_seed
 from tutti.types import Array, Event, Result, Schema
 
-_MAY_CHANGE = ("epochs", "patience", "resume", "warm_start", "log", "verbose", "engine", "strategy", "random_state")
+_WHERE = ("engine", "strategy", "device")
+_MAY_CHANGE = ("epochs", "patience", "resume", "warm_start", "log", "verbose", "random_state", *_WHERE)
 _PROGRESS = ("clock", "meter", "objective")
 """What a warm start leaves behind: it begins to count anew."""
 
@@ -72,6 +72,8 @@ class NeuralNet(Stored):
         clip_value: float | None = None,
         accumulate: int = 1,
         precision: str = "float32",
+        device: str = "auto",
+        compile: bool = False,
         augment: Any = None,
         shuffle: bool = True,
         warm_start: bool = False,
@@ -104,6 +106,8 @@ class NeuralNet(Stored):
         self.clip_value = clip_value
         self.accumulate = accumulate
         self.precision = precision
+        self.device = device
+        self.compile = compile
         self.augment = augment
         self.shuffle = shuffle
         self.warm_start = warm_start
@@ -141,9 +145,8 @@ class NeuralNet(Stored):
             require_whole("patience", self.patience, 1, "None or a number of epochs")
             if not self.validation:
                 raise ParameterError("patience", self.patience, "early stopping needs validation rows: validation=0.1")
-        for name, fine in (("monitor", ("loss", "accuracy")), ("precision", ("float32", "bf16"))):
-            if getattr(self, name) not in fine:
-                raise ParameterError(name, getattr(self, name), f"write one of {', '.join(map(repr, fine))}")
+        if self.monitor not in ("loss", "accuracy"):
+            raise ParameterError("monitor", self.monitor, "write 'loss' or 'accuracy'")
 
     # fit
 
@@ -226,6 +229,7 @@ class NeuralNet(Stored):
         from tutti.learners.module._blueprint import Blueprint, write
 
         self._check_params()
+        where = where_of(self.device, self.engine, self.precision, self.compile)
         given = self._intake(X, y, sample_weight)
         dataset, self._label_dtype = given.dataset, given.label_dtype
         schema = dataset.schema(self._task)
@@ -234,9 +238,9 @@ class NeuralNet(Stored):
         seed = run_seed(self.random_state)
         built = _build.build_module(self.module, self._options("module"), seed)
         optimizer, elementwise = _build.build_optimizer(
-            self.optimizer, float(self.lr), self.weight_decay, self._options("optimizer")
+            self.optimizer, float(self.lr), self.weight_decay, self._options("optimizer"), where.device
         )
-        engine = engine_of(self.engine, schema)
+        engine = where.engine(self.engine, schema)
         n_shards = int(self.n_shards) if self.exact else workers_of(engine, int(self.n_shards))
         rows = dataset.shard_rows(n_shards, schema)
         common: dict[str, Any] = {
@@ -252,6 +256,8 @@ class NeuralNet(Stored):
             "clip": self._clip(),
             "precision": self.precision,
             "shuffle": bool(self.shuffle),
+            "compiled": bool(self.compile),
+            "exact": bool(self.exact),
         }
         blueprint = Blueprint(
             module=built,
@@ -278,7 +284,7 @@ class NeuralNet(Stored):
                 "batch_size or lower n_shards",
             )
         choice = Choice(learner, strategy_of(self.strategy), engine, reason(self.exact, n_shards))
-        plan = draft_plan(dataset, schema, learner, choice.strategy, engine, n_shards)
+        plan = where.seated(draft_plan(dataset, schema, learner, choice.strategy, engine, n_shards))
         kept = dataset.keeps(schema)
         explanation = explain(
             choice,
@@ -390,7 +396,11 @@ class NeuralNetClassifier(NeuralNet):
     class_weight : None, "balanced" or {class: weight}.
     clip_norm, clip_value : limits of the gradient.
     accumulate : pieces in which a shard's part of a batch passes through the module (less memory).
-    precision : "float32" (the module's own) or "bf16" (autocast).
+    precision : "float32" (the module's own), "bf16" or, on a GPU, "fp16" (autocast; fp16 with a scaled loss).
+    device : "auto" (the GPUs that torch sees, else the CPU), "cpu", "cuda" (rank r on GPU r modulo their number) or
+        one GPU, "cuda:0".  GPUs need engine=tutti.Processes(n); ``augment`` gets x and a generator that lie there.
+    compile : True lets torch compile the module's forward pass.  It takes seconds for each size of a shard's batch, and
+        was measured to be slower than without on CPUs.
     augment : function (x, generator) -> x of training batches.
     shuffle : False keeps the order of the rows.
     warm_start : True goes on from the fitted weights.

@@ -8,7 +8,7 @@ from typing import Any
 from tutti.planner.choose import Choice
 from tutti.planner.cost import estimate_seconds
 from tutti.runtime.driver import with_reason
-from tutti.types import Plan, Schema
+from tutti.types import Place, Plan, Schema
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,13 @@ class Explanation:
         """Return plain values, ready for JSON."""
         plan = asdict(self.plan)
         plan["seats"] = [
-            {"rank": s.rank, "host": s.place.host, "shards": list(s.shards), "rows": self._rows(s.shards)}
+            {
+                "rank": s.rank,
+                "host": s.place.host,
+                "device": s.place.device,
+                "shards": list(s.shards),
+                "rows": self._rows(s.shards),
+            }
             for s in self.plan.seats
         ]
         schema = {k: v for k, v in asdict(self.schema).items() if k != "feature_names"}
@@ -46,7 +52,7 @@ class Explanation:
             (
                 f"engine    {p.engine}, {p.size} worker{'s' * (p.size != 1)}, {p.n_shards} shards",
                 [
-                    f"worker {seat.rank} on {seat.place.host}: shards {_ranges(seat.shards)}, "
+                    f"worker {seat.rank} on {seat.place.host}{_device(seat.place)}: shards {_ranges(seat.shards)}, "
                     f"{self._rows(seat.shards):,} rows"
                     for seat in p.seats
                 ],
@@ -98,6 +104,10 @@ def explain(
         kept=kept,
         goal=goal or f"until the certified gap is {tol:g} (relative)",
     )
+
+
+def _device(place: Place) -> str:
+    return "" if place.device == "cpu" else f", {place.device}"
 
 
 def _plain(value: Any) -> Any:

@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, cast
 
 from tutti.comm.reduction import Layout, tree_sum
-from tutti.protocols import Claims, Communicator, Learner, RankContext, ShardData, Strategy
+from tutti.protocols import Claims, Communicator, Learner, Movable, RankContext, ShardData, Strategy
 from tutti.runtime.checkpoint import Checkpoint, Writer
 from tutti.types import Array, Arrays, Event, Fault, RankReport, Schema, Seat, Update
 
@@ -193,7 +193,8 @@ def fit_rank(
         seen = dataset.keeps(schema) == "memory"  # rows that would be read anew at every step are left where they are
         worker = RankWorker(ctx, comm, shards, schema, n_shards, seed, start, writer, open_shard if seen else None)
         worker.seconds["read"] += time.perf_counter() - opened
-        arrays = strategy.run(worker, learner)
+        placed = learner.on(ctx.seat.place.device) if isinstance(learner, Movable) else learner
+        arrays = strategy.run(worker, placed)
         if writer is not None:
             writer.wait()
         report = RankReport(

@@ -32,6 +32,7 @@ class Blueprint:
     augment : called with (x, generator) before the module sees x; or None.
     moving : names of the buffers that change during training.
     stochastic : True if the forward pass draws from torch's own generator.
+    unrepeatable : names of operations that torch has no repeatable form of.
     """
 
     module: Any
@@ -43,6 +44,7 @@ class Blueprint:
     augment: Any = None
     moving: tuple[str, ...] = ()
     stochastic: bool = False
+    unrepeatable: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)

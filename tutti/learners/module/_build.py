@@ -7,10 +7,9 @@ import copy
 import difflib
 import functools
 import hashlib
-import importlib
 import inspect
 import math
-import os
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -20,30 +19,19 @@ from torch import nn
 
 from tutti.errors import InputError, ParameterError
 from tutti.learners.module._blueprint import Blueprint
+from tutti.learners.module._device import as_it_was, load_compiler, unrepeatable
 from tutti.learners.module._losses import NAMED, Custom, Supervised
 from tutti.learners.module._net import Net, real_of, tensors_of, untrained
 from tutti.learners.module.fields import Field, dense_rows
 from tutti.types import Array, Block, Csr
-
-_SET_BY_IMPORT = "TORCHINDUCTOR_CACHE_DIR"
-
-
-def _load_optimizers() -> None:
-    """Import what torch's optimizers import on first use; it sets a variable for others, which is taken back."""
-    known = _SET_BY_IMPORT in os.environ
-    importlib.import_module("torch._dynamo")
-    if not known:
-        os.environ.pop(_SET_BY_IMPORT, None)
-
-
-_load_optimizers()
 
 OPTIMIZERS = {
     name.lower(): name
     for name in ("SGD", "Adam", "AdamW", "NAdam", "RAdam", "RMSprop", "Adagrad", "Adadelta", "Adamax", "Rprop", "ASGD")
 }
 """Optimizers of torch that treat every number by itself, and so run on one flat array."""
-_FUSED = ("SGD", "Adam", "AdamW", "Adagrad")
+_FUSED = {True: ("SGD", "Adam", "AdamW", "Adagrad"), False: ("SGD", "Adam", "AdamW")}
+"""Optimizers with one kernel for a whole step: on the CPU, and elsewhere."""
 _SCHEDULES = ("cosine", "linear")
 
 
@@ -86,7 +74,7 @@ def build_custom(loss: Any) -> Custom:
 
 
 def build_optimizer(
-    optimizer: Any, lr: float, weight_decay: float | None, options: Mapping[str, Any]
+    optimizer: Any, lr: float, weight_decay: float | None, options: Mapping[str, Any], device: str = "cpu"
 ) -> tuple[Callable[[Any], Any], bool]:
     """Return (a function from parameter groups to an optimizer, whether it treats every number by itself)."""
     if isinstance(optimizer, str):
@@ -97,22 +85,36 @@ def build_optimizer(
         raise ParameterError("optimizer", optimizer, f"write one of {', '.join(OPTIMIZERS)}, a class or a function")
     name = getattr(optimizer, "__name__", "")
     elementwise = getattr(torch.optim, OPTIMIZERS.get(name.lower(), "-"), None) is optimizer
+    if not elementwise:
+        load_compiler()
     settings: dict[str, Any] = {"lr": lr, **options}
     if weight_decay is not None:
         settings["weight_decay"] = weight_decay
     if not inspect.isclass(optimizer):
         settings = dict(options)  # a function brings its own learning rate
-    elif elementwise and name in _FUSED and "fused" in inspect.signature(optimizer).parameters:
+    elif elementwise and name in _FUSED[device == "cpu"] and "fused" in inspect.signature(optimizer).parameters:
         settings.setdefault("fused", True)
     try:
-        optimizer([nn.Parameter(torch.zeros(1))], **settings)
+        _made(optimizer, elementwise, settings, [nn.Parameter(torch.zeros(1))])
     except (TypeError, ValueError) as error:
         raise ParameterError("optimizer", name or optimizer, f"{error}") from None
-    return functools.partial(_made, optimizer, settings), elementwise
+    return functools.partial(_made, optimizer, elementwise, settings), elementwise
 
 
-def _made(optimizer: Any, settings: Mapping[str, Any], groups: Any) -> Any:
-    return optimizer(groups, **settings)
+def _made(optimizer: Any, elementwise: bool, settings: Mapping[str, Any], groups: Any) -> Any:
+    return (_alone(optimizer) if elementwise else optimizer)(groups, **settings)
+
+
+@functools.cache
+def _alone(kind: Any) -> Any:
+    """Return one of torch's optimizers without its calls to torch's compiler, whose import takes over a second."""
+    plain = inspect.unwrap(kind.step)
+
+    def step(self: Any, closure: Any = None) -> Any:
+        with torch.set_grad_enabled(self.defaults["differentiable"]):
+            return plain(self, closure)
+
+    return type(kind.__name__, (kind,), {"step": step, "add_param_group": inspect.unwrap(kind.add_param_group)})
 
 
 def build_schedule(
@@ -164,7 +166,8 @@ def try_out(
     try:
         with torch_as_it_was():
             _settle(blueprint, rows, seed)
-            _try(blueprint, rows, n_classes)
+            with unrepeatable() as found:
+                _try(blueprint, rows, n_classes)
     except InputError:
         raise
     except Exception as error:
@@ -172,6 +175,13 @@ def try_out(
             f"the module failed on {len(rows[first])} rows of shape {tuple(rows[first].shape[1:])} "
             f"({rows[first].dtype}): {type(error).__name__}: {error}"
         ) from error
+    if found:
+        blueprint.unrepeatable = tuple(found)
+        warnings.warn(
+            f"torch has no form of {', '.join(found)} that gives the same bits each time: they are not promised here",
+            RuntimeWarning,
+            stacklevel=5,
+        )
     named = [(n, tuple(p.shape)) for n, p in blueprint.module.named_parameters() if p.requires_grad]
     return sum(math.prod(shape) for _, shape in named), hashlib.sha256(repr(named).encode()).hexdigest()
 
@@ -274,10 +284,11 @@ def put_weights(blueprint: Blueprint, arrays: Mapping[str, Array]) -> nn.Module:
 
 @contextlib.contextmanager
 def torch_as_it_was() -> Iterator[None]:
-    """Give torch's number of threads and its generator back as they were found, whatever happens inside."""
+    """Give torch's threads, generator and choice of operations back as they were found, whatever happens inside."""
     threads, state = torch.get_num_threads(), torch.random.get_rng_state()
     try:
-        yield
+        with as_it_was():
+            yield
     finally:
         torch.set_num_threads(threads)
         torch.random.set_rng_state(state)

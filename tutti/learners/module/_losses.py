@@ -48,6 +48,13 @@ class Supervised:
         if hasattr(self.criterion, "reduction"):
             self.criterion.reduction = "none"
 
+    def to(self, device: torch.device) -> None:
+        """Bring what the loss holds to a device."""
+        if isinstance(self.criterion, nn.Module):
+            self.criterion.to(device)
+        if self.class_weight is not None:
+            self.class_weight = self.class_weight.to(device)
+
     def __call__(self, module: Any, batch: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, Any, Any]:
         """Return (weighted sum of losses, sum of weights, output of the module)."""
         found = _output(module, batch["x"])
@@ -94,6 +101,11 @@ class Custom:
 
     def __init__(self, loss: Any) -> None:
         self.loss = loss
+
+    def to(self, device: torch.device) -> None:
+        """Bring a loss that is a module to a device."""
+        if isinstance(self.loss, nn.Module):
+            self.loss.to(device)
 
     def __call__(self, module: Any, batch: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, Any, None]:
         """Return (weighted sum of losses, sum of weights, None)."""

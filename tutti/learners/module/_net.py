@@ -29,6 +29,8 @@ from tutti.types import Array
 LOSS, WEIGHT, HITS = range(3)
 """Places in "sums"; then follows a flag per parameter: 1 where it got a gradient."""
 
+HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+_CPU = torch.device("cpu")
 Clip = tuple[str, float] | None
 _DRAWING = threading.Lock()
 """Held while a module draws from torch's generator, of which a process has but one."""
@@ -40,15 +42,25 @@ class Net:
     Parameters
     ----------
     blueprint : whose objects this net takes over.
-    precision : "float32" (as the module is) or "bf16": autocast in the forward pass.
-    job : what the gradients are computed for; None if they are not.
+    precision : "float32" (as the module is), or one of `HALVES`: autocast in the forward pass.
+    device : where the net computes; one with memory of its own needs a `_device.Staged`.
+    job : what the gradients are computed for; None if they are not, or each shard for itself.
     """
 
-    def __init__(self, blueprint: Blueprint, precision: str = "float32", job: Job | None = None) -> None:
+    def __init__(
+        self,
+        blueprint: Blueprint,
+        precision: str = "float32",
+        device: torch.device = _CPU,
+        *,
+        job: Job | None = None,
+    ) -> None:
         torch.set_num_threads(1)
-        self.blueprint, self.module, self.precision = blueprint, blueprint.module, precision
+        self.blueprint, self.module, self.precision, self.device = blueprint, blueprint.module, precision, device
+        self._generators = _generators(device)
         named = [(n, p) for n, p in self.module.named_parameters() if p.requires_grad]
         self.dtype, self.numpy_dtype = _common_dtype(named)
+        self.module.to(device)
         chosen = [_group_of(name, blueprint.groups) for name, _ in named]
         order = sorted(range(len(named)), key=lambda i: (chosen[i], i))
         align = 64 // self.numpy_dtype.itemsize
@@ -71,24 +83,51 @@ class Net:
         self.buffers = sorted(moving, key=lambda b: not b.is_floating_point())
         self._n_averaged = sum(b.numel() for b in moving if b.is_floating_point())
         self.stats = aligned(sum(b.numel() for b in self.buffers), self.numpy_dtype)
-        self._stat_views = _cut(torch.from_numpy(self.stats), [b.shape for b in self.buffers])
+        self._flat_stats = self._home(self.stats)
+        self._stat_views = self._cut_stats(self._flat_stats)
         self.keep_stats()
         ranges = [(s.start, s.stop) for s in self.spots]
-        self.stepper = Stepper(self.weights, ranges, self.params, groups, blueprint)
+        self.stepper = Stepper(self._flat, ranges, self.params, groups, blueprint, staged=self._staged)
         self._outs: dict[int, tuple[list[torch.Tensor], list[torch.Tensor]]] = {}
         self.together = grouped(self, job) if job is not None else None
         factors = {} if self.together is None else self.together.factors
         self._columns = Columns(self.spots, list(factors.values()))
         self._own = 0, self.length
 
+    # where its memory lies: here in the host's, so that there is nothing to bring
+
+    _staged = False
+
     def _put(self, weights: Array) -> None:
         """Move the parameters into a flat array."""
         self.weights = weights
-        flat = torch.from_numpy(weights)
+        self._flat = flat = self._home(weights)
         for spot, p in zip(self.spots, self.params, strict=True):
             view = flat[spot.start : spot.stop].view(spot.shape)
             view.copy_(p.detach())
             p.data = view
+
+    def arrays(self) -> dict[str, Array]:
+        """Return what all ranks share, apart from the optimizer."""
+        return {"weights": self.weights, "stats": self.stats}
+
+    def place(self) -> None:
+        """Take over what was written into `arrays`."""
+        self.place_stats()
+
+    def fetch(self) -> None:
+        """Bring `arrays` up to date."""
+
+    def _home(self, array: Array) -> torch.Tensor:
+        """Return a tensor for what the array holds, where the net computes."""
+        return torch.from_numpy(array)
+
+    def _land(self, out: Mapping[str, Array]) -> None:
+        """Bring what lies in `views_of` into the update's arrays."""
+
+    def _loss_scale(self) -> float:
+        """Return what the loss is multiplied with on the way back."""
+        return 1.0
 
     def settle(self, allocate: Allocate, part: int, parts: int) -> None:
         """Move what ranks write for each other into memory that all see; of the weights, own part ``part``.
@@ -103,7 +142,7 @@ class Net:
         memory[:] = self.weights
         self._put(memory)
         self._own = self._columns.cut(part, parts), self._columns.cut(part + 1, parts)
-        self.stepper.own(memory, *self._own, allocate)
+        self.stepper.own(self._flat, *self._own, allocate)
 
     # one batch
 
@@ -144,9 +183,10 @@ class Net:
         if not self.module.training:
             self.module.train()
         if not self.blueprint.stochastic:
-            before = torch.default_generator.get_state()
+            before = [g.get_state() for g in self._generators]
             self._backward(batch, out, n_rows, seed, parts)
-            self.blueprint.stochastic = not torch.equal(before, torch.default_generator.get_state())
+            after = [g.get_state() for g in self._generators]
+            self.blueprint.stochastic = not all(map(torch.equal, before, after))
             if self.blueprint.stochastic and threading.current_thread() is not threading.main_thread():
                 raise InputError(
                     "the module drew random numbers on these rows, and not on those it was tried out on; threads share "
@@ -156,6 +196,8 @@ class Net:
             self._backward(batch, out, n_rows, seed, parts)
         if self.buffers:
             torch._foreach_copy_(self.views_of(out)[1], self.buffers)
+        self._land(out)
+        if self.buffers:
             stats, n = out["stats"], self._n_averaged
             stats[:n] *= stats.dtype.type(share)
             stats[n:] *= first
@@ -169,14 +211,14 @@ class Net:
         if self.buffers:
             torch._foreach_copy_(self.buffers, self._stat_views)
         loss_sum = weight_sum = 0.0
-        scale = torch.tensor(1.0 / n_rows, dtype=self.dtype)
+        scale = torch.full((), self._loss_scale() / n_rows, dtype=self.dtype, device=self.device)
         for i, piece in enumerate(_pieces(batch, parts)):
             own = (seed + i) % 2**64
             with self._drawing(own):
                 total, weight, _ = self._loss(piece, own)
-            loss_sum += total.item()
-            weight_sum += float(weight)
             total.backward(scale.to(total.dtype))
+            loss_sum += total.item()  # afterwards: a device is waited for here
+            weight_sum += float(weight)
         found = [p.grad for p in self.params if p.grad is not None]
         sums[:3] = loss_sum, weight_sum, 0.0
         sums[3:] = [p.grad is not None for p in self.params]
@@ -209,10 +251,10 @@ class Net:
     def _loss(self, batch: dict[str, torch.Tensor], seed: int | None) -> Any:
         if seed is not None and self.blueprint.augment is not None:
             first = next(iter(batch))
-            generator = torch.Generator().manual_seed(seed)
+            generator = torch.Generator(self.device).manual_seed(seed)
             batch = {**batch, first: self.blueprint.augment(batch[first], generator)}
-        if self.precision == "bf16":
-            with torch.autocast("cpu", torch.bfloat16):
+        if self.precision in HALVES:
+            with torch.autocast(self.device.type, HALVES[self.precision]):
                 return self.blueprint.loss(self.module, batch)
         return self.blueprint.loss(self.module, batch)
 
@@ -223,7 +265,8 @@ class Net:
             yield
             return
         with _DRAWING:
-            torch.default_generator.manual_seed(seed)
+            for generator in self._generators:
+                generator.manual_seed(seed)
             yield
 
     def views_of(self, out: Mapping[str, Array]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
@@ -238,9 +281,12 @@ class Net:
             flat.zero_()  # what lies between the parameters stays zero
             places = zip(self._columns.places, self.spots, strict=True)
             grads = [flat[:0] if at is None else flat[at : at + s.stop - s.start].view(s.shape) for at, s in places]
-            found = grads, _cut(torch.from_numpy(out["stats"]), [b.shape for b in self.buffers])
+            found = grads, self._cut_stats(torch.from_numpy(out["stats"]))
             self._outs[key] = found
         return found
+
+    def _cut_stats(self, flat: torch.Tensor) -> list[torch.Tensor]:
+        return _cut(flat, [b.shape for b in self.buffers])
 
     # one step
 
@@ -261,7 +307,11 @@ class Net:
                 shares.sum("grad", at + a - start, at + b - start, gradient[a:b])
         if self.together is not None:
             self.together.write_gradients(torch.from_numpy(gradient), n_rows, lo, hi)
-        g = torch.from_numpy(gradient[lo:hi])
+        self._move(factor, had, clip)
+
+    def _move(self, factor: float, had: Sequence[bool] | None, clip: Clip) -> None:
+        """Move the own columns along the stepper's gradient."""
+        g = self.stepper.landed()
         if factor != 1.0:
             g.mul_(factor)
         if clip is not None and clip[0] == "norm":
@@ -320,6 +370,15 @@ def _common_dtype(named: Sequence[tuple[str, torch.Tensor]]) -> tuple[torch.dtyp
         if p.device.type != "cpu":
             raise InputError(f"parameter {name!r} lies on {p.device}; give the module on the CPU")
     return dtype, np.dtype(str(dtype).removeprefix("torch."))
+
+
+def _generators(device: torch.device) -> list[torch.Generator]:
+    """Return the generators that a module on the device may draw from."""
+    found = [torch.default_generator]
+    if device.type == "cuda":
+        torch.cuda.init()
+        found.append(torch.cuda.default_generators[device.index])
+    return found
 
 
 def _group_of(name: str, groups: Sequence[tuple[str, Any]]) -> int:

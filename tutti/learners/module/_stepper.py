@@ -25,42 +25,47 @@ class Stepper:
 
     Parameters
     ----------
-    weights : (length,) flat weights.
+    weights : (length,) flat weights, where the net computes.
     ranges : (start, stop) of every trainable parameter in it, in order.   params : the parameters themselves.
     groups : (index of the group, start, stop) of the runs of parameters of one group.
     blueprint : says which optimizer, which options each group has, and which schedule.
+    staged : True if that is not the host's memory; then one rank moves all columns.
     """
 
     def __init__(
         self,
-        weights: Array,
+        weights: torch.Tensor,
         ranges: Sequence[tuple[int, int]],
         params: Sequence[torch.nn.Parameter],
         groups: Sequence[tuple[int, int, int]],
         blueprint: Blueprint,
+        *,
+        staged: bool = False,
     ) -> None:
         self._ranges, self._params, self._groups, self._blueprint = ranges, params, groups, blueprint
         self._options = [options for _, options in blueprint.groups] + [{}]
-        self.gradient = aligned(len(weights), weights.dtype)
-        self._gradient = torch.from_numpy(self.gradient)
-        self._kinds = [self._kinds_of(g) for g, _, _ in groups] if blueprint.elementwise else []
+        self._staged = staged
+        self.gradient = aligned(len(weights), np.dtype(str(weights.dtype).removeprefix("torch.")))
+        self._gradient = torch.zeros_like(weights) if staged else torch.from_numpy(self.gradient)
+        self._own = 0, len(weights)
+        self._kinds = [self._kinds_of(g) if self.divisible else {} for g, _, _ in groups]
         self.own(weights, 0, len(weights), allocate_private)
 
     @property
     def divisible(self) -> bool:
         """True if a rank may own a part of the columns."""
-        return self._blueprint.elementwise
+        return self._blueprint.elementwise and not self._staged
 
-    def own(self, weights: Array, start: int, stop: int, allocate: Allocate) -> None:
+    def own(self, weights: torch.Tensor, start: int, stop: int, allocate: Allocate) -> None:
         """Begin anew with columns start:stop of ``weights``; ``allocate`` has room for the optimizer's tensors."""
         self._began = False
         self._pieces: list[tuple[int, int, torch.nn.Parameter, dict[str, torch.Tensor]]] = []
         self._homes: dict[str, torch.Tensor] = {}
-        flat = torch.from_numpy(weights)
+        self._own = start, stop
         groups: list[dict[str, Any]] = []
         for number, (group, first, last) in enumerate(self._groups):
             options = self._options[group]
-            if not self.divisible:
+            if not self._blueprint.elementwise:
                 inside = [p for (lo, _), p in zip(self._ranges, self._params, strict=True) if first <= lo < last]
                 groups.append({"params": inside, **options})
                 continue
@@ -69,7 +74,7 @@ class Stepper:
             self._homes |= {f"optimizer/{number}/0/{key}": home for key, home in homes.items()}
             groups.append({"params": [], **options})
             if lo < hi:
-                p = torch.nn.Parameter(flat[lo:hi])
+                p = torch.nn.Parameter(weights[lo:hi])
                 p.grad = self._gradient[lo:hi]
                 groups[-1]["params"].append(p)
                 mine = {key: home[lo - first : hi - first] if home.ndim else home for key, home in homes.items()}
@@ -78,14 +83,20 @@ class Stepper:
         schedule = self._blueprint.schedule
         self._scheduler = None if schedule is None else schedule(self.optimizer)
 
+    def landed(self) -> torch.Tensor:
+        """Return the own columns of ``gradient``, where the net computes; `step` moves along them."""
+        start, stop = self._own
+        found = self._gradient[start:stop]
+        return found.copy_(torch.from_numpy(self.gradient)[start:stop]) if self._staged else found
+
     def step(self, had: Sequence[bool] | None) -> None:
-        """Move the own columns along ``gradient``.
+        """Move the own columns along what has `landed`.
 
         Parameters
         ----------
         had : per parameter, True if any shard had a gradient; the others rest, as they do in torch.  None: all had.
         """
-        if not self.divisible:
+        if not self._blueprint.elementwise:
             for i, ((lo, hi), p) in enumerate(zip(self._ranges, self._params, strict=True)):
                 p.grad = self._gradient[lo:hi].view(p.shape) if had is None or had[i] else None
             self.optimizer.step()
@@ -120,7 +131,7 @@ class Stepper:
             for i, p in enumerate(group["params"]):
                 for key, value in self.optimizer.state.get(p, {}).items():
                     if isinstance(value, torch.Tensor):
-                        found[f"optimizer/{g}/{i}/{key}"] = value.detach().numpy()
+                        found[f"optimizer/{g}/{i}/{key}"] = value.detach().cpu().numpy()
         return found
 
     def restore(self, arrays: Mapping[str, Array]) -> None:
@@ -137,9 +148,12 @@ class Stepper:
         for g, group in enumerate(self.optimizer.param_groups):
             for i, p in enumerate(group["params"]):
                 prefix = f"optimizer/{g}/{i}/"
-                state = {n.removeprefix(prefix): torch.tensor(a) for n, a in arrays.items() if n.startswith(prefix)}
-                if state:
-                    self.optimizer.state[p] = state
+                found = {n.removeprefix(prefix): torch.tensor(a) for n, a in arrays.items() if n.startswith(prefix)}
+                there = group.get("fused") or group.get("capturable")  # else torch counts steps on the host
+                if found:
+                    self.optimizer.state[p] = {
+                        n: t if n == "step" and not there else t.to(self._gradient.device) for n, t in found.items()
+                    }
 
     def _settle(self) -> None:
         """Have the optimizer's tensors where all ranks see them; counters stay with each rank, and are copied."""
@@ -157,11 +171,12 @@ class Stepper:
         """Return (view, what it holds) of all that a step changes at parameters without a gradient."""
         kept = []
         for (first, last), with_gradient in zip(self._ranges, had, strict=True):
-            for lo, hi, p, mine in self._pieces:
+            for lo, hi, p, _ in self._pieces:
                 a, b = max(first, lo), min(last, hi)
                 if with_gradient or a >= b:
                     continue
-                for tensor in (p.data, *(t for t in mine.values() if t.ndim)):
+                own = self.optimizer.state.get(p, {}).values()
+                for tensor in (p.data, *(t for t in own if isinstance(t, torch.Tensor) and t.shape == p.shape)):
                     kept.append((tensor[a - lo : b - lo], tensor[a - lo : b - lo].clone()))
         return kept
 

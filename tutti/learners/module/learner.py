@@ -7,6 +7,7 @@ weights to the last bit.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -72,8 +73,11 @@ class ModuleLearner(Spec):
     patience : epochs without a better validation result after which training ends; None: never.
     monitor : "loss" or "accuracy" of the validation rows.
     clip : ("norm" or "value", limit) of the gradient, or None.
-    precision : "float32" or "bf16".
+    precision : "float32", "bf16" or "fp16".
     shuffle : False takes the rows in their order in every epoch.
+    device : where this rank computes, such as "cuda:1"; see `on`.
+    compiled : True compiles the forward pass.
+    exact : True refuses operations of a device that give other bits each time.
     """
 
     code: Code
@@ -92,6 +96,9 @@ class ModuleLearner(Spec):
     clip: tuple[str, float] | None = None
     precision: str = "float32"
     shuffle: bool = True
+    device: str = "cpu"
+    compiled: bool = False
+    exact: bool = True
 
     def __post_init__(self) -> None:
         if self.deal.n_rows < 1:
@@ -111,6 +118,10 @@ class ModuleLearner(Spec):
         """Global steps of the whole training, if nothing stops it early."""
         total = self.epochs * self.deal.n_steps
         return total if self.max_steps is None else min(total, self.max_steps)
+
+    def on(self, device: str) -> ModuleLearner:
+        """Return this learner for a rank whose place has the device."""
+        return self if device == self.device else dataclasses.replace(self, device=device)
 
     def prepare(self, schema: Schema) -> None:
         """Load torch, so that the ranks do not all do it at once."""
@@ -306,6 +317,9 @@ class ModuleLearner(Spec):
         meter, metrics = shared["meter"], {"lr": float(shared["meter"][RATE])}
         if self.validation > 0:
             metrics |= {"valid_loss": float(meter[VALID_LOSS]), "valid_accuracy": float(meter[ACCURACY])}
+        if "scaling" in shared:
+            scale, _, skipped = shared["scaling"].tolist()
+            metrics |= {"loss_scale": scale, "skipped_steps": skipped}
         return Progress(float(shared["objective"][0]), math.inf, passes, done, False, metrics=metrics)
 
     def due(self, shared: Arrays) -> bool:
@@ -327,7 +341,9 @@ class ModuleLearner(Spec):
 
     def snapshot(self, shared: Arrays) -> Arrays:
         """Return everything from which `init` goes on to the same bits."""
-        return {**shared, **self._net(shared).stepper.state()}
+        net = self._net(shared)
+        net.fetch()
+        return {**shared, **net.stepper.state()}
 
     def identity(self) -> dict[str, Any]:
         """Return what must be the same for a checkpoint to fit; the length of the training may change."""
@@ -344,6 +360,7 @@ class ModuleLearner(Spec):
         if result < meter[BEST]:
             meter[BEST], clock[WAITED] = result, 0
             if self.patience is not None:
+                state.net.fetch()
                 state["best_weights"], state["best_stats"] = state["weights"].copy(), state["stats"].copy()
         else:
             clock[WAITED] += 1
@@ -365,20 +382,21 @@ class ModuleLearner(Spec):
         """Return the state with its live net; built from the arrays alone where a stranger brings them."""
         if isinstance(shared, State) and hasattr(shared, "net"):
             return shared
-        from tutti.learners.module._net import Net
+        from tutti.learners.module._device import make_net
 
         state = shared if isinstance(shared, State) else State(shared)
         from tutti.learners.module._grouped import Job
 
         n_rows = -(-self.deal.n_rows // self.deal.n_steps)  # of the largest batch
-        net = Net(self.code.read(), self.precision, Job(self.fields, n_rows, len(self.shard_rows), self.accumulate))
-        for name, own in (("weights", net.weights), ("stats", net.stats)):
+        job = Job(self.fields, n_rows, len(self.shard_rows), self.accumulate)
+        net = make_net(self.code.read(), self.precision, self.device, self.compiled, self.exact, job)
+        for name, own in net.arrays().items():
             if name in state:
                 if state[name].shape != own.shape:
                     raise InputError(f"the {name} to start from are {state[name].shape}, the module's are {own.shape}")
                 own[:] = state[name]
             state[name] = own
-        net.place_stats()
+        net.place()
         net.stepper.restore(state)
         for name in [n for n in state if n.startswith("optimizer/")]:
             del state[name]  # the live ones are in the net
