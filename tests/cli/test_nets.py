@@ -104,13 +104,10 @@ def tutti_in(where: Path, *arguments: Any) -> subprocess.CompletedProcess[str]:
 BROUGHT = ["--module", "nets.py:Net"]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "model, more, engine",
-    [
-        (LAYERS, [], "Threads"),
-        pytest.param(OWN, BROUGHT, "Threads", marks=pytest.mark.thorough),
-        pytest.param(OWN, BROUGHT, "Processes", marks=pytest.mark.thorough),
-    ],
+    [(LAYERS, [], "Threads"), (OWN, BROUGHT, "Threads"), (OWN, BROUGHT, "Processes")],
     ids=["layers", "own code", "own code in processes"],
 )
 def test_a_net_is_trained_scored_and_used_from_a_shell(
@@ -153,6 +150,7 @@ def test_the_command_line_trains_the_net_that_python_trains(folder: Path) -> Non
     assert tutti.load(folder / "model").report_.sha256 == net.report_.sha256
 
 
+@pytest.mark.thorough
 def test_a_folder_that_needs_its_module_says_so(folder: Path) -> None:
     assert tutti_in(folder, "train", write_job(folder, OWN)).returncode == 0
     done = tutti_in(folder, "predict", "model", "train.csv", "--out", "p.csv")
