@@ -32,9 +32,11 @@ def learner(data: tutti.Dataset, schema: Any, n_shards: int, **settings: Any) ->
     optimizer, elementwise = _build.build_optimizer("adamw", 0.01, None, {})
     blueprint = Blueprint(layers, _build.build_loss("cross_entropy", {}, None), optimizer, elementwise)
     block = data.open(0, n_shards, schema).block(0)
-    n_weights, layout = _build.try_out(blueprint, _build.batch_of(block, 4, FIELDS, True, layers), 3)
+    tried = _build.try_out(blueprint, _build.batch_of(block, 4, FIELDS, True, layers), 3)
     rows = tuple(data.shard_rows(n_shards, schema))
-    return ModuleLearner(write(blueprint), rows, n_weights, layout, FIELDS, batch_size=100, epochs=1, **settings)
+    return ModuleLearner(
+        write(blueprint), rows, tried.n_weights, tried.layout, FIELDS, batch_size=100, epochs=1, **settings
+    )
 
 
 @pytest.mark.parametrize("kind", ["gradient", "summary"])

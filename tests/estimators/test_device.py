@@ -86,15 +86,21 @@ def test_ranks_take_gpus_in_turn_and_the_plan_says_so(device, devices):
     assert [seat["device"] for seat in shown.to_dict()["plan"]["seats"]] == devices
 
 
+def test_little_work_is_done_by_one_thread_and_much_by_processes():
+    assert Where("cpu").engine("auto", None, 1e9) == Threads(1)
+    assert Where("cpu").engine("auto", None, 1e13) == Processes()
+    assert Where("cpu").engine(Threads(3), None, 1e9) == Threads(3)
+
+
 def test_gpus_and_the_compiler_get_processes():
     schema = None
-    assert Where("cuda", 2).engine("auto", schema) == Processes(2)
-    assert Where("cuda:1", 2).engine("auto", schema) == Processes(1)
-    assert Where("cpu", compiled=True).engine("auto", schema) == Processes(None)
-    assert Where("cpu").engine(Threads(2), schema) == Threads(2)
+    assert Where("cuda", 2).engine("auto", schema, 1e15) == Processes(2)
+    assert Where("cuda:1", 2).engine("auto", schema, 1e15) == Processes(1)
+    assert Where("cpu", compiled=True).engine("auto", schema, 1e15) == Processes(None)
+    assert Where("cpu").engine(Threads(2), schema, 1e15) == Threads(2)
     for where in (Where("cuda", 1), Where("cpu", compiled=True)):
         with pytest.raises(PlanError, match=r"write engine=tutti\.Processes"):
-            where.engine(Threads(2), schema)
+            where.engine(Threads(2), schema, 1e15)
 
 
 def test_fp16_is_refused_on_a_cpu():

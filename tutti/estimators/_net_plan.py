@@ -14,6 +14,7 @@ from tutti.planner.choose import engine_of
 from tutti.protocols import Engine, Strategy
 from tutti.types import Plan, Schema
 
+SMALL_FLOPS = 2.5e11  # some 5 s of one core; threads share one interpreter, so a step gains little by them
 PRECISIONS = ("float32", "bf16", "fp16")
 
 
@@ -78,10 +79,16 @@ class Where:
     n_gpus: int = 0
     compiled: bool = False
 
-    def engine(self, engine: Any, schema: Schema) -> Engine:
-        """Return the engine that was asked for; "auto": as for other models, or processes, where a net needs them."""
+    def engine(self, engine: Any, schema: Schema, flops: float) -> Engine:
+        """Return the engine that was asked for; "auto": processes, or one thread where they are not worth their start.
+
+        Parameters
+        ----------
+        flops : of the whole training.
+        """
         if self.device == "cpu" and not self.compiled:
-            return engine_of(engine, schema)
+            small = isinstance(engine, str) and engine == "auto" and flops < SMALL_FLOPS
+            return Threads(1) if small else Processes() if engine == "auto" else engine_of(engine, schema)
         if isinstance(engine, str) and engine == "auto":
             return Processes(None if self.device == "cpu" else self.n_gpus if self.device == "cuda" else 1)
         made = engine_of(engine, schema)

@@ -240,11 +240,7 @@ class NeuralNet(Stored):
         optimizer, elementwise = _build.build_optimizer(
             self.optimizer, float(self.lr), self.weight_decay, self._options("optimizer"), where.device
         )
-        engine = where.engine(self.engine, schema)
-        n_shards = int(self.n_shards) if self.exact else workers_of(engine, int(self.n_shards))
-        rows = dataset.shard_rows(n_shards, schema)
         common: dict[str, Any] = {
-            "shard_rows": tuple(rows),
             "fields": given.tensors(schema.n_features),
             "target": given.target,
             "batch_size": int(self.batch_size),
@@ -267,15 +263,19 @@ class NeuralNet(Stored):
             groups=tuple((p, dict(o)) for p, o in (self.param_groups or {}).items()),
             augment=self.augment,
         )
-        n_steps = epochs * -(-sum(rows) // int(self.batch_size))
+        n_rows, n_shards = schema.n_rows, int(self.n_shards)
+        n_steps = epochs * -(-n_rows // int(self.batch_size))
         blueprint.schedule = _build.build_schedule(
             self.lr_schedule, self._options("lr_schedule"), int(self.warmup_steps), n_steps
         )
-        first = next(s for s, n in enumerate(rows) if n)
+        first = next(s for s, n in enumerate(dataset.shard_rows(n_shards, schema)) if n)
         block = dataset.open(first, n_shards, schema).block(0)
         batch = _build.batch_of(block, 4, common["fields"], given.target, built)
-        n_weights, layout = _build.try_out(blueprint, batch, self._n_outputs(schema), seed)
-        learner = ModuleLearner(code=write(blueprint), n_weights=n_weights, layout=layout, **common)
+        tried = _build.try_out(blueprint, batch, self._n_outputs(schema), seed)
+        engine = where.engine(self.engine, schema, epochs * n_rows * tried.flops)
+        n_shards = n_shards if self.exact else workers_of(engine, n_shards)
+        common |= {"shard_rows": dataset.shard_rows(n_shards, schema), "layout": tried.layout}
+        learner = ModuleLearner(code=write(blueprint), n_weights=tried.n_weights, **common)
         if blueprint.moving and learner.deal.fewest() < 2:
             raise ParameterError(
                 "batch_size",
@@ -292,7 +292,7 @@ class NeuralNet(Stored):
             schema,
             kept=kept,
             read=kept != "memory",
-            goal=f"{n_weights:,} weights, {learner.n_steps:,} steps",
+            goal=f"{tried.n_weights:,} weights, {learner.n_steps:,} steps",
         )
         return _Job(dataset, schema, choice, explanation, learner, blueprint, common["fields"])
 

@@ -11,6 +11,7 @@ import inspect
 import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -148,14 +149,23 @@ def _scheduled(schedule: Any, options: Mapping[str, Any], warmup: int, n_steps: 
     return rates.SequentialLR(optimizer, [ramp, main], milestones=[warmup])
 
 
-def try_out(
-    blueprint: Blueprint, batch: dict[str, torch.Tensor], n_classes: int | None, seed: int = 0
-) -> tuple[int, str]:
-    """Run a few rows through a copy of the net; note what moves in it.
+@dataclass(frozen=True)
+class Tried:
+    """What a few rows told of a net.
 
-    Returns
-    -------
-    (number of trainable weights, hash of the names and shapes of the parameters).
+    Parameters
+    ----------
+    n_weights : trainable numbers.   layout : hash of the names and shapes of the parameters.
+    flops : of a row, forward and back.
+    """
+
+    n_weights: int
+    layout: str
+    flops: float
+
+
+def try_out(blueprint: Blueprint, batch: dict[str, torch.Tensor], n_classes: int | None, seed: int = 0) -> Tried:
+    """Run a few rows through a copy of the net; note what moves in it.
 
     Raises
     ------
@@ -167,7 +177,7 @@ def try_out(
         with torch_as_it_was():
             _settle(blueprint, rows, seed)
             with unrepeatable() as found:
-                _try(blueprint, rows, n_classes)
+                products = _try(blueprint, rows, n_classes)
     except InputError:
         raise
     except Exception as error:
@@ -183,7 +193,9 @@ def try_out(
             stacklevel=5,
         )
     named = [(n, tuple(p.shape)) for n, p in blueprint.module.named_parameters() if p.requires_grad]
-    return sum(math.prod(shape) for _, shape in named), hashlib.sha256(repr(named).encode()).hexdigest()
+    layout = hashlib.sha256(repr(named).encode()).hexdigest()
+    n_weights = sum(math.prod(shape) for _, shape in named)
+    return Tried(n_weights, layout, 6.0 * (products / len(rows[first]) or n_weights))
 
 
 def _settle(blueprint: Blueprint, rows: dict[str, torch.Tensor], seed: int) -> None:
@@ -196,10 +208,16 @@ def _settle(blueprint: Blueprint, rows: dict[str, torch.Tensor], seed: int) -> N
         blueprint.module.train()
 
 
-def _try(blueprint: Blueprint, rows: dict[str, torch.Tensor], n_classes: int | None) -> None:
-    """Run the rows forward and back through a copy; note which buffers move, and whether random numbers are drawn."""
+def _try(blueprint: Blueprint, rows: dict[str, torch.Tensor], n_classes: int | None) -> float:
+    """Run the rows forward and back through a copy; note which buffers move, and whether random numbers are drawn.
+
+    Returns the products of the forward pass in layers that torch calls as modules.
+    """
     first = next(iter(rows))
     copied: Any = copy.deepcopy(blueprint.module).train()
+    products: list[float] = []
+    for layer in copied.modules():
+        layer.register_forward_hook(lambda own, _, output: products.append(_products(own, output)))
     before = {name: buffer.clone() for name, buffer in untrained(copied).items()}
     state, n_rows, tried = torch.random.get_rng_state(), len(rows[first]), dict(rows)
     if blueprint.augment is not None:
@@ -217,6 +235,16 @@ def _try(blueprint: Blueprint, rows: dict[str, torch.Tensor], n_classes: int | N
     blueprint.stochastic = not torch.equal(state, torch.random.get_rng_state())
     after = untrained(copied)
     blueprint.moving = tuple(name for name, old in before.items() if not torch.equal(after[name], old))
+    return sum(products)
+
+
+def _products(layer: nn.Module, output: Any) -> float:
+    """Estimate the products of one call: each output of a dense layer or a convolution takes a row of its weight."""
+    weight: Any = getattr(layer, "weight", None)
+    known = (
+        isinstance(weight, torch.Tensor) and weight.ndim > 1 and not isinstance(layer, nn.Embedding | nn.EmbeddingBag)
+    )
+    return float(output.numel() * weight[0].numel()) if known and isinstance(output, torch.Tensor) else 0.0
 
 
 def _check_output(output: Any, rows: int, n_classes: int | None) -> None:
