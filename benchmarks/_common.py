@@ -15,7 +15,17 @@ from typing import Any
 import numpy as np
 
 HERE = Path(__file__).parent
-PACKAGES = ("tutti", "numpy", "numba", "pyarrow", "scikit-learn", "snapml", "scikit-learn-intelex", "xgboost-cpu")
+PACKAGES = (
+    "tutti",
+    "torch",
+    "numpy",
+    "numba",
+    "pyarrow",
+    "scikit-learn",
+    "snapml",
+    "scikit-learn-intelex",
+    "xgboost-cpu",
+)
 
 
 def _lines(path: str) -> list[str]:

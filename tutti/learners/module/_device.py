@@ -248,8 +248,10 @@ def check_compiler(device: str) -> None:
 
 def _compile(module: torch.nn.Module) -> None:
     """Compile the forward pass, once for each shape: code for any shape would depend on which one came first."""
-    import torch._dynamo
+    load_compiler()
+    from torch._inductor import config as backend
 
+    backend.compile_threads = 1  # no processes of its own
     config = torch._dynamo.config
     config.recompile_limit = config.accumulated_recompile_limit = _MANY
     config.fail_on_recompile_limit_hit = True  # going on uncompiled would be other bits

@@ -113,7 +113,7 @@ class Grouped:
         if each.ndim != 1 or (weight is not None and weight.shape != each.shape):
             return False
         weighed = each if weight is None else each * weight
-        weighed.backward(torch.full_like(weighed, 1.0 / n_rows))
+        (weighed.sum() * (1.0 / n_rows)).backward()
         for (lo, hi), out in zip(cuts, outs, strict=True):
             total = weighed[lo:hi].detach().sum().item()
             sums = out["sums"]

@@ -211,12 +211,12 @@ class Net:
         if self.buffers:
             torch._foreach_copy_(self.buffers, self._stat_views)
         loss_sum = weight_sum = 0.0
-        scale = torch.full((), self._loss_scale() / n_rows, dtype=self.dtype, device=self.device)
+        scale = self._loss_scale() / n_rows
         for i, piece in enumerate(_pieces(batch, parts)):
             own = (seed + i) % 2**64
             with self._drawing(own):
                 total, weight, _ = self._loss(piece, own)
-            total.backward(scale.to(total.dtype))
+            (total * scale).backward()  # backward(scale) would import sympy first, which takes half a second
             loss_sum += total.item()  # afterwards: a device is waited for here
             weight_sum += float(weight)
         found = [p.grad for p in self.params if p.grad is not None]

@@ -1,0 +1,49 @@
+"""Claim: a net's first step is done sooner than DDP's, and at once where the workers are warm.
+
+usage: python benchmarks/net_start.py [--repeats 3]        needs torch (extra [torch])
+Two workers, mlp256 (784-256-128-10), batch 256, SGD with momentum.  Cold: from the start of a fresh Python process
+until both workers have done their first optimizer step, imports included.  Warm: from calling ``fit`` a second time in
+the same process.  The clock is the machine's; each worker writes down when its first step was done.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import time
+
+from _common import alone, header, median, save
+
+SYSTEMS = ("processes", "threads", "ddp")
+WARM_GOAL_SECONDS = 0.6
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=3)
+    given = parser.parse_args()
+    if importlib.util.find_spec("torch") is None:
+        print('skipped, because torch is not installed: pip install "tutti[torch]"')
+        return
+    cold: dict[str, list[float]] = {s: [] for s in SYSTEMS}
+    warm: dict[str, list[float]] = {s: [] for s in SYSTEMS}
+    for _ in range(given.repeats):
+        for system in SYSTEMS:
+            for row in alone("_net_start.py", system, repr(time.time())):
+                cold[system].append(row["cold"])
+                warm[system] += row["warm"]
+    lines = [header(), "", f"{'':12}{'cold':>8}{'(all)':>22}{'warm':>8}      seconds to the first step"]
+    for system in SYSTEMS:
+        every = " ".join(f"{s:.2f}" for s in cold[system])
+        again = f"{median(warm[system]):8.3f}" if warm[system] else f"{'-':>8}"
+        lines.append(f"{system:12}{median(cold[system]):8.2f}{every:>22}{again}")
+    ours, theirs, again = median(cold["processes"]), median(cold["ddp"]), median(warm["processes"])
+    lines += [
+        "",
+        f"cold {theirs / ours:.2f}x DDP (goal 1.0x), warm {again:.3f} s (goal {WARM_GOAL_SECONDS} s)",
+    ]
+    save("net_start", "\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()
