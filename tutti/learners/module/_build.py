@@ -115,7 +115,9 @@ def _alone(kind: Any) -> Any:
         with torch.set_grad_enabled(self.defaults["differentiable"]):
             return plain(self, closure)
 
-    return type(kind.__name__, (kind,), {"step": step, "add_param_group": inspect.unwrap(kind.add_param_group)})
+    own = {"step": step, "add_param_group": inspect.unwrap(kind.add_param_group)}
+    step.__dict__["hooked"] = True  # torch adds no profiler's mark and no hooks to a step that says so
+    return type(kind.__name__, (kind,), own)
 
 
 def build_schedule(
