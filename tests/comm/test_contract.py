@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 import pytest
 
-from tutti.testing.communicator import Make, check_communicator, shm_ranks, thread_ranks
+from tutti.testing.communicator import Make, check_communicator, gloo_ranks, shm_ranks, thread_ranks
 
 pytestmark = pytest.mark.thorough
-MAKERS = [thread_ranks, shm_ranks]
+GLOO = pytest.param(
+    gloo_ranks, marks=pytest.mark.skipif(find_spec("torch") is None, reason='needs torch: pip install "tutti[torch]"')
+)
+MAKERS = [thread_ranks, shm_ranks, GLOO]
 
 
 @pytest.mark.parametrize("make_ranks", MAKERS)

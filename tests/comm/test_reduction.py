@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from tutti.comm import connect
-from tutti.comm.reduction import Layout, stripe, tree_sum, tree_sum_of
+from tutti.comm.reduction import Layout, stripe, subtrees, tree_join, tree_sum, tree_sum_of
 from tutti.engines.threads import links
 from tutti.protocols import Communicator
-from tutti.testing.communicator import check_sums, part, thread_ranks
+from tutti.testing.communicator import check_sums, deals, part, thread_ranks
 from tutti.types import Array
 
 
@@ -37,6 +37,18 @@ def test_the_sum_is_the_tree_as_it_is_drawn(n_shards: int, length: int) -> None:
         tree_sum(slots, out, *stripe(length, rank, 3))
     assert out.tobytes() == wanted
     assert (slots == np.stack(rows)).all()
+
+
+@pytest.mark.parametrize("n_shards", [1, 2, 3, 5, 6, 7, 8, 11, 13, 33])
+@pytest.mark.parametrize("size", [1, 2, 3, 5])
+def test_sums_of_subtrees_join_to_the_sum_of_the_tree(n_shards: int, size: int) -> None:
+    rows = [part(s, 100, "float32") for s in range(n_shards)]
+    for deal in deals(n_shards, size):
+        nodes = [node for shards in deal for node in subtrees(n_shards, shards)]
+        sums = {(first, stop): tree_sum(rows[first:stop]) for first, stop in nodes}
+        joined = tree_join(sums, n_shards, np.empty(100, "float32"))
+        assert joined.tobytes() == by_hand(rows).tobytes()
+    assert subtrees(n_shards, range(n_shards)) == [(0, n_shards)]
 
 
 @pytest.mark.parametrize("length", [0, 1, 63, 64, 65, 1000, 12_345])
@@ -79,5 +91,5 @@ def test_the_contract_catches_a_sum_in_another_order() -> None:
 def test_an_unknown_transport_is_refused() -> None:
     (link,) = links(1)
     link.transport = "smoke"  # type: ignore[misc]
-    with pytest.raises(ValueError, match="expected 'threads' or 'shm'"):
+    with pytest.raises(ValueError, match="expected 'threads', 'shm', 'gloo' or 'nccl'"):
         connect(link)

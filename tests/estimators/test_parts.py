@@ -105,3 +105,11 @@ def test_columns_are_cut_where_no_tile_is():
         assert (cuts[0], cuts[-1]) == (0, 4992)
         for cut in cuts:
             assert (cut <= 80 and cut % 16 == 0) or cut in (80 + 1600, 80 + 3200, 4880, 4976, 4992), cut
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("case", ["sgd", "groups", "clip_norm"])
+@pytest.mark.parametrize("kind", [wide, conv])
+def test_same_bits_where_ranks_see_no_common_memory(kind, case):
+    one = digest(kind, Threads(1), **CASES[case])
+    assert digest(kind, Processes(3, transport="gloo"), **CASES[case]) == one

@@ -1,4 +1,4 @@
-"""How arrays travel between ranks: one algorithm in shared memory, for threads and for processes of one host."""
+"""How arrays travel between ranks: in shared memory (threads, processes of one host), or through torch.distributed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ def connect(link: Link) -> Communicator:
 
     Raises
     ------
-    ValueError : if ``link.transport`` is none of "threads", "shm".
+    ValueError : if ``link.transport`` is none of "threads", "shm", "gloo", "nccl".
+    PlanError : if what a transport needs is not there.
     """
     if link.transport == "threads":
         from tutti.comm.threads import ThreadComm
@@ -22,4 +23,8 @@ def connect(link: Link) -> Communicator:
         from tutti.comm.shm import ShmComm
 
         return ShmComm(link)
-    raise ValueError(f"transport {link.transport!r} is unknown; expected 'threads' or 'shm'")
+    if link.transport in ("gloo", "nccl"):
+        from tutti.comm.torch import connect_group
+
+        return connect_group(link)
+    raise ValueError(f"transport {link.transport!r} is unknown; expected 'threads', 'shm', 'gloo' or 'nccl'")

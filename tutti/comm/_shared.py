@@ -16,27 +16,21 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from time import perf_counter
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 
-from tutti._board import ARRIVED, FINISHED, WAITING, Board
+from tutti._board import ARRIVED, WAITING, Board
+from tutti.comm._rank import BARRIER, CALL, DTYPES, INTO, REDUCE, SHARE, RankComm
 from tutti.comm.claims import Claims
 from tutti.comm.reduction import stripe, tree_sum
-from tutti.errors import Aborted, RunError
 from tutti.protocols import Link
 from tutti.types import Array
 
 _PIECE = 1 << 20  # bytes of a shard's array that go through the window at once
 _SMALL = 1 << 16  # bytes of all shards together; below, one barrier and a whole sum beat two barriers and a stripe
 
-_DTYPES: dict[int, np.dtype[Any]] = {
-    d.num: d for d in map(np.dtype, ("f4", "f8", "i4", "i8", "u4", "u8", "i2", "u2", "i1", "u1"))
-}
-_CALLS = ("nothing", "barrier", "all_gather", "all_reduce", "share", "all_reduce_into")
-_BARRIER, _GATHER, _REDUCE, _SHARE, _INTO = range(1, 6)
 _BYTE = np.dtype("u1")
-_CALL, _N, _LENGTH, _DTYPE, _WHERE, _GIVEN = range(6)  # the words of a record
 
 
 class Buffer:
@@ -77,7 +71,7 @@ def _pad(n: int) -> int:
     return max(-(-n // 64), 1) * 64
 
 
-class SharedComm(ABC):
+class SharedComm(RankComm, ABC):
     """A `tutti.protocols.Communicator` over shared memory; see the module for the algorithm.
 
     Parameters
@@ -88,9 +82,7 @@ class SharedComm(ABC):
     shares_memory = True
 
     def __init__(self, link: Link) -> None:
-        self._link = link
-        self._rank, self._size = link.rank, link.size
-        self._board: Board = link.board
+        super().__init__(link)
         self._line = Board.line(link.rank)
         self._lines = [Board.line(rank) for rank in range(link.size)]
         self._records = [[link.board.record(rank, turn) for rank in range(link.size)] for turn in (0, 1)]
@@ -98,33 +90,13 @@ class SharedComm(ABC):
         self._allocated = 0
         self._buffers: dict[tuple[int, int, int], Buffer] = {}
         self._read = -1  # the meeting after which other ranks may still read the rows of a shared buffer
-        self._sent = 0
-        self._waited = 0.0
-
-    @property
-    def rank(self) -> int:
-        return self._rank
-
-    @property
-    def size(self) -> int:
-        return self._size
-
-    @property
-    def sent_bytes(self) -> int:
-        """Bytes this rank wrote for others: its shards' rows, its stripe of a large result, its gathered bytes."""
-        return self._sent
-
-    @property
-    def wait_seconds(self) -> float:
-        """Seconds this rank waited for others."""
-        return self._waited
 
     def barrier(self) -> None:
         """Return when every rank has called it."""
         if self._size == 1:
             self._enter()
         else:
-            self._agree(_BARRIER)
+            self._agree(BARRIER)
 
     def slots(self, n_shards: int, length: int, dtype: Any) -> Array:
         """Return the rows (n_shards, length) that `all_reduce` sums from; write only the rows of own shards.
@@ -151,7 +123,7 @@ class SharedComm(ABC):
         RunError : if the ranks disagree, or a shard was given by no rank or by two.
         Aborted : if the run was stopped.
         """
-        buffer = self._bring(_REDUCE, parts, n_shards)
+        buffer = self._bring(REDUCE, parts, n_shards)
         if self._size == 1:
             tree_sum([parts[i] for i in range(n_shards)], buffer.result)
         elif buffer.small:
@@ -173,7 +145,7 @@ class SharedComm(ABC):
         n_shards read-only arrays (length,), valid until this rank calls ``share`` or ``all_reduce`` again.  The other
         ranks may read them as long: who changes what it gave (a row of ``slots``, too) has a barrier before.
         """
-        buffer = self._bring(_SHARE, parts, n_shards)
+        buffer = self._bring(SHARE, parts, n_shards)
         rows: Array | Sequence[Array]
         if self._size == 1:
             rows = [parts[i] for i in range(n_shards)]
@@ -210,17 +182,17 @@ class SharedComm(ABC):
             out[:] = self.all_reduce(parts, n_shards)
             return
         self._enter()
-        self._check(_INTO, parts, n_shards, out)
+        self._check(INTO, parts, n_shards, out)
         window = self._buffer(n_shards, 2 * _PIECE, _BYTE)
         if self._size == 1:
-            self._alone(_INTO, parts, n_shards, window)
+            self._alone(INTO, parts, n_shards, window)
             tree_sum([parts[i] for i in range(n_shards)], out)
             return
-        self._clear_of_readers(_INTO)
+        self._clear_of_readers(INTO)
         self._give(window, parts)
         self._put_piece(window, parts, 0)
-        self._agree_on_parts(_INTO, n_shards, (len(out), out.dtype.num, window.where), len(parts))
-        self._check_stamps(_INTO, window)
+        self._agree_on_parts(INTO, n_shards, (len(out), out.dtype.num, window.where), len(parts))
+        self._check_stamps(INTO, window)
         self._sent += len(parts) * out.nbytes
         self._pieces(window, parts, out)
 
@@ -231,10 +203,6 @@ class SharedComm(ABC):
             return [bytes(payload)]
         self._sent += len(payload)
         return self._gather(bytes(payload))
-
-    def abort(self) -> None:
-        """Wake every rank that waits, which then raises `Aborted`."""
-        self._link.abort()
 
     def close(self) -> None:
         """Let go of the shared memory; the communicator cannot be used afterwards."""
@@ -278,7 +246,7 @@ class SharedComm(ABC):
             what = (buffer.length, buffer.dtype.num, buffer.where)
         length, dtype, where = self._agree_on_parts(call, n_shards, what, len(parts))
         if buffer is None:
-            buffer = self._buffer(n_shards, length, _DTYPES[dtype])
+            buffer = self._buffer(n_shards, length, DTYPES[dtype])
             if buffer.where != where:
                 self._broken(f"rank {self._rank} allocated its buffers in another order than the ranks with shards")
         self._check_stamps(call, buffer)
@@ -326,32 +294,19 @@ class SharedComm(ABC):
 
     def _alone(self, call: int, parts: Mapping[int, Array], n_shards: int, buffer: Buffer | None) -> Buffer:
         if buffer is None or len(parts) != n_shards:
-            missing = [i for i in range(n_shards) if i not in parts]
-            self._broken(f"{_CALLS[call]}: shards {missing} were given by no rank")
+            self._missing(call, [i for i in range(n_shards) if i not in parts])
         return buffer
 
     def _buffer(self, n_shards: int, length: int, dtype: np.dtype[Any]) -> Buffer:
         key = (n_shards, length, dtype.num)
         found = self._buffers.get(key)
         if found is None:
-            if dtype.num not in _DTYPES or not dtype.isnative:
-                names = ", ".join(str(d) for d in _DTYPES.values())
-                raise ValueError(f"arrays of {dtype} cannot be summed; expected one of {names}")
+            self._check_dtype(dtype)
             n_bytes = Buffer.n_bytes(n_shards, length, dtype)
             memory = self._link.allocate(n_bytes)
             found = self._buffers[key] = Buffer(memory, self._allocated, n_shards, length, dtype)
             self._allocated += n_bytes
         return found
-
-    def _check(self, call: int, parts: Mapping[int, Array], n_shards: int, first: Array) -> None:
-        for shard, part in parts.items():
-            if not 0 <= shard < n_shards:
-                raise ValueError(f"{_CALLS[call]}: shard {shard} is not one of 0..{n_shards - 1}")
-            if part.shape != first.shape or part.ndim != 1 or part.dtype != first.dtype:
-                raise ValueError(
-                    f"{_CALLS[call]}: the part of shard {shard} is {part.dtype}{part.shape}, another is "
-                    f"{first.dtype}{first.shape}; expected 1-d arrays of one length and dtype"
-                )
 
     def _stamp(self, buffer: Buffer) -> int:
         """What marks a shard as given in this call; old memory of another run cannot hold it by chance."""
@@ -360,39 +315,12 @@ class SharedComm(ABC):
     def _check_stamps(self, call: int, buffer: Buffer) -> None:
         stamps, stamp = buffer.stamps[buffer.calls & 1].tolist(), self._stamp(buffer)
         if stamps.count(stamp) != len(stamps):
-            missing = [shard for shard, found in enumerate(stamps) if found != stamp]
-            self._broken(f"{_CALLS[call]}: shards {missing} were given by no rank")
-
-    def _broken(self, message: str) -> NoReturn:
-        """Raise, and stop the others: after a disagreement nobody may go on with what is in the buffers."""
-        self._link.abort()
-        raise RunError(message)
-
-    def _enter(self) -> None:
-        if self._board.aborted():
-            self._interrupted()
-
-    def _interrupted(self) -> NoReturn:
-        raise Aborted(f"rank {self._rank}: the run was stopped, because another rank failed or the caller stopped it")
+            self._missing(call, [shard for shard, found in enumerate(stamps) if found != stamp])
 
     def _late(self, target: int) -> list[int]:
         """Ranks that have not arrived ``target`` times."""
         words = self._board.words
         return [rank for rank, line in enumerate(self._lines) if words[line + ARRIVED] < target]
-
-    def _lost(self, late: list[int]) -> int | None:
-        """Return why waiting for ``late`` is vain: -1 if the run was stopped, or a rank that has returned."""
-        if self._board.aborted():
-            return -1
-        return next((rank for rank in late if self._board.get(rank, FINISHED)), None)
-
-    def _give_up(self, lost: int) -> NoReturn:
-        if lost < 0:
-            self._interrupted()
-        self._broken(
-            f"rank {self._rank} waits in a collective call, but rank {lost} has returned already; "
-            "every rank must make the same collective calls"
-        )
 
     def _announce(self) -> None:
         """Tell the others that this rank has arrived; whatever it wrote before is seen by who sees this."""
@@ -414,44 +342,14 @@ class SharedComm(ABC):
         """Barrier at which every rank says what it is about to do; returns what each one said, by rank."""
         records = self._records[self._meetings & 1]
         mine = records[self._rank]
-        mine[_CALL] = call
+        mine[CALL] = call
         for i, value in enumerate(what, 1):
             mine[i] = value
         self._meet()
         found = [record.tolist() for record in records]
-        for rank, other in enumerate(found):
-            if other[_CALL] != call:
-                self._broken(
-                    f"rank {self._rank} called {_CALLS[call]}, rank {rank} called {_CALLS[other[_CALL]]}; "
-                    "every rank must make the same collective calls in the same order"
-                )
+        self._same_call(call, found)
         return found
 
     def _agree_on_parts(self, call: int, n_shards: int, what: tuple[int, int, int], given: int) -> Sequence[int]:
         """Return (length, dtype, where) of the parts; a rank without shards, which says -1, is told by the others."""
-        records = self._agree(call, n_shards, *what, given)
-        known, total = list(what), 0
-        for rank, other in enumerate(records):
-            theirs = other[_LENGTH : _WHERE + 1]
-            if known[0] < 0:
-                known = theirs
-            if other[_N] != n_shards or (theirs != known and theirs[0] >= 0):
-                self._broken(self._difference(call, rank, n_shards, known, other[_N], theirs))
-            total += other[_GIVEN]
-        if total != n_shards:
-            self._broken(
-                f"{_CALLS[call]}: {total} arrays were given for {n_shards} shards; "
-                "each shard id is given by exactly one rank"
-            )
-        return known
-
-    def _difference(
-        self, call: int, rank: int, n: int, known: Sequence[int], their_n: int, theirs: Sequence[int]
-    ) -> str:
-        def show(n_shards: int, what: Sequence[int]) -> str:
-            return f"{_CALLS[call]} of {n_shards} shards x {what[0]} {_DTYPES.get(what[1], '?')}"
-
-        mine, other = show(n, known), show(their_n, theirs)
-        if mine == other:
-            other += ", but allocated its buffers in another order"
-        return f"rank {self._rank} called {mine}, rank {rank} called {other}; every rank must make the same calls"
+        return self._same_parts(call, n_shards, what, self._agree(call, n_shards, *what, given))

@@ -8,7 +8,7 @@ shards to them and any cut of the array into stripes (addition is elementwise).
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -55,6 +55,47 @@ def tree_sum(
             level = climbed
         np.add(level[0], level[1], out=out[lo:hi])
     return out
+
+
+def subtrees(n_shards: int, shards: Iterable[int]) -> list[tuple[int, int]]:
+    """Return the largest subtrees (first, last + 1) of the tree over ``n_shards`` whose leaves are all in ``shards``.
+
+    The sum of one is ``tree_sum`` of its rows, and `tree_join` makes the whole sum of those of all ranks.
+    """
+    held = frozenset(shards)
+
+    def find(first: int, stop: int) -> list[tuple[int, int]]:
+        if all(shard in held for shard in range(first, stop)):
+            return [(first, stop)]
+        if stop - first == 1:
+            return []
+        middle = first + _half(stop - first)
+        return find(first, middle) + find(middle, stop)
+
+    return find(0, n_shards)
+
+
+def tree_join(sums: Mapping[tuple[int, int], Array], n_shards: int, out: Array) -> Array:
+    """Add the sums of subtrees, which together hold every shard once, in the canonical tree; writes into ``out``."""
+
+    def join(first: int, stop: int, into: Array | None) -> Array:
+        found = sums.get((first, stop))
+        if found is not None:
+            return found
+        middle = first + _half(stop - first)
+        left, right = join(first, middle, None), join(middle, stop, None)
+        with np.errstate(invalid="ignore", over="ignore"):
+            return np.asarray(np.add(left, right, out=into))
+
+    total = join(0, n_shards, out)
+    if total is not out:
+        out[:] = total
+    return out
+
+
+def _half(n: int) -> int:
+    """Leaves below the left child of a subtree with n leaves: the largest power of two below n."""
+    return 1 << (n - 1).bit_length() - 1
 
 
 class Layout:

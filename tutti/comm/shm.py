@@ -15,7 +15,8 @@ import time
 import numpy as np
 
 from tutti._board import ARRIVED, SLEEPING
-from tutti.comm._shared import _GATHER, _N, SharedComm
+from tutti.comm._rank import GATHER, N
+from tutti.comm._shared import SharedComm
 from tutti.protocols import Link
 from tutti.types import Array
 
@@ -98,7 +99,7 @@ class ShmComm(SharedComm):
         self._gathers += 1
         if area is not None and length <= area.shape[2]:
             area[turn, self._rank, :length] = np.frombuffer(payload, np.uint8)
-        lengths = [record[_N] for record in self._agree(_GATHER, length)]
+        lengths = [record[N] for record in self._agree(GATHER, length)]
         if area is None or max(lengths) > area.shape[2]:
             width = 1 << max(max(lengths) - 1, 1023).bit_length()
             n_bytes = 2 * self._size * width

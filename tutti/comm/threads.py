@@ -9,7 +9,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping, Sequence
 
-from tutti.comm._shared import _GATHER, Buffer, SharedComm
+from tutti.comm._rank import GATHER
+from tutti.comm._shared import Buffer, SharedComm
 from tutti.protocols import ThreadLink
 from tutti.types import Array
 
@@ -71,7 +72,7 @@ class ThreadComm(SharedComm):
         payloads = self._payloads[self._gathers & 1]
         self._gathers += 1
         payloads[self._rank] = payload
-        self._agree(_GATHER)
+        self._agree(GATHER)
         return list(payloads)
 
     def _put(self, buffer: Buffer, parts: Mapping[int, Array], mirror: Array | None) -> None:

@@ -60,10 +60,8 @@ class _FileLock:
 class ShmLink:
     """A `tutti.protocols.Link` over an `Arena`."""
 
-    transport = "shm"
-
-    def __init__(self, arena: Arena, board: Board, rank: int, size: int) -> None:
-        self.rank, self.size, self.board = rank, size, board
+    def __init__(self, arena: Arena, board: Board, rank: int, size: int, transport: str = "shm") -> None:
+        self.rank, self.size, self.board, self.transport = rank, size, board, transport
         self.allocate, self.lock = arena.allocate, arena.lock
 
     def abort(self) -> None:

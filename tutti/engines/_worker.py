@@ -102,7 +102,7 @@ class _Worker:
         assert self._arena is not None
         seat, size = order["seat"], order["size"]
         board = Board(self._arena.words(size), size)
-        self._context = _Context(seat, ShmLink(self._arena, board, seat.rank, size), self._sock)
+        self._context = _Context(seat, ShmLink(self._arena, board, seat.rank, size, order["transport"]), self._sock)
         self._pulse.begin(board, seat.rank)
 
     def _answer(self, frame: _wire.Frame) -> None:

@@ -28,6 +28,7 @@ from tutti.types import Event, Place, Plan, Seat
 
 _GRACE_SECONDS = 1.0  # a stopped rank that has not come back by then is killed
 _REAP_SECONDS = 0.5
+_TRANSPORTS = ("shm", "gloo", "nccl")
 
 _Heard = Raised | Returned | Exited | Event
 
@@ -42,21 +43,26 @@ class Processes(Spec):
     timeout_seconds : a rank that shows no sign of life for so long is lost.  Python code that keeps the interpreter
         to itself (a long call into C that does not let go of it) looks like that.
     start_timeout_seconds : how long a new worker process may take to start.
+    transport : how arrays travel: "shm" (shared memory), or through torch.distributed with "gloo" (sockets) or "nccl"
+        (a GPU for each worker).  The bits are the same.
 
     Example
     -------
     >>> Processes(2).get_params()
-    {'n': 2, 'timeout_seconds': 10.0, 'start_timeout_seconds': 60.0}
+    {'n': 2, 'timeout_seconds': 10.0, 'start_timeout_seconds': 60.0, 'transport': 'shm'}
     """
 
     n: int | None = None
     timeout_seconds: float = 10.0
     start_timeout_seconds: float = 60.0
+    transport: str = "shm"
 
     def __post_init__(self) -> None:
         check(self.n, timeout_seconds=self.timeout_seconds, start_timeout_seconds=self.start_timeout_seconds)
         if self.timeout_seconds < 1:
             raise ParameterError("timeout_seconds", self.timeout_seconds, "write at least 1; a pulse comes every 0.2 s")
+        if self.transport not in _TRANSPORTS:
+            raise ParameterError("transport", self.transport, f"write one of {', '.join(_TRANSPORTS)}")
 
     def places(self) -> Sequence[Place]:
         """Return one place per worker on this host."""
@@ -82,7 +88,7 @@ def worker_pids() -> list[int]:
     return POOL.pids()
 
 
-def links(size: int) -> list[Link]:
+def links(size: int, transport: str = "shm") -> list[Link]:
     """Return the links of ``size`` ranks in this very process (to test a communicator from threads)."""
     fd = _wire.anonymous_memory(1 << 40)
     try:
@@ -91,7 +97,8 @@ def links(size: int) -> list[Link]:
         os.close(fd)
     boards = [Board(arena.words(size), size) for arena in arenas]
     boards[0].clear()
-    return [ShmLink(arena, board, rank, size) for rank, (arena, board) in enumerate(zip(arenas, boards, strict=True))]
+    ranks = enumerate(zip(arenas, boards, strict=True))
+    return [ShmLink(arena, board, rank, size, transport) for rank, (arena, board) in ranks]
 
 
 class ProcessRun:
@@ -174,7 +181,14 @@ class ProcessRun:
             POOL.give_back(fine, [m for m in self._members if m not in fine], self._arena)
 
     def _send(self, member: Member, seat: Seat, parcel: _wire.Parcel, around: dict[str, Any], known: bool) -> None:
-        order = _wire.pack({"seat": seat, "size": self._size, "surroundings": member.news(around)})
+        order = _wire.pack(
+            {
+                "seat": seat,
+                "size": self._size,
+                "transport": self._engine.transport,
+                "surroundings": member.news(around),
+            }
+        )
         try:
             _wire.send(member.sock, _wire.SEAT, order, () if known else (self._arena.fd,))
             _wire.send(member.sock, _wire.PROGRAM, parcel)

@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, cast
 
 from tutti.comm.reduction import Layout, tree_sum
-from tutti.protocols import Claims, Communicator, Learner, Movable, RankContext, ShardData, Strategy
+from tutti.protocols import Claims, Communicator, Learner, Movable, RankContext, ShardData, SharingMemory, Strategy
 from tutti.runtime.checkpoint import Checkpoint, Writer
 from tutti.types import Array, Arrays, Event, Fault, RankReport, Schema, Seat, Update
 
@@ -78,11 +78,12 @@ class RankWorker:
 
     def memory(self, n_bytes: int) -> Array:
         """Return memory that all ranks see; all ask for the same in the same order."""
+        assert isinstance(self._comm, SharingMemory)
         return self._comm.memory(n_bytes)
 
     def claim(self) -> Claims | None:
         """Return what decides at run time who works on which shard; None where each rank does its own."""
-        if self._open is None or not self.shares_memory:
+        if self._open is None or not isinstance(self._comm, SharingMemory):
             return None
         return self._comm.claims(tuple(self.shards), self.n_shards)
 
@@ -107,6 +108,11 @@ class RankWorker:
             rows = self._comm.share({s: slots[s] for s in updates}, self.n_shards)
             self.rounds += 1
             return Shared(layout, rows)
+
+    def all_gather(self, payload: bytes) -> list[bytes]:
+        """Return the bytes that every rank gave, by rank."""
+        with self._exchange():
+            return self._comm.all_gather(payload)
 
     def meet(self) -> None:
         """Return when every rank is here."""

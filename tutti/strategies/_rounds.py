@@ -46,13 +46,7 @@ class Rounds:
 
     def round(self, order: Orders, scale: Scale | None = None) -> Update:
         """Run one round; ``order(step, shard)`` says what each shard does, ``scale(shared, merged)`` how far to go."""
-        proposals = self._propose(order)
-        merged = self.worker.merge({s: p.update for s, p in proposals.items()})
-        with self.worker.phase("compute"):
-            eta = 1.0 if scale is None else scale(self.shared, merged)
-            self.shared = self.learner.apply(self.shared, merged, eta)
-        self._commit(proposals, eta)
-        return merged
+        return self._merge(self._propose(order), scale)
 
     def step(self, order: Orders) -> Arrays | None:
         """Run one round whose merged update nobody asks for; returns arrays like those of an update.
@@ -60,7 +54,7 @@ class Rounds:
         Which shards this rank works on is decided while it runs, where the worker can claim them.
         """
         if self._divisible is None:
-            return self.round(order).arrays
+            return self._far(order)
         worker, proposals = self.worker, {}
         if self._claims is None:
             proposals = self._propose(order)
@@ -75,6 +69,23 @@ class Rounds:
         worker.meet()
         self._commit(proposals, 1.0)
         return next((p.update.arrays for p in proposals.values()), None)
+
+    def _far(self, order: Orders) -> Arrays:
+        """Run one round of ranks that see no common memory."""
+        proposals = self._propose(order)
+        if isinstance(self.learner, Divisible):
+            payload = self.learner.outbox(self.shared, list(proposals))
+            if payload:
+                self.learner.inbox(self.shared, self.worker.all_gather(payload))
+        return self._merge(proposals, None).arrays
+
+    def _merge(self, proposals: dict[int, Proposal], scale: Scale | None) -> Update:
+        merged = self.worker.merge({s: p.update for s, p in proposals.items()})
+        with self.worker.phase("compute"):
+            eta = 1.0 if scale is None else scale(self.shared, merged)
+            self.shared = self.learner.apply(self.shared, merged, eta)
+        self._commit(proposals, eta)
+        return merged
 
     def _propose(self, order: Orders, chosen: Sequence[int] | None = None) -> dict[int, Proposal]:
         worker, learner = self.worker, self.learner

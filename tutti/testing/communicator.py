@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -58,6 +59,15 @@ def shm_ranks(size: int) -> Sequence[Communicator]:
     from tutti.engines.processes import links
 
     return [connect(link) for link in links(size)]
+
+
+def gloo_ranks(size: int) -> Sequence[Communicator]:
+    """Return communicators over a gloo group within this process; needs torch."""
+    from tutti.comm import connect
+    from tutti.engines.processes import links
+
+    with ThreadPoolExecutor(size) as pool:  # all ranks form the group together
+        return list(pool.map(connect, links(size, "gloo")))
 
 
 def on_ranks(make_ranks: Make, size: int, body: Body) -> list[Any]:

@@ -102,6 +102,14 @@ class Rows:
         found: Array = torch.cat(both).numpy()
         return found
 
+    def put(self, start: int, stop: int, found: Array) -> None:
+        """Take what `copy` returned, as bytes."""
+        flat, at = torch.from_numpy(found.view(self._dtype).copy()), 0
+        for block in (block for pair in self._blocks for block in pair):
+            rows = block[start:stop]
+            rows.copy_(flat[at : at + rows.numel()].view(rows.shape))
+            at += rows.numel()
+
     def write_gradients(self, gradient: torch.Tensor, starts: Sequence[int], n_rows: int, lo: int, hi: int) -> None:
         """Write dW and db over the first ``n_rows`` rows, as far as they are columns lo:hi.
 

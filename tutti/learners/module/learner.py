@@ -282,6 +282,24 @@ class ModuleLearner(Spec):
         """Take this rank's part of the step; the weights are whole when every rank has."""
         return self._step(self._revive(shared), shares)
 
+    def outbox(self, shared: Arrays, shards: Sequence[int]) -> bytes:
+        """Return the rows that the shards, one after the other, gave; b"" where no layer gives any."""
+        way = self._net(shared).together
+        if way is None or way.rows is None:
+            return b""
+        places = [self._places(shared)[s] for s in sorted(shards)]
+        start, stop = places[0][0], places[-1][1]
+        return np.array([start, stop]).tobytes() + way.rows.copy(start, stop).tobytes()
+
+    def inbox(self, shared: Arrays, payloads: Sequence[bytes]) -> None:
+        """Take the rows that all ranks gave."""
+        way = self._net(shared).together
+        rows = None if way is None else way.rows
+        assert rows is not None
+        for payload in payloads:
+            start, stop = np.frombuffer(payload, np.int64, 2).tolist()
+            rows.put(start, stop, np.frombuffer(payload, np.uint8, offset=16))
+
     def _step(self, state: State, shares: Shares) -> State:
         net, clock, meter = state.net, state["clock"], state["meter"]
         sums = shares.sum("sums")
