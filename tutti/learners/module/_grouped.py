@@ -64,6 +64,7 @@ class Grouped:
         self._places = {id(p): i for i, p in enumerate(net.params)}
         self._known: dict[tuple[int, ...], bool] = {}
         self.rows: Rows | None = None
+        self._kept = np.empty((0, 0), net.numpy_dtype)
         self._starts = [spot.start for spot in net.spots]
         self.factors = factors_of(layers, self._places, job.n_rows, job.n_shards)
         if self.factors and _by_row(net, layers, list(self.factors), job.fields):
@@ -147,13 +148,16 @@ class Grouped:
         if self.rows is not None:
             self.rows.write_gradients(gradient, self._starts, n_rows, start, stop)
 
-    def first_inputs(self, start: int, stop: int) -> Array | None:
-        """Return where the inputs of rows start:stop may be written at once, if the first layer shares them."""
-        first = next((i for i, layer in enumerate(self._layers) if type(layer) is not nn.Identity), 0)
-        if self.rows is None or first not in self.factors:
-            return None
-        found: Array = self.rows.inputs(self.factors[first], start, stop).numpy()
-        return found
+    def inputs(self, ranges: Sequence[tuple[int, int]], width: int) -> Array:
+        """Return where x of the rows may be written: where the first layer shares it, else memory that is kept."""
+        adjoining = all(a[1] == b[0] for a, b in pairwise(ranges))
+        if self.rows is not None and 0 in self.factors and adjoining:
+            shared: Array = self.rows.inputs(self.factors[0], ranges[0][0], ranges[-1][1]).numpy()
+            return shared
+        n_rows = sum(stop - start for start, stop in ranges)
+        if len(self._kept) < n_rows or self._kept.shape[1] != width:
+            self._kept = np.empty((n_rows, width), self._net.numpy_dtype)
+        return self._kept[:n_rows]
 
 
 def grouped(net: Net, job: Job) -> Grouped | None:

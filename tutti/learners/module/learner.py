@@ -230,8 +230,7 @@ class ModuleLearner(Spec):
         n_rows = self.deal.n_of(step % self.deal.n_steps)
         ranges = [places[s] for s in orders]
         assert net.together is not None
-        adjoining = all(a[1] == b[0] for a, b in pairwise(ranges))
-        into = net.together.first_inputs(ranges[0][0], ranges[-1][1]) if adjoining else None
+        into = net.together.inputs(ranges, max((f.stop for f in self.fields), default=0))
         fine = net.together.gradients(self._batch(net, picks, into), ranges, outs, n_rows)
         for s, out in zip(orders, outs, strict=True):
             self._check_loss(out, step, s)
