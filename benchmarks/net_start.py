@@ -32,11 +32,11 @@ def main() -> None:
             for row in alone("_net_start.py", system, repr(time.time())):
                 cold[system].append(row["cold"])
                 warm[system] += row["warm"]
-    lines = [header(), "", f"{'':12}{'cold':>8}{'(all)':>22}{'warm':>8}      seconds to the first step"]
+    lines = [header(), "", f"{'':12}{'cold':>8}{'(all)':>30}{'warm':>8}      seconds to the first step"]
     for system in SYSTEMS:
         every = " ".join(f"{s:.2f}" for s in cold[system])
         again = f"{median(warm[system]):8.3f}" if warm[system] else f"{'-':>8}"
-        lines.append(f"{system:12}{median(cold[system]):8.2f}{every:>22}{again}")
+        lines.append(f"{system:12}{median(cold[system]):8.2f}{every:>30}{again}")
     ours, theirs, again = median(cold["processes"]), median(cold["ddp"]), median(warm["processes"])
     lines += [
         "",
