@@ -15,10 +15,10 @@ import sys
 import threading
 from typing import Any, NoReturn
 
+from tutti._arena import Arena, ShmLink
 from tutti._board import BEAT, STEP, Board
 from tutti._spec import resolve
 from tutti.engines import _wire
-from tutti.engines._arena import Arena, ShmLink
 from tutti.engines._common import aborted, describe
 from tutti.engines._malloc import give_back_memory, keep_memory
 from tutti.errors import Aborted

@@ -14,11 +14,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
+from tutti._arena import Arena, ShmLink
 from tutti._board import BEAT, STEP, Board
 from tutti._spec import Spec
 from tutti.clock import WallClock
 from tutti.engines import _wire
-from tutti.engines._arena import Arena, ShmLink
 from tutti.engines._common import LOOK_SECONDS, check, exit_reason, places, silent, stopped
 from tutti.engines._judge import Done, Exited, Judge, Raised, Returned, Sign, Silent
 from tutti.engines._pool import POOL, Member, surroundings
