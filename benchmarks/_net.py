@@ -1,6 +1,7 @@
 """One system on one net, alone in its process; prints a JSON line.  Called by nets.py.
 
-usage: python benchmarks/_net.py SYSTEM MODEL      SYSTEM: {plain,ddp,threads,processes,inexact}-WORKERS
+usage: python benchmarks/_net.py SYSTEM MODEL      SYSTEM: {plain,ddp,shmddp,threads,processes,inexact}-WORKERS
+shmddp is DDP on `tutti.torch_backend`.
 """
 
 from __future__ import annotations
@@ -100,10 +101,12 @@ def loop(name: str, rank: int = 0, size: int = 1) -> float:
     return (time.perf_counter() - began) / int(n) * 1e3
 
 
-def ddp(rank: int, name: str, port: int, result: str) -> None:
+def ddp(rank: int, backend: str, name: str, port: int, result: str) -> None:
     torch.set_num_threads(1)
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    torch.distributed.init_process_group("gloo", rank=rank, world_size=2)
+    if backend == "tutti":
+        import tutti.torch_backend  # noqa: F401
+    torch.distributed.init_process_group(backend, rank=rank, world_size=2)
     ms = loop(name, rank, 2)
     if rank == 0:
         with open(result, "w") as file:
@@ -149,12 +152,14 @@ def main() -> None:
     if kind == "plain":
         torch.set_num_threads(int(workers))
         ms = loop(name)
-    elif kind == "ddp":
+    elif kind in ("ddp", "shmddp"):
         with socket.socket() as free, tempfile.TemporaryDirectory() as folder:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
             free.close()
-            torch.multiprocessing.spawn(ddp, (name, port, f"{folder}/ms"), nprocs=2)
+            torch.multiprocessing.spawn(
+                ddp, ("gloo" if kind == "ddp" else "tutti", name, port, f"{folder}/ms"), nprocs=2
+            )
             with open(f"{folder}/ms") as file:
                 ms = float(file.read())
     else:

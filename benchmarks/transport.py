@@ -2,7 +2,8 @@
 
 usage: python benchmarks/transport.py [--repeats 3] [--mpi PYTHON]         gloo needs torch (extra [torch])
 Median of calls, systems in turn, best of the repeats; PYTHON is an interpreter with mpi4py, and mpirun lies beside it
-or on the path.  "copied": from an array of one's own into another; "in place": rows of the segment that is summed.
+or on the path.  "copied": from an array of one's own into another; "in place": rows of the segment that is summed;
+"as backend": a tensor through torch.distributed.
 """
 
 from __future__ import annotations
@@ -42,16 +43,21 @@ def main() -> None:
     given = parser.parse_args()
     has_torch = importlib.util.find_spec("torch") is not None
     found: dict[str, dict[str, float]] = {}
+    ddp: dict[str, list[float]] = {"ddp": [], "shmddp": []}
     for _ in range(given.repeats):
         runs = {"ours": alone("_transport.py", "ours"), "Open MPI": mpi(given.mpi)}
         if has_torch:
-            runs["gloo"] = alone("_transport.py", "gloo")
+            runs |= {s: alone("_transport.py", s) for s in ("gloo", "tutti")}
+            for system in ddp:
+                ddp[system] += [row["ms"] for row in alone("_net.py", f"{system}-2", "mlp256")]
         for system, rows in runs.items():
             for row in rows:
                 best = found.setdefault(system, row)
                 found[system] = {name: min(ms, best[name]) for name, ms in row.items()}
     rows = {"in place": ("ours", "in place"), "copied": ("ours", "copied")}
-    rows |= {s: (s, "copied") for s in ("gloo", "Open MPI")}
+    rows |= {
+        label: (s, "copied") for label, s in {"as backend": "tutti", "gloo": "gloo", "Open MPI": "Open MPI"}.items()
+    }
     lines = [header(), "", f"{'':12}" + "".join(f"{s:>10}" for s in (*SIZES, "barrier", "burnt")) + "      ms"]
     for label, (system, kind) in rows.items():
         if system not in found:
@@ -68,6 +74,9 @@ def main() -> None:
     small, barrier = own["copied 4 KB"] * 1e3, own["barrier"] * 1e3
     lines.append(f"all_reduce 4 KB p50 {small:.1f} us (goal {GOALS['4 KB'] * 1e3:.0f}), ")
     lines[-1] += f"barrier p50 {barrier:.1f} us (goal {GOALS['barrier'] * 1e3:.0f})"
+    if ddp["shmddp"] and ddp["ddp"]:
+        ms, gloo = min(ddp["shmddp"]), min(ddp["ddp"])
+        lines.append(f"DDP on tutti.torch_backend, mlp256: {ms:.2f} ms a step, on gloo {gloo:.2f} ms: {gloo / ms:.2f}x")
     save("transport", "\n".join(lines))
 
 

@@ -32,6 +32,9 @@ def tree_sum(
     if n == 1:
         out[start:stop] = slots[0][start:stop]
         return out
+    if n == 2:
+        np.add(slots[0][start:stop], slots[1][start:stop], out=out[start:stop])
+        return out
     if isinstance(slots, np.ndarray) and n * (stop - start) * dtype.itemsize <= _SMALL_BYTES:
         rows = slots[:, start:stop]
         while len(rows) > 2:  # a whole level of the tree in one call, because the calls are what costs
