@@ -18,7 +18,7 @@ from torch import nn
 from tutti.learners.module._stepper import Allocate, allocate_private
 from tutti.types import Array
 
-_ALIGN = 16  # outputs; a tile begins at 64 bytes
+_ALIGN = 64  # outputs of a tile are whole cache lines, and enough for a product of few rows to run at full speed
 _TILE_PRODUCTS = 1 << 22  # multiplications of a tile at least, so that calls do not cost more than they do
 _TILES = 8  # of a layer at most
 _WORTH = 1 << 16  # numbers of a gradient, over all shards; below, it is not worth the trouble

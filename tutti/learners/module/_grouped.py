@@ -115,8 +115,9 @@ class Grouped:
             return False
         weighed = each if weight is None else each * weight
         (weighed.sum() * (1.0 / n_rows)).backward()
+        weighed = weighed.detach()
         for (lo, hi), out in zip(cuts, outs, strict=True):
-            total = weighed[lo:hi].detach().sum().item()
+            total = weighed[lo:hi].sum().item()
             sums = out["sums"]
             sums[:3] = total, float(hi - lo if weight is None else weight[lo:hi].sum()), 0.0
             sums[3:] = 1.0
