@@ -65,6 +65,7 @@ def test_sums_of_four_ranks() -> None:
     check_sums(gloo_ranks, 4)
 
 
+@pytest.mark.thorough
 def test_an_engine_over_gloo_has_the_bits_of_shared_memory() -> None:
     (own, *_) = Processes(1).launch(Program(faults.ROUNDS, {"length": 50_000}), plan(1)).results()
     for found in GLOO.launch(Program(faults.ROUNDS, {"length": 50_000}), plan(2)).results():
@@ -78,6 +79,7 @@ def test_a_fault_over_gloo_ends_in_one_exception_in_time(fault: faults.Fault) ->
     check_fault(GLOO, 3, fault, fault_rank=1, moment="others_wait")
 
 
+@pytest.mark.thorough
 def test_nccl_without_enough_gpus_is_refused_with_the_reason() -> None:
     if torch.cuda.device_count() >= 9:
         pytest.skip("this machine has a GPU for each of 9 ranks")

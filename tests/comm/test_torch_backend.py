@@ -43,6 +43,7 @@ def run(folder: Path, backend: str, size: int, *more: str) -> list[dict[str, Any
     return [json.loads(out) if out else None for out, _ in said]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("size", [2, pytest.param(3, marks=pytest.mark.thorough)])
 def test_ddp_reaches_the_losses_it_reaches_on_gloo(tmp_path: Path, size: int) -> None:
     ours, gloo = (run(tmp_path, backend, size) for backend in ("tutti", "gloo"))
@@ -53,6 +54,7 @@ def test_ddp_reaches_the_losses_it_reaches_on_gloo(tmp_path: Path, size: int) ->
     assert ours[0]["losses"][-1] < 0.7 * ours[0]["losses"][0]
 
 
+@pytest.mark.thorough
 def test_a_killed_rank_raises_in_the_others_at_once(tmp_path: Path) -> None:
     survivor, dead = run(tmp_path, "tutti", 2, "die")
     assert dead is None

@@ -152,6 +152,7 @@ def test_a_net_apart_from_the_host_has_its_bits(kind, case, request):
     assert len(made) == 4
 
 
+@pytest.mark.thorough
 def test_what_is_written_by_a_net_apart_is_taken_up_on_the_host(tmp_path, request):
     options = {"optimizer": "adamw", "augment": noise, "class_weight": "balanced"}
     whole = digest(MLP, epochs=4, **options)
@@ -278,6 +279,7 @@ def test_a_fit_leaves_torchs_choice_of_operations_as_it_was(mode):
 # ---- the compiler
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw", "rmsprop"])
 def test_a_fit_does_without_torchs_compiler(optimizer):
     code = "\n".join(
@@ -292,6 +294,7 @@ def test_a_fit_does_without_torchs_compiler(optimizer):
     assert done.stdout.strip() == "False", done.stderr
 
 
+@pytest.mark.thorough
 def test_without_a_compiler_a_compiled_net_is_refused():
     _device.load_compiler()
     from torch._inductor import config

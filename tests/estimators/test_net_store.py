@@ -41,6 +41,7 @@ def flipped(x, generator):
     return x.flip(0)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("optimizer", [{"optimizer": "adamw"}, {"optimizer": "sgd", "optimizer__momentum": 0.9}])
 @pytest.mark.parametrize("kind, brought", [(MLP, MLP), (CNN, CNN), (dense, None), (images, None)])
 def test_a_loaded_net_predicts_and_goes_on_like_the_saved_one(kind, brought, optimizer, tmp_path):

@@ -37,7 +37,7 @@ def digest(kind, engine, weights=None, **params):
     return net(kind, engine=engine, **params).fit(*rows(kind), weights).report_.sha256
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", ["sgd", *(pytest.param(c, marks=pytest.mark.thorough) for c in list(CASES)[1:])])
 @pytest.mark.parametrize("kind", [wide, pytest.param(conv, marks=pytest.mark.thorough)])
 def test_same_bits_for_any_number_of_owners(kind, case):
     weights = np.random.default_rng(0).integers(1, 4, 1003).astype(float) if case == "adamw" else None
@@ -74,6 +74,7 @@ def test_the_gradient_from_rows_is_that_of_the_whole_batch(weighted):
         np.testing.assert_allclose(found, p.grad, rtol=1e-12, atol=1e-15)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("optimizer", [SGD, ADAM], ids=["sgd", "adamw"])
 def test_a_checkpoint_holds_the_parts_of_all_owners(optimizer, tmp_path):
     options = {**optimizer, "param_groups": {"*bias": {"weight_decay": 0.0}}, "batch_size": 128}
