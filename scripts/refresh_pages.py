@@ -73,6 +73,24 @@ def measured_table() -> str:
     for net, ms, ddp, plain in STEP.findall(results["nets"]):
         rows.append(f"| {NETS[net]}, exact | {float(ms):.1f} ms | DDP (gloo) | {float(ddp):.2f}x |")
         rows.append(f"| {NETS[net]}, exact | {float(ms):.1f} ms | plain torch, 2 threads | {float(plain):.2f}x |")
+    sums = r"^all_reduce 10 MB +copied ([\d.]+) ms: ([\d.]+)x gloo"
+    found = re.search(sums, results["transport"], re.M)
+    assert found
+    rows.append(f"| a sum of 10 MB over 2 processes | {float(found[1]):.1f} ms | gloo | {float(found[2]):.1f}x |")
+    backend = number(r"^DDP on tutti.torch_backend.*: ([\d.]+)x$", "transport")
+    ms = number(r"^DDP on tutti.torch_backend, mlp256: ([\d.]+) ms", "transport")
+    rows.append(
+        f"| DDP on `tutti.torch_backend`, small dense net | {float(ms):.1f} ms | DDP (gloo) | {float(backend):.2f}x |"
+    )
+    start = number(r"^cold ([\d.]+)x DDP", "net_start")
+    cold = number(r"^processes +(\d+\.\d\d)", "net_start")
+    rows.append(
+        f"| from nothing to a net's first step, 2 processes | {float(cold):.1f} s | DDP (gloo) | {float(start):.2f}x |"
+    )
+    straggler = number(r"^with a straggler ([\d.]+)x faster", "straggler")
+    rows.append(
+        f"| a step with one of two workers 4 times slower | claimed shards | dealt shards | {float(straggler):.1f}x |"
+    )
     hardware = number(r"^hardware +(.*)$", "linear")
     rows += [
         "",

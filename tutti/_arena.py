@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import mmap
 import os
@@ -44,6 +45,9 @@ class Arena:
         self._close()
 
 
+_TRIES = 50  # to get a lock that is held for some microseconds; to sleep for it would take longer
+
+
 class _FileLock:
     """A lock between processes that the system opens when its holder dies."""
 
@@ -51,6 +55,10 @@ class _FileLock:
         self._fd = fd
 
     def __enter__(self) -> None:
+        for _ in range(_TRIES):
+            with contextlib.suppress(BlockingIOError):
+                fcntl.lockf(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB, 1)
+                return
         fcntl.lockf(self._fd, fcntl.LOCK_EX, 1)
 
     def __exit__(self, *_: object) -> None:

@@ -1,8 +1,9 @@
 """The communicator between processes of one host: a barrier is a few words in shared memory and needs no system call.
 
-A rank that waits spins for a moment if it has a core of its own, offers it to others, then sleeps until one of the late
-ranks arrives and wakes it.  It looks up now and then, for the abort word and for a wake-up that was missed; whether the
-others live is the engine's business, so a wait has no deadline.
+A rank that waits spins for a moment if it has a core of its own, offers it to others while its waits are short, then
+sleeps until one of the late ranks arrives and wakes it, which costs more than a short wait.  It looks up now and then,
+for the abort word and for a wake-up that was missed; whether the others live is the engine's business, so a wait has
+no deadline.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from tutti.types import Array
 
 _SPINS = 1000  # about 100 us
 _YIELDS = 20
+_SHORT_SECONDS = 5e-4  # a wait; where they are usually longer, yielding would only burn the core
+_FRESH = 0.25  # weight of the last wait in what is usual
 _LOOK_SECONDS = 0.05
 _NAPS = (50e-6, 1e-3)  # first and longest, where the system has no way to wait for a word
 
@@ -40,6 +43,7 @@ class ShmComm(SharedComm):
         self._arrivals = [line + ARRIVED for line in others]
         self._sleepers = [line + SLEEPING for line in others]
         self._fences = (threading.Lock(), threading.Lock())
+        self._usual = 0.0  # seconds of a wait that outlasts the spin
         self._payloads: Array | None = None
         self._gathers = 0
 
@@ -61,12 +65,13 @@ class ShmComm(SharedComm):
             self._fence()
 
     def _wait_long(self, target: int) -> None:
-        board, yields, nap = self._board, _YIELDS, _NAPS[0]
+        board, yields, nap, began = self._board, _YIELDS, _NAPS[0], time.perf_counter()
+        patience = 2 * self._usual if self._usual < _SHORT_SECONDS else 0.0
         while late := self._late(target):
             lost = self._lost(late)
             if lost is not None and (lost < 0 or self._late(target)):
                 self._give_up(lost)
-            if yields:
+            if yields > 0 or time.perf_counter() - began < patience:
                 os.sched_yield()
                 yields -= 1
             elif not board.get(self._rank, SLEEPING):
@@ -76,6 +81,7 @@ class ShmComm(SharedComm):
                 time.sleep(nap)
                 nap = min(nap * 1.2, _NAPS[1])
         board.set(self._rank, SLEEPING, 0)
+        self._usual += _FRESH * (time.perf_counter() - began - self._usual)
 
     def _announce(self) -> None:
         if not _STRONG_ORDER:

@@ -127,8 +127,9 @@ def workers_of(engine: Engine, n_shards: int) -> int:
     return min(wanted, n_shards)
 
 
-def reason(exact: bool, n_shards: int) -> str:
-    """Return why the gradient is taken in so many parts."""
+def reason(exact: bool, n_shards: int, n_workers: int, batch_size: int) -> str:
+    """Return why the gradient is taken in so many parts, and what that costs."""
     if exact:
-        return f"one gradient per step, summed over {n_shards} shards in a fixed order: the same bits for any workers"
+        price = f"{n_shards} pieces of about {-(-batch_size // n_shards)} rows a step, where {n_workers} would do"
+        return f"gradients of {n_shards} shards, summed in a fixed order: the same bits for any workers, for {price}"
     return "exact=False: one shard per worker, larger pieces; the bits depend on the number of workers"

@@ -283,7 +283,12 @@ class NeuralNet(Stored):
                 f"batch-norm needs two rows of a shard in a batch, and {n_shards} shards leave some with one; raise "
                 "batch_size or lower n_shards",
             )
-        choice = Choice(learner, strategy_of(self.strategy), engine, reason(self.exact, n_shards))
+        choice = Choice(
+            learner,
+            strategy_of(self.strategy),
+            engine,
+            reason(self.exact, n_shards, workers_of(engine, n_shards), int(self.batch_size)),
+        )
         plan = where.seated(draft_plan(dataset, schema, learner, choice.strategy, engine, n_shards))
         kept = dataset.keeps(schema)
         explanation = explain(
