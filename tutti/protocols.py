@@ -24,6 +24,7 @@ from tutti.types import (
     Plan,
     Progress,
     Proposal,
+    Ready,
     Schema,
     Seat,
     Update,
@@ -99,7 +100,8 @@ class Communicator(Protocol):
     --------
     - ``all_reduce(parts, n_shards)`` sums one array per shard in the canonical tree over the shard ids 0..n_shards-1:
       same bits on every rank and for every assignment of shards to ranks.  Each shard id is given by exactly one
-      rank.  The returned array is shared by the ranks, therefore read-only, and valid until the next collective call.
+      rank.  The returned array is shared by the ranks, therefore read-only, and valid until this rank's next
+      ``all_reduce`` or ``share``.
     - ``slots(n_shards, length, dtype)`` hands out the rows that ``all_reduce`` sums from: a shard that writes into its
       row and passes that very row saves a copy.
     - ``share(parts, n_shards)`` takes what ``all_reduce`` takes and returns the arrays of all shards, by shard id:
@@ -141,6 +143,27 @@ class SharingMemory(Communicator, Protocol):
     def claims(self, own: Sequence[int], n_shards: int) -> Claims | None: ...
 
 
+class Sum(Protocol):
+    """An ``all_reduce`` whose columns travel one after the other; see `Streaming`."""
+
+    def ready(self, start: int, stop: int) -> None: ...
+    def finish(self) -> Array: ...
+
+
+@runtime_checkable
+class Streaming(Communicator, Protocol):
+    """A communicator that sends columns while others are still computed.
+
+    Contract
+    --------
+    - ``begin(parts, n_shards)`` begins an ``all_reduce``.  Every rank then calls ``ready(start, stop)`` on what it
+      returns for the same ranges in the same order, each column once, as soon as these columns of its parts are
+      final, and makes no other collective call before ``finish()``, which returns what ``all_reduce`` returns.
+    """
+
+    def begin(self, parts: Mapping[int, Array], n_shards: int) -> Sum: ...
+
+
 class Worker(Protocol):
     """What a strategy sees of the rank it runs on."""
 
@@ -160,6 +183,7 @@ class Worker(Protocol):
     def start(self) -> Arrays | None: ...
     def phase(self, name: str) -> AbstractContextManager[None]: ...
     def buffers(self, template: Arrays) -> dict[int, dict[str, Array]]: ...
+    def early(self, template: Arrays) -> Ready | None: ...
     def merge(self, updates: Mapping[int, Update]) -> Update: ...
     @property
     def shares_memory(self) -> bool: ...

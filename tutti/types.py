@@ -6,7 +6,7 @@ before the run is a `Plan`; what came out is a `Result`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -15,6 +15,8 @@ import numpy.typing as npt
 Array = npt.NDArray[Any]
 Arrays = Mapping[str, Array]
 """Arrays under names that all ranks agree on."""
+Ready = Callable[[str, int, int], None]
+"""Called with (name, start, stop) when elements start:stop of an array of an update are final."""
 
 Kind = Literal["gradient", "dual", "summary"]
 """gradient: sums over rows at the shared state; dual: a local change of the model with its dual gain;
@@ -179,6 +181,8 @@ class Order:
     epoch : passes over the data begun before this one.
     hints : numbers the strategy sets, for example CoCoA's ``sigma``.
     out : buffers under the names of the update; a learner that writes into them saves a copy.
+    ready : a learner that writes into ``out`` may call it as soon as elements are final for this shard, for each
+        element once at most; all others are when ``propose`` returns.
     """
 
     step: int
@@ -189,6 +193,7 @@ class Order:
     epoch: int = 0
     hints: Mapping[str, float] = field(default_factory=dict)
     out: Mapping[str, Array] | None = None
+    ready: Ready | None = None
 
 
 @dataclass(frozen=True)

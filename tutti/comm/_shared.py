@@ -115,7 +115,7 @@ class SharedComm(RankComm, ABC):
 
         Returns
         -------
-        (length,) read-only array, valid until the next collective call.
+        (length,) read-only array, valid until this rank's next ``all_reduce`` or ``share``.
 
         Raises
         ------

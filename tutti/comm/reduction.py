@@ -129,6 +129,18 @@ class Layout:
         """Return (name, columns) of each array."""
         return [(name, place) for name, place, _ in self._places]
 
+    def buckets(self, n_bytes: int) -> list[tuple[int, int]]:
+        """Cut the columns into ranges of ``n_bytes`` or more, in the order in which a backward pass makes them final.
+
+        That is the largest array from its end to its beginning, then what lies around it.
+        """
+        _, place = max(self.places(), key=lambda named: named[1].stop - named[1].start)
+        size = place.stop - place.start
+        n = max(size * self.dtype.itemsize // n_bytes, 1)
+        cuts = [stripe(size, i, n) for i in reversed(range(n))]
+        found = [(place.start + lo, place.start + hi) for lo, hi in cuts]
+        return [(lo, hi) for lo, hi in [*found, (0, place.start), (place.stop, self.length)] if lo < hi]
+
     def views(self, flat: Array) -> dict[str, Array]:
         """Return the named arrays as views into ``flat`` (length,)."""
         return {name: flat[place].reshape(shape) for name, place, shape in self._places}

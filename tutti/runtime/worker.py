@@ -10,9 +10,20 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, cast
 
 from tutti.comm.reduction import Layout, tree_sum
-from tutti.protocols import Claims, Communicator, Learner, Movable, RankContext, ShardData, SharingMemory, Strategy
+from tutti.protocols import (
+    Claims,
+    Communicator,
+    Learner,
+    Movable,
+    RankContext,
+    ShardData,
+    SharingMemory,
+    Strategy,
+    Streaming,
+)
 from tutti.runtime.checkpoint import Checkpoint, Writer
-from tutti.types import Array, Arrays, Event, Fault, RankReport, Schema, Seat, Update
+from tutti.runtime.early import Early
+from tutti.types import Array, Arrays, Event, Fault, RankReport, Ready, Schema, Seat, Update
 
 
 class RankWorker:
@@ -37,6 +48,7 @@ class RankWorker:
         self.rounds = 0
         self._sharing: tuple[Layout, Array, dict[int, dict[str, Array]]] | None = None
         self._layouts: dict[Any, tuple[Layout, Array, dict[int, dict[str, Array]]]] = {}
+        self._early: Early | None = None
 
     @property
     def seat(self) -> Seat:
@@ -49,16 +61,36 @@ class RankWorker:
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Add the time of a ``with`` block to the phase ``name`` of this rank's report."""
-        began = time.perf_counter()
+        """Add the time of a ``with`` block to the phase ``name`` of this rank's report, exchanges inside it apart."""
+        began = time.perf_counter() - self.seconds["exchange"] - self.seconds["wait"]
         try:
             yield
         finally:
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - began
+            ended = time.perf_counter() - self.seconds["exchange"] - self.seconds["wait"]
+            self.seconds[name] = self.seconds.get(name, 0.0) + ended - began
 
     def buffers(self, template: Arrays) -> dict[int, dict[str, Array]]:
         """Return, for each shard, arrays like ``template`` that `merge` and `share` take without a copy."""
         return self._slots(template)[2]
+
+    def early(self, template: Arrays) -> Ready | None:
+        """Return what tells that elements of `buffers` are final, so that they travel before `merge` is called.
+
+        All ranks call it at the same time; None where nothing can travel in advance.
+        """
+        comm = self._comm
+        if not isinstance(comm, Streaming) or comm.size == 1:
+            return None
+        layout, slots, _ = self._slots(template)
+        rows = {s: slots[s] for s in self.shards}
+        early = self._early = Early(layout, lambda: comm.begin(rows, self.n_shards), len(rows))
+
+        def ready(name: str, start: int, stop: int) -> None:
+            if early.note(name, start, stop):
+                with self._exchange():
+                    early.send()
+
+        return ready
 
     def merge(self, updates: Mapping[int, Update]) -> Update:
         """Sum the updates of all shards of all ranks in the canonical tree."""
@@ -67,7 +99,10 @@ class RankWorker:
             layout, slots, views = self._slots(first.arrays)
             for s, update in updates.items():
                 layout.pack(update.arrays, slots[s], views[s])
-            total = self._comm.all_reduce({s: slots[s] for s in updates}, self.n_shards)
+            if self._early is not None and self._early.layout is layout:
+                total = self._early.finish()
+            else:
+                total = self._comm.all_reduce({s: slots[s] for s in updates}, self.n_shards)
             self.rounds += 1
             return Update(first.kind, layout.views(total))
 

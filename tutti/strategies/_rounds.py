@@ -46,7 +46,8 @@ class Rounds:
 
     def round(self, order: Orders, scale: Scale | None = None) -> Update:
         """Run one round; ``order(step, shard)`` says what each shard does, ``scale(shared, merged)`` how far to go."""
-        return self._merge(self._propose(order), scale)
+        proposals = self._propose(order)
+        return self._take(proposals, self._merge(proposals), scale)
 
     def step(self, order: Orders) -> Arrays | None:
         """Run one round whose merged update nobody asks for; returns arrays like those of an update.
@@ -73,14 +74,17 @@ class Rounds:
     def _far(self, order: Orders) -> Arrays:
         """Run one round of ranks that see no common memory."""
         proposals = self._propose(order)
+        merged = self._merge(proposals)  # the first collective call: it may have begun while the ranks proposed
         if isinstance(self.learner, Divisible):
             payload = self.learner.outbox(self.shared, list(proposals))
             if payload:
                 self.learner.inbox(self.shared, self.worker.all_gather(payload))
-        return self._merge(proposals, None).arrays
+        return self._take(proposals, merged, None).arrays
 
-    def _merge(self, proposals: dict[int, Proposal], scale: Scale | None) -> Update:
-        merged = self.worker.merge({s: p.update for s, p in proposals.items()})
+    def _merge(self, proposals: dict[int, Proposal]) -> Update:
+        return self.worker.merge({s: p.update for s, p in proposals.items()})
+
+    def _take(self, proposals: dict[int, Proposal], merged: Update, scale: Scale | None) -> Update:
         with self.worker.phase("compute"):
             eta = 1.0 if scale is None else scale(self.shared, merged)
             self.shared = self.learner.apply(self.shared, merged, eta)

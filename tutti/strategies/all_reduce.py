@@ -10,7 +10,7 @@ from tutti._spec import Spec
 from tutti.errors import PlanError
 from tutti.protocols import Learner, Trainable, Worker
 from tutti.strategies._rounds import Rounds
-from tutti.types import Array, Arrays, Kind, Order, Plan, Schema
+from tutti.types import Array, Arrays, Kind, Order, Plan, Ready, Schema
 
 
 @dataclass(frozen=True)
@@ -50,18 +50,22 @@ class AllReduce(Spec):
         rounds = Rounds(worker, learner)
         trainable = learner if isinstance(learner, Trainable) else None
         outs: dict[int, dict[str, Array]] = {}
+        ready: Ready | None = None
         rounds.divide(self.claim)
 
         def order(kind: Kind) -> Callable[[int, int], Order]:
-            given = outs if kind == "gradient" else {}
-            return lambda step, shard: Order(step=step, kind=kind, seed=worker.seed, shard=shard, out=given.get(shard))
+            given, tell = (outs, ready) if kind == "gradient" else ({}, None)
+            return lambda step, shard: Order(
+                step=step, kind=kind, seed=worker.seed, shard=shard, out=given.get(shard), ready=tell
+            )
 
         while not learner.progress(rounds.shared).done:
             like = rounds.step(order("gradient"))
             if trainable is None:
                 rounds.tell("gradient")
                 continue
-            outs = outs or (worker.buffers(like) if like is not None else {})
+            if not outs and like is not None:
+                outs, ready = worker.buffers(like), worker.early(like)
             if trainable.due(rounds.shared):
                 rounds.round(order("summary"))
             if trainable.tells(rounds.shared):

@@ -312,7 +312,7 @@ class Sum:
                 self._collect()
 
     def finish(self) -> Array:
-        """Return the sum, read-only, valid until the next collective call."""
+        """Return the sum, read-only, valid until this rank's next sum."""
         comm = self._comm
         if self._ready != self.length:
             raise ValueError(f"finish: {self._ready} columns of {self.length} were said to be ready, each once")

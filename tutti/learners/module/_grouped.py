@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,7 @@ from torch.nn import functional as F
 from tutti.learners.module._factors import Rows, factors_of
 from tutti.learners.module._losses import NAMED, Supervised
 from tutti.learners.module.fields import Field
-from tutti.types import Array
+from tutti.types import Array, Ready
 
 if TYPE_CHECKING:
     from tutti.learners.module._net import Net
@@ -88,6 +89,7 @@ class Grouped:
         ranges: Sequence[tuple[int, int]],
         outs: Sequence[Mapping[str, Array]],
         n_rows: int,
+        readies: Sequence[Ready | None],
     ) -> bool:
         """Write what `Net.gradient` writes for each shard; False if the loss cannot be taken apart by rows.
 
@@ -95,6 +97,7 @@ class Grouped:
         ----------
         batch : the rows of all shards, one shard after the other.   ranges : of each shard's rows in the global batch.
         outs : arrays of each.   n_rows : rows of the global batch.
+        readies : of each, called when columns of its "grad" are final.
         """
         net, loss = self._net, self._net.blueprint.loss
         cuts = list(pairwise(accumulate((stop - start for start, stop in ranges), initial=0)))
@@ -107,7 +110,7 @@ class Grouped:
                 w, b = (None if p is None else self._places.get(id(p)) for p in (layer.weight, layer.bias))
                 into = [(None if w is None else v[w], None if b is None else v[b]) for v in views]
                 split = _Linear if type(layer) is nn.Linear else _Convolution
-                h = split.apply(h, layer.weight, layer.bias, cuts, into, layer)
+                h = split.apply(h, layer.weight, layer.bias, cuts, into, layer, partial(self._tell, readies, (b, w)))
             else:
                 h = layer(h)
         each, weight = loss.by_row(h, batch)
@@ -122,6 +125,13 @@ class Grouped:
             sums[:3] = total, float(hi - lo if weight is None else weight[lo:hi].sum()), 0.0
             sums[3:] = 1.0
         return True
+
+    def _tell(self, readies: Sequence[Ready | None], params: Sequence[int | None]) -> None:
+        """Announce the gradients of a layer, for every shard."""
+        for ready in readies:
+            for i in params:
+                if ready is not None and i is not None:
+                    self._net.early.tell(ready, i)
 
     def given(self, out: Mapping[str, Array], start: int, stop: int) -> dict[str, Array]:
         """Return all that a shard gave: its update, and its rows start:stop of the global batch."""
@@ -214,9 +224,9 @@ class _Linear(torch.autograd.Function):  # type: ignore[misc]
     """A dense layer whose weight gradients are written for each cut of the rows."""
 
     @staticmethod
-    def forward(ctx: Any, x: Any, weight: Any, bias: Any, cuts: Any, into: Any, layer: Any) -> Any:
+    def forward(ctx: Any, x: Any, weight: Any, bias: Any, cuts: Any, into: Any, layer: Any, tell: Any) -> Any:
         ctx.save_for_backward(x, weight)
-        ctx.cuts, ctx.into = cuts, into
+        ctx.cuts, ctx.into, ctx.tell = cuts, into, tell
         return F.linear(x, weight, bias)
 
     @staticmethod
@@ -230,8 +240,9 @@ class _Linear(torch.autograd.Function):  # type: ignore[misc]
                 torch.mm(part.t(), flat_x[lo * per_row : hi * per_row], out=w)
             if b is not None:
                 torch.sum(part, 0, out=b)
+        ctx.tell()
         dx = flat_dy.mm(weight).view(x.shape) if ctx.needs_input_grad[0] else None
-        return dx, None, None, None, None, None
+        return dx, None, None, None, None, None, None
 
 
 class _Factored(torch.autograd.Function):  # type: ignore[misc]
@@ -258,9 +269,9 @@ class _Convolution(torch.autograd.Function):  # type: ignore[misc]
     """A convolution whose weight gradients are written for each cut of the rows."""
 
     @staticmethod
-    def forward(ctx: Any, x: Any, weight: Any, bias: Any, cuts: Any, into: Any, layer: Any) -> Any:
+    def forward(ctx: Any, x: Any, weight: Any, bias: Any, cuts: Any, into: Any, layer: Any, tell: Any) -> Any:
         ctx.save_for_backward(x, weight)
-        ctx.cuts, ctx.into, ctx.layer = cuts, into, layer
+        ctx.cuts, ctx.into, ctx.layer, ctx.tell = cuts, into, layer, tell
         return layer._conv_forward(x, weight, bias)
 
     @staticmethod
@@ -280,8 +291,9 @@ class _Convolution(torch.autograd.Function):  # type: ignore[misc]
                 w.copy_(dw)
             if b is not None:
                 b.copy_(db)
+        ctx.tell()
         dx = slopes(0, len(x), [True, False, False])[0] if ctx.needs_input_grad[0] else None
-        return dx, None, None, None, None, None
+        return dx, None, None, None, None, None, None
 
 
 def same_bits(ours: Sequence[Mapping[str, Array]], others: Sequence[Mapping[str, Array]]) -> bool:

@@ -20,11 +20,12 @@ import torch
 from tutti.errors import InputError
 from tutti.learners.module._blueprint import Blueprint
 from tutti.learners.module._columns import Columns, Spot
+from tutti.learners.module._early import Early
 from tutti.learners.module._grouped import Job, grouped
 from tutti.learners.module._stepper import Allocate, Stepper, aligned
 from tutti.learners.module.fields import Field
 from tutti.protocols import Shares
-from tutti.types import Array
+from tutti.types import Array, Ready
 
 LOSS, WEIGHT, HITS = range(3)
 """Places in "sums"; then follows a flag per parameter: 1 where it got a gradient."""
@@ -92,6 +93,9 @@ class Net:
         self.together = grouped(self, job) if job is not None else None
         factors = {} if self.together is None else self.together.factors
         self._columns = Columns(self.spots, list(factors.values()))
+        self.early = Early(self.params, self.spots, self._columns)
+        compiled = self.module._compiled_call_impl is not None  # its backward pass ends all at once
+        self._announces = not (self._staged or compiled)
         self._own = 0, self.length
 
     # where its memory lies: here in the host's, so that there is nothing to bring
@@ -168,6 +172,7 @@ class Net:
         share: float,
         first: bool,
         parts: int,
+        ready: Ready | None = None,
     ) -> None:
         """Write the gradient of the batch's summed loss / ``n_rows``, its sums, and its part of the buffers' mean.
 
@@ -179,21 +184,27 @@ class Net:
         share : weight of this shard's buffers in the step.
         first : True for one shard of the step: counters are taken from it.
         parts : the batch goes through the module in so many pieces (gradient accumulation).
+        ready : called when columns of "grad" are final, while the others are still computed.
         """
+        ready = ready if self._announces else None
         if not self.module.training:
             self.module.train()
         if not self.blueprint.stochastic:
-            before = [g.get_state() for g in self._generators]
-            self._backward(batch, out, n_rows, seed, parts)
-            after = [g.get_state() for g in self._generators]
-            self.blueprint.stochastic = not all(map(torch.equal, before, after))
+            before = self._drawn()
+            self._backward(batch, out, n_rows, seed, parts, ready, before)
+            self.blueprint.stochastic = not all(map(torch.equal, before, self._drawn()))
+            if self.blueprint.stochastic and self.early.written:
+                raise InputError(
+                    "the module drew its first random number in a backward pass, after gradients had been sent to the "
+                    'other ranks; let it draw in every batch, or write transport="shm"'
+                )
             if self.blueprint.stochastic and threading.current_thread() is not threading.main_thread():
                 raise InputError(
                     "the module drew random numbers on these rows, and not on those it was tried out on; threads share "
                     "torch's generator, so write engine=tutti.Processes(n), or let it draw in every batch"
                 )
         if self.blueprint.stochastic:
-            self._backward(batch, out, n_rows, seed, parts)
+            self._backward(batch, out, n_rows, seed, parts, ready)
         if self.buffers:
             torch._foreach_copy_(self.views_of(out)[1], self.buffers)
         self._land(out)
@@ -203,8 +214,16 @@ class Net:
             stats[n:] *= first
 
     def _backward(
-        self, batch: dict[str, torch.Tensor], out: Mapping[str, Array], n_rows: int, seed: int, parts: int
+        self,
+        batch: dict[str, torch.Tensor],
+        out: Mapping[str, Array],
+        n_rows: int,
+        seed: int,
+        parts: int,
+        ready: Ready | None,
+        before: list[torch.Tensor] | None = None,
     ) -> None:
+        """Write the gradient; nothing is announced if more numbers than ``before`` were drawn: it is written anew."""
         grads, sums = self.views_of(out)[0], out["sums"]
         for p in self.params:
             p.grad = None
@@ -212,29 +231,39 @@ class Net:
             torch._foreach_copy_(self.buffers, self._stat_views)
         loss_sum = weight_sum = 0.0
         scale = self._loss_scale() / n_rows
-        for i, piece in enumerate(_pieces(batch, parts)):
+        pieces = _pieces(batch, parts)
+        for i, piece in enumerate(pieces):
             own = (seed + i) % 2**64
             with self._drawing(own):
                 total, weight, _ = self._loss(piece, own)
-            (total * scale).backward()  # backward(scale) would import sympy first, which takes half a second
+            if ready is not None and before is not None and not all(map(torch.equal, before, self._drawn())):
+                ready = None
+            with self.early.watch(grads, ready if i == len(pieces) - 1 else None):
+                (total * scale).backward()  # backward(scale) would import sympy first, which takes half a second
             loss_sum += total.item()  # afterwards: a device is waited for here
             weight_sum += float(weight)
-        found = [p.grad for p in self.params if p.grad is not None]
         sums[:3] = loss_sum, weight_sum, 0.0
         sums[3:] = [p.grad is not None for p in self.params]
-        if len(found) == len(grads):
-            torch._foreach_copy_(grads, found)
-        else:
-            for p, view in zip(self.params, grads, strict=True):
-                if p.grad is None:
-                    view.zero_()
-                else:
-                    view.copy_(p.grad)
+        left = [i for i in range(len(grads)) if i not in self.early.written]
+        found = [i for i in left if self.params[i].grad is not None]
+        if found:
+            torch._foreach_copy_([grads[i] for i in found], [self.params[i].grad for i in found])
+        for i in left:
+            if self.params[i].grad is None:
+                grads[i].zero_()
+            if ready is not None:
+                self.early.tell(ready, i)
 
-    def nothing(self, out: Mapping[str, Array]) -> None:
+    def _drawn(self) -> list[torch.Tensor]:
+        """Return what changes when the module draws a random number."""
+        return [g.get_state() for g in self._generators]
+
+    def nothing(self, out: Mapping[str, Array], ready: Ready | None) -> None:
         """Write the update of a shard without rows."""
         for array in out.values():
             array[:] = 0
+        if ready is not None:
+            ready("grad", 0, len(out["grad"]))
 
     def judge(self, batch: dict[str, torch.Tensor]) -> tuple[float, float, float]:
         """Return (sum of losses, sum of weights, weight of the rows whose class is right) in evaluation mode."""

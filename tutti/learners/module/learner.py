@@ -159,7 +159,7 @@ class ModuleLearner(Spec):
         out = order.out if order.out is not None else net.template()
         picks = self._picks(shared, private, data, order)
         if picks is None:
-            net.nothing(out)
+            net.nothing(out, order.ready)
             return Proposal(Update("gradient", out))
         step = int(shared["clock"][STEP])
         place = step % self.deal.n_steps
@@ -177,6 +177,7 @@ class ModuleLearner(Spec):
             share=(stop - start) / n_rows,
             first=all(hi == lo for lo, hi in ranges[: order.shard]),
             parts=self.accumulate,
+            ready=order.ready,
         )
         self._check_loss(out, step, order.shard)
         return Proposal(Update("gradient", out))
@@ -196,9 +197,9 @@ class ModuleLearner(Spec):
         fits = False if way is None or not busy else way.fits(sizes)
         if fits:
             outs = {s: order.out if order.out is not None else net.template() for s, order in orders.items()}
-            self._together(shared, private, data, {s: orders[s] for s in busy}, [outs[s] for s in busy])
             for s in orders.keys() - set(busy):
-                net.nothing(outs[s])
+                net.nothing(outs[s], orders[s].ready)
+            self._together(shared, private, data, {s: orders[s] for s in busy}, [outs[s] for s in busy])
             return {s: Proposal(Update("gradient", out)) for s, out in outs.items()}
         found = {s: self.propose(shared, private[s], data[s], order) for s, order in orders.items()}
         if way is not None and fits is None:
@@ -207,7 +208,8 @@ class ModuleLearner(Spec):
             ranges = [self._places(shared)[s] for s in busy]
             alone = [way.given(found[s].update.arrays, *r) for s, r in zip(busy, ranges, strict=True)]
             trial = [net.template() for _ in busy]
-            taken = self._together(shared, private, data, {s: orders[s] for s in busy}, trial)
+            unsent = {s: dataclasses.replace(orders[s], ready=None) for s in busy}
+            taken = self._together(shared, private, data, unsent, trial)
             grouped = [way.given(out, *r) for out, r in zip(trial, ranges, strict=True)]
             way.remember(sizes, taken and same_bits(grouped, alone))
         return found
@@ -231,7 +233,8 @@ class ModuleLearner(Spec):
         ranges = [places[s] for s in orders]
         assert net.together is not None
         into = net.together.inputs(ranges, max((f.stop for f in self.fields), default=0))
-        fine = net.together.gradients(self._batch(net, picks, into), ranges, outs, n_rows)
+        readies = [order.ready for order in orders.values()]
+        fine = net.together.gradients(self._batch(net, picks, into), ranges, outs, n_rows, readies)
         for s, out in zip(orders, outs, strict=True):
             self._check_loss(out, step, s)
         return fine
