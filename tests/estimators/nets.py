@@ -65,13 +65,51 @@ def conv():
     return nn.Sequential(*first, nn.ReLU(), nn.Flatten(), nn.Linear(128, 256), nn.ReLU(), nn.Linear(256, 3))
 
 
+class Deep(nn.Module):
+    """A net of 2 MB, of which some travel while others are computed, with a parameter that gets no gradient."""
+
+    def __init__(self, dropout=0.2):
+        super().__init__()
+        self.first = nn.Sequential(nn.Linear(20, 512), nn.ReLU(), nn.Dropout(dropout))
+        self.unused = nn.Parameter(torch.ones(70))
+        self.rest = nn.Sequential(nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, 3))
+
+    def forward(self, x):
+        return self.rest(self.first(x))
+
+
+class Twice(Deep):
+    """A net with a backward pass inside the backward pass, so that a weight's gradient is accumulated twice."""
+
+    def __init__(self):
+        super().__init__(dropout=0.0)
+
+    def forward(self, x):
+        h = self.first(x)
+        for _ in range(2):
+            h = torch.utils.checkpoint.checkpoint(self.rest[:2], h, use_reentrant=True)
+        return self.rest(h)
+
+
+def big_conv(norm=nn.Identity):
+    """A net of 2 MB of convolutions whose shards go together, unless they are normalised."""
+    torch.manual_seed(3)
+    first = nn.Conv2d(1, 128, 3), norm(128), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(128, 224, 3), nn.ReLU()
+    return nn.Sequential(*first, nn.Conv2d(224, 896, 1), nn.ReLU(), nn.Flatten(), nn.Linear(896, 3))
+
+
+def big_norm():
+    return big_conv(nn.BatchNorm2d)
+
+
 def rows(kind, n=1003, k=3, seed=5):
     """Return (x, y) that fits a net of the kind."""
     rng = np.random.default_rng(seed)
     y = rng.integers(0, k, n)
     if kind is Bag:
         return rng.integers(0, 50, (n, 12)) // (1 + y[:, None]), y
-    shape = {MLP: (20,), wide: (20,), CNN: (1, 8, 8), conv: (1, 8, 8), Encoder: (6, 5)}[kind]
+    images = dict.fromkeys((CNN, conv, big_conv, big_norm), (1, 8, 8))
+    shape = {**images, Encoder: (6, 5)}.get(kind, (20,))
     x = rng.normal(size=(n, *shape)).astype(np.float32)
     return x + 0.8 * y.reshape(-1, *[1] * len(shape)).astype(np.float32), y
 
