@@ -56,11 +56,14 @@ def header(command: list[str] | None = None) -> str:
 
 
 def alone(
-    script: str, *arguments: str, timeout: float = 900, env: dict[str, str] | None = None
+    script: str, *arguments: str, timeout: float = 900, env: dict[str, str] | None = None, within: tuple[str, ...] = ()
 ) -> list[dict[str, Any]]:
-    """Run a script of this folder in its own process, away from other systems' threads; return its JSON lines."""
+    """Run a script of this folder in its own process, away from other systems' threads; return its JSON lines.
+
+    ``within`` is a command that runs what is appended to it.
+    """
     done = subprocess.run(
-        [sys.executable, str(HERE / script), *arguments],
+        [*within, sys.executable, str(HERE / script), *arguments],
         capture_output=True,
         text=True,
         timeout=timeout,

@@ -195,14 +195,19 @@ def test_a_gradient_that_is_accumulated_again_after_it_was_sent_is_refused():
     class Places:
         places = (0,)
 
-    early, view = Early([weight], [Place], Places), torch.zeros(3)
-    for _ in range(2):
-        with early.watch([view], lambda *_: None):
-            weight.sum().backward()
-    assert view.tolist() == [2.0] * 3
-    with pytest.raises(InputError, match=r"'layer\.weight' was accumulated twice"), early.watch([view], print):
-        weight.sum().backward()
-        weight.sum().backward()
+    early, view, told = Early([weight], [Place], Places), torch.zeros(3), []
+
+    def watched(passes):
+        with early.watch([view], lambda *what: told.append(what)):
+            for _ in range(passes):
+                weight.sum().backward()
+
+    watched(1)
+    assert told == [], "the first pass only counts"
+    watched(1)
+    assert (view.tolist(), told) == ([2.0] * 3, [("grad", 0, 16)])
+    with pytest.raises(InputError, match=r"'layer\.weight' was accumulated twice"):
+        watched(2)
 
 
 # what goes wrong while it travels
