@@ -226,7 +226,7 @@ class NeuralNet(Stored):
 
     def _job(self, X: Any, y: Any, sample_weight: Any, epochs: int) -> _Job:
         from tutti.learners.module import _build
-        from tutti.learners.module._blueprint import Blueprint, write
+        from tutti.learners.module._blueprint import write
 
         self._check_params()
         where = where_of(self.device, self.engine, self.precision, self.compile)
@@ -236,46 +236,25 @@ class NeuralNet(Stored):
         if schema.classes is not None:
             check_classes(schema, type(self).__name__)
         seed = run_seed(self.random_state)
-        built = _build.build_module(self.module, self._options("module"), seed)
-        optimizer, elementwise = _build.build_optimizer(
-            self.optimizer, float(self.lr), self.weight_decay, self._options("optimizer"), where.device
-        )
-        common: dict[str, Any] = {
-            "fields": given.tensors(schema.n_features),
-            "target": given.target,
-            "batch_size": int(self.batch_size),
-            "epochs": epochs,
-            "accumulate": int(self.accumulate),
-            "validation": float(self.validation),
-            "patience": self.patience,
-            "monitor": self.monitor,
-            "clip": self._clip(),
-            "precision": self.precision,
-            "shuffle": bool(self.shuffle),
-            "compiled": bool(self.compile),
-            "exact": bool(self.exact),
-        }
-        blueprint = Blueprint(
-            module=built,
-            loss=self._build_loss(schema),
-            optimizer=optimizer,
-            elementwise=elementwise,
-            groups=tuple((p, dict(o)) for p, o in (self.param_groups or {}).items()),
-            augment=self.augment,
-        )
         n_rows, n_shards = schema.n_rows, int(self.n_shards)
-        n_steps = epochs * -(-n_rows // int(self.batch_size))
-        blueprint.schedule = _build.build_schedule(
-            self.lr_schedule, self._options("lr_schedule"), int(self.warmup_steps), n_steps
-        )
+        blueprint = self._blueprint(schema, where.device, seed, epochs * -(-n_rows // int(self.batch_size)))
+        fields = given.tensors(schema.n_features)
         first = next(s for s, n in enumerate(dataset.shard_rows(n_shards, schema)) if n)
         block = dataset.open(first, n_shards, schema).block(0)
-        batch = _build.batch_of(block, 4, common["fields"], given.target, built)
+        batch = _build.batch_of(block, 4, fields, given.target, blueprint.module)
         tried = _build.try_out(blueprint, batch, self._n_outputs(schema), seed)
         engine = where.engine(self.engine, schema, epochs * n_rows * tried.flops)
         n_shards = n_shards if self.exact else workers_of(engine, n_shards)
-        common |= {"shard_rows": dataset.shard_rows(n_shards, schema), "layout": tried.layout}
-        learner = ModuleLearner(code=write(blueprint), n_weights=tried.n_weights, **common)
+        learner = ModuleLearner(
+            code=write(blueprint),
+            shard_rows=dataset.shard_rows(n_shards, schema),
+            n_weights=tried.n_weights,
+            layout=tried.layout,
+            fields=fields,
+            target=given.target,
+            epochs=epochs,
+            **self._settings(),
+        )
         if blueprint.moving and learner.deal.fewest() < 2:
             raise ParameterError(
                 "batch_size",
@@ -299,7 +278,34 @@ class NeuralNet(Stored):
             read=kept != "memory",
             goal=f"{tried.n_weights:,} weights, {learner.n_steps:,} steps",
         )
-        return _Job(dataset, schema, choice, explanation, learner, blueprint, common["fields"])
+        return _Job(dataset, schema, choice, explanation, learner, blueprint, fields)
+
+    def _blueprint(self, schema: Schema, device: str, seed: int, n_steps: int) -> Any:
+        from tutti.learners.module import _build
+        from tutti.learners.module._blueprint import Blueprint
+
+        module = _build.build_module(self.module, self._options("module"), seed)
+        optimizer, elementwise = _build.build_optimizer(
+            self.optimizer, float(self.lr), self.weight_decay, self._options("optimizer"), device
+        )
+        return Blueprint(
+            module=module,
+            loss=self._build_loss(schema),
+            optimizer=optimizer,
+            elementwise=elementwise,
+            groups=tuple((p, dict(o)) for p, o in (self.param_groups or {}).items()),
+            schedule=_build.build_schedule(
+                self.lr_schedule, self._options("lr_schedule"), int(self.warmup_steps), n_steps
+            ),
+            augment=self.augment,
+        )
+
+    def _settings(self) -> dict[str, Any]:
+        """Return the learner's parameters that are plain ones of the estimator's."""
+        own = {name: getattr(self, name) for name in ("patience", "monitor", "precision")}
+        whole = {name: int(getattr(self, name)) for name in ("batch_size", "accumulate")}
+        flags = {"shuffle": bool(self.shuffle), "compiled": bool(self.compile), "exact": bool(self.exact)}
+        return {**own, **whole, **flags, "validation": float(self.validation), "clip": self._clip()}
 
     # what a net with a loss of its own does in another way
 

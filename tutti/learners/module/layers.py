@@ -54,11 +54,10 @@ class Layers:
 
     Example
     -------
-    >>> Layers([{"type": "Linear", "in_features": 4, "out_features": 2}, {"type": "ReLU"}])()
-    Sequential(
-      (0): Linear(in_features=4, out_features=2, bias=True)
-      (1): ReLU()
-    )
+    >>> import torch
+    >>> made = Layers([{"type": "Linear", "in_features": 4, "out_features": 2}, {"type": "ReLU"}])()
+    >>> isinstance(made, torch.nn.Sequential), made[0].weight.shape
+    (True, torch.Size([2, 4]))
     """
 
     layers: Any
