@@ -13,7 +13,7 @@ from torch import nn
 
 from tutti.errors import InputError, ModelError, ParameterError
 from tutti.learners.module._blueprint import Blueprint
-from tutti.learners.module._build import arrays_of, torch_as_it_was
+from tutti.learners.module._build import arrays_of, build_optimizer, torch_as_it_was
 from tutti.learners.module._net import Net, real_of, untrained
 from tutti.learners.module.layers import DTYPES, LAYERS, LOSSES, NAMES
 from tutti.types import Array
@@ -154,8 +154,9 @@ def fill(
     if missing:
         raise ModelError(f"the module has no buffer {missing[0]!r}: this is another module")
     with torch_as_it_was():
-        net = Net(Blueprint(module, None, torch.optim.SGD, groups=tuple((p, dict(o)) for p, o in groups),
-                            moving=tuple(moving)))  # fmt: skip
+        idle, _ = build_optimizer("sgd", 1.0, None, {})  # without torch's compiler, which would change the environment
+        named = tuple((pattern, dict(options)) for pattern, options in groups)
+        net = Net(Blueprint(module, None, idle, groups=named, moving=tuple(moving)))
     if net.stats.shape != stats.shape:
         raise ModelError(f"'state/stats' has shape {stats.shape}, the module's buffers {net.stats.shape}")
     net.stats[:] = stats
