@@ -193,13 +193,16 @@ def _repeatable(device: torch.device, exact: bool, compiled: bool, told: Sequenc
 
 @contextlib.contextmanager
 def as_it_was() -> Iterator[None]:
-    """Give torch's choice of operations back as it was found."""
+    """Give torch's choice of operations back as it was found, and the environment, which its compiler changes."""
     import torch.utils.deterministic as own
 
     mode, filled = torch.get_deterministic_debug_mode(), own.fill_uninitialized_memory
+    known = _SET_BY_IMPORT in os.environ
     try:
         yield
     finally:
+        if not known:
+            os.environ.pop(_SET_BY_IMPORT, None)
         own.fill_uninitialized_memory = filled
         torch._C._set_deterministic_algorithms(mode > 0, warn_only=mode == 1)
 

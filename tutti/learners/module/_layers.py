@@ -60,7 +60,7 @@ def describe(module: Any) -> Any:
     found, dtype = _described(module), str(real_of(module)).removeprefix("torch.")
     if found is None or dtype not in DTYPES:
         return None
-    with torch.device("meta"):
+    with torch_as_it_was(), torch.device("meta"):
         again = build(found, dtype)
     return found if _alike(module, again) else None
 
@@ -167,7 +167,7 @@ def fill(
 
 def shapes_fit(layers: Any, dtype: str, arrays: Mapping[str, Array]) -> bool:
     """Tell whether described layers have arrays of these names and shapes, before memory is taken for them."""
-    with torch.device("meta"):
+    with torch_as_it_was(), torch.device("meta"):
         own = _shapes(build(layers, dtype))
     return own == {name: _shape(array) for name, array in arrays.items()}
 
