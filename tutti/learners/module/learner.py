@@ -10,19 +10,19 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
-from itertools import accumulate, pairwise
+from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tutti._spec import Spec
 from tutti.errors import InputError, ParameterError
-from tutti.learners.module import batches
+from tutti.learners.module import _rows, batches
 from tutti.learners.module._blueprint import Code
-from tutti.learners.module.batches import Deal, Deck, Picks
-from tutti.learners.module.fields import Field, dense_rows
+from tutti.learners.module._rows import ShardRows
+from tutti.learners.module.batches import Deal, Picks
+from tutti.learners.module.fields import Field
 from tutti.protocols import ShardData, Shares
 from tutti.seeds import seed as seed_of
 from tutti.types import Array, Arrays, Cost, Kind, Order, Progress, Proposal, Schema, Update
@@ -35,22 +35,12 @@ STEP, EPOCH, VALIDATED, STOP, WAITED = range(5)
 LOSS, WEIGHT, VALID_LOSS, ACCURACY, BEST, RATE = range(6)
 """Places in "meter": sums of the running epoch; the last validation; the best so far; the learning rate."""
 _FREE = ("code", "epochs", "max_steps", "patience")
-CHUNK = 1024  # rows that are judged at once
 
 
 class State(dict[str, Array]):
     """The shared arrays of a rank together with the live net whose memory they are."""
 
     net: Net
-
-
-@dataclass
-class _Shard:
-    """What a shard keeps: its rows, and the order of the epoch it is in."""
-
-    deck: Deck
-    epoch: int = -1
-    order: Picks = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -111,7 +101,7 @@ class ModuleLearner(Spec):
     @cached_property
     def deal(self) -> Deal:
         """Who gives which rows to which step."""
-        return _deal(self.shard_rows, self.validation, self.batch_size)
+        return _rows.deal(self.shard_rows, self.validation, self.batch_size)
 
     @property
     def n_steps(self) -> int:
@@ -147,15 +137,22 @@ class ModuleLearner(Spec):
         clock[STOP] = clock[STEP] >= self.n_steps or impatient
         return self._revive(state)
 
-    def adopt(self, schema: Schema, data: ShardData) -> _Shard:
+    def adopt(self, schema: Schema, data: ShardData) -> ShardRows:
         """Return which rows of the shard are trained on; they are chosen by `Order.seed`, so not before a round."""
-        return _Shard(Deck((), ()))
+        return ShardRows()
 
     def propose(self, shared: Arrays, private: Any, data: ShardData, order: Order) -> Proposal:
         """Return the gradient of the shard's part of the global batch, or the sums of its validation rows."""
         net = self._net(shared)
         if order.kind == "summary":
-            return Proposal(Update("summary", self._judge(net, _deck_of(private, data, order, self.validation), data)))
+            return Proposal(
+                Update(
+                    "summary",
+                    _rows.judge(
+                        net, self.fields, self.target, _rows.deck_of(private, data, order, self.validation), data
+                    ),
+                )
+            )
         out = order.out if order.out is not None else net.template()
         picks = self._picks(shared, private, data, order)
         if picks is None:
@@ -170,7 +167,7 @@ class ModuleLearner(Spec):
         ranges = self.deal.rows(place)
         start, stop = ranges[order.shard]
         net.gradient(
-            self._batch(net, [(data, picks)]),
+            _rows.batch(net, self.fields, self.target, [(data, picks)]),
             out,
             n_rows=n_rows,
             seed=seed_of(order.seed, order.shard, step, "forward"),
@@ -216,7 +213,7 @@ class ModuleLearner(Spec):
 
     def _places(self, shared: Arrays) -> list[tuple[int, int]]:
         """Return where in the global batch of this step the rows of each shard are."""
-        return _places(self.deal, int(shared["clock"][STEP]) % self.deal.n_steps)
+        return _rows.places(self.deal, int(shared["clock"][STEP]) % self.deal.n_steps)
 
     def _together(
         self,
@@ -234,7 +231,9 @@ class ModuleLearner(Spec):
         assert net.together is not None
         into = net.together.inputs(ranges, max((f.stop for f in self.fields), default=0))
         readies = [order.ready for order in orders.values()]
-        fine = net.together.gradients(self._batch(net, picks, into), ranges, outs, n_rows, readies)
+        fine = net.together.gradients(
+            _rows.batch(net, self.fields, self.target, picks, into), ranges, outs, n_rows, readies
+        )
         for s, out in zip(orders, outs, strict=True):
             self._check_loss(out, step, s)
         return fine
@@ -246,7 +245,7 @@ class ModuleLearner(Spec):
         if stop == start or not data.n_rows:
             return None
         if private.epoch != epoch:
-            train = _deck_of(private, data, order, self.validation).train
+            train = _rows.deck_of(private, data, order, self.validation).train
             private.epoch = epoch
             private.order = batches.epoch_order(order.seed, epoch, order.shard, train, self.shuffle)
         return batches.pick(private.order, start, stop)
@@ -424,32 +423,6 @@ class ModuleLearner(Spec):
         state.net = net
         return state
 
-    def _batch(self, net: Net, parts: Sequence[tuple[ShardData, Picks]], into: Array | None = None) -> dict[str, Any]:
-        """Return the tensors of some rows of one or several shards; their x lie in ``into`` if they can."""
-        blocks = [(data.block(i), rows) for data, picks in parts for i, rows in picks]
-        ys = [block.y[rows] for block, rows in blocks] if self.target else []
-        ws = [block.weight[rows] for block, rows in blocks if block.weight is not None]
-        if into is not None and all(_alike(block.x, into) for block, _ in blocks):
-            at = 0
-            for block, rows in blocks:
-                x: Any = block.x
-                x.take(rows, axis=0, out=into[at : at + len(rows)], mode="clip")  # "raise" would copy twice
-                at += len(rows)
-            x = into
-        else:
-            x = _joined([dense_rows(block.x, rows) for block, rows in blocks])
-        return net.tensors(x, self.fields, *(_joined(parts) if parts else None for parts in (ys, ws)))
-
-    def _judge(self, net: Net, deck: Deck, data: ShardData) -> dict[str, Array]:
-        sums = np.zeros(4)
-        for i, rows in deck.valid:
-            for lo in range(0, len(rows), CHUNK):
-                batch = self._batch(net, [(data, [(i, rows[lo : lo + CHUNK])])])
-                loss, weight, hits = net.judge(batch)
-                total = float(batch["weight"].sum()) if "weight" in batch else float(len(rows[lo : lo + CHUNK]))
-                sums += loss, weight, hits, total
-        return {"sums": sums}
-
 
 class Merged:
     """A merged update as `tutti.protocols.Shares`."""
@@ -462,28 +435,3 @@ class Merged:
         if out is not None:
             out[:] = found
         return found
-
-
-@lru_cache(maxsize=64)
-def _places(deal: Deal, place: int) -> list[tuple[int, int]]:
-    edges = list(accumulate((stop - start for start, stop in deal.rows(place)), initial=0))
-    return list(pairwise(edges))
-
-
-@lru_cache(maxsize=64)
-def _deal(shard_rows: tuple[int, ...], validation: float, batch_size: int) -> Deal:
-    return Deal(tuple(n - batches.held_out(n, validation) for n in shard_rows), batch_size)
-
-
-def _deck_of(private: _Shard, data: ShardData, order: Order, fraction: float) -> Deck:
-    if not private.deck.train and data.n_rows:
-        private.deck = batches.deck(order.seed, order.shard, data.bounds, fraction)
-    return private.deck
-
-
-def _alike(x: Any, into: Array) -> bool:
-    return isinstance(x, np.ndarray) and x.dtype == into.dtype and x.shape[1:] == into.shape[1:]
-
-
-def _joined(parts: list[Array]) -> Array:
-    return parts[0] if len(parts) == 1 else np.concatenate(parts)
