@@ -101,6 +101,10 @@ class _Worker:
             self._arena = Arena(frame.fds[0])
         _adopt(order["surroundings"])
         assert self._arena is not None
+        if order["transport"] == "tcp":
+            from tutti._secure import forbid_core_dumps
+
+            forbid_core_dumps()
         seat, size = order["seat"], order["size"]
         board = Board(self._arena.words(size), size)
         self._context = _Context(seat, ShmLink(self._arena, board, seat.rank, size, order["transport"]), self._sock)
