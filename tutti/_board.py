@@ -139,3 +139,24 @@ class Board:
         import ctypes
 
         return ctypes.addressof(ctypes.c_char.from_buffer(self.words, 8 * (self.line(rank) + ARRIVED)))
+
+
+def doze(words: memoryview, index: int, value: int, seconds: float) -> bool:
+    """Sleep until a word is no longer ``value`` and `rouse` is called, or so long; False if this system cannot."""
+    futex = _futex()
+    if futex is None:
+        return False
+    return -futex(_address_of(words, index), _FUTEX_WAIT, value, int(seconds * 1e9)) != errno.ENOSYS
+
+
+def rouse(words: memoryview, index: int) -> None:
+    """Wake all who doze on a word."""
+    futex = _futex()
+    if futex is not None:
+        futex(_address_of(words, index), _FUTEX_WAKE, _EVERYBODY)
+
+
+def _address_of(words: memoryview, index: int) -> int:
+    import ctypes
+
+    return ctypes.addressof(ctypes.c_char.from_buffer(words, 8 * index))

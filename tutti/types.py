@@ -205,6 +205,26 @@ class Update:
 
 
 @dataclass(frozen=True)
+class Push:
+    """What moves the keys of a model that is served, from the rows of some shards in one global step.
+
+    Parameters
+    ----------
+    step : the global step the rows belong to; schedules follow it.
+    share : the part of the step's rows these are.
+    keys : (n_keys,) what each key moves along, such as the mean gradient of the rows; cut by key range.
+    sums : small arrays that travel whole: sums of losses, changes of running statistics.
+    empty : True where no row weighs anything; nothing moves then.
+    """
+
+    step: int
+    share: float
+    keys: Array
+    sums: Arrays = field(default_factory=dict)
+    empty: bool = False
+
+
+@dataclass(frozen=True)
 class Proposal:
     """What a shard would do: ``update`` travels, ``private`` never leaves the shard."""
 
@@ -269,7 +289,7 @@ Event = Round | Started | Fault
 
 @dataclass(frozen=True)
 class RankReport:
-    """What one rank measured: seconds by phase and bytes written for other ranks."""
+    """What one rank measured: seconds by phase, bytes written for other ranks, and what else its strategy counted."""
 
     rank: int
     host: str
@@ -277,6 +297,7 @@ class RankReport:
     seconds: Mapping[str, float]
     sent_bytes: int
     rounds: int
+    counts: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -109,7 +109,7 @@ class _ThreadLink:
     def __init__(self, room: _Room, rank: int, size: int) -> None:
         self.rank, self.size, self.board = rank, size, room.board
         self.share, self.on_change = room.share, room.on_change
-        self._room, self._allocated = room, 0
+        self._room, self._allocated, self._locks = room, 0, 0
 
     def allocate(self, n_bytes: int) -> Array:
         where, self._allocated = self._allocated, self._allocated + n_bytes
@@ -118,6 +118,10 @@ class _ThreadLink:
     def lock(self) -> AbstractContextManager[object]:
         lock: AbstractContextManager[object] = self.share("lock", threading.Lock)
         return lock
+
+    def locks(self, n: int) -> list[AbstractContextManager[object]]:
+        first, self._locks = self._locks, self._locks + n
+        return [self.share(f"lock {first + i}", threading.Lock) for i in range(n)]
 
     def abort(self) -> None:
         self.board.abort()

@@ -266,7 +266,7 @@ class NeuralNet(Stored):
             learner,
             strategy_of(self.strategy),
             engine,
-            reason(self.exact, n_shards, workers_of(engine, n_shards), int(self.batch_size)),
+            reason(self.exact, n_shards, workers_of(engine, n_shards), int(self.batch_size), self.strategy),
         )
         plan = where.seated(draft_plan(dataset, schema, learner, choice.strategy, engine, n_shards))
         kept = dataset.keeps(schema)
