@@ -199,6 +199,8 @@ class Worker(Protocol):
     @property
     def size(self) -> int: ...
     @property
+    def lost(self) -> frozenset[int]: ...
+    @property
     def n_shards(self) -> int: ...
     @property
     def shards(self) -> Mapping[int, ShardData]: ...
@@ -383,7 +385,8 @@ class RankContext(Protocol):
 class Run(Protocol):
     """A program that is running on every rank.
 
-    ``results()`` waits for all ranks and returns their return values by rank, or raises the one exception that names
+    ``results()`` waits for all ranks and returns their return values by rank (None for a rank that a tolerant run has
+    lost), or raises the one exception that names
     the rank that failed; ``watch`` gets the events while waiting, in the caller's thread.  ``stop()`` ends the run
     early.  After either, nothing of the run is left: no thread, process, segment or changed thread-pool setting.
     """
@@ -403,6 +406,10 @@ class Engine(Protocol):
       and step (`RankError` with the original traceback, or `RankLost`): within 2 s, silent ranks within
       ``timeout_seconds`` + 1 s.  A `tutti.errors.InputError` raised by a rank is raised as it is.
     - Ctrl-C in the caller stops every rank and raises KeyboardInterrupt.
+    - Where the plan is ``tolerant``, a rank that dies or falls silent does not end the run while another one is there.
+      Its process has ended before anybody is told; then ``watch`` gets a `Fault` with its rank, and either another
+      process takes its seat (``plan.restarts`` times in all: `Seat.life` and the board's LIFE count up) or the board
+      says for good that it is LOST.  A rank that raises ends a tolerant run, too.
     """
 
     @property

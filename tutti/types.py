@@ -104,11 +104,17 @@ class Place:
 
 @dataclass(frozen=True)
 class Seat:
-    """One rank of a run: where it lives and which shards it hosts."""
+    """One rank of a run: where it lives and which shards it hosts.
+
+    Parameters
+    ----------
+    life : how many processes had this seat before; above 0 for one that joins a running program late.
+    """
 
     rank: int
     place: Place
     shards: tuple[int, ...]
+    life: int = 0
 
 
 @dataclass(frozen=True)
@@ -127,6 +133,8 @@ class Plan:
     memory_bytes : estimated peak for data and state over all ranks on this host.
     seconds : estimated duration of the fit.
     notes : what a careful reader would want to know besides.
+    tolerant : a rank that dies or falls silent does not end the run as long as another one is there.
+    restarts : how many lost ranks of a tolerant run are started again, over the whole run.
     """
 
     strategy: str
@@ -141,6 +149,8 @@ class Plan:
     memory_bytes: int = 0
     seconds: float = 0.0
     notes: tuple[str, ...] = ()
+    tolerant: bool = False
+    restarts: int = 0
 
     @property
     def size(self) -> int:
@@ -279,9 +289,19 @@ class Started:
 
 @dataclass(frozen=True)
 class Fault:
-    """Event: something failed without ending the run, such as a checkpoint on a full disk."""
+    """Event: something failed without ending the run, such as a checkpoint on a full disk.
+
+    Parameters
+    ----------
+    message : what happened, in one sentence.
+    rank, host, pid, reason : of a rank that was lost in a tolerant run; rank is None for any other fault.
+    """
 
     message: str
+    rank: int | None = None
+    host: str = ""
+    pid: int = 0
+    reason: str = ""
 
 
 Event = Round | Started | Fault
@@ -302,7 +322,7 @@ class RankReport:
 
 @dataclass(frozen=True)
 class Result:
-    """What a run returned: the shared state of rank 0, the events and every rank's report."""
+    """What a run returned: the shared state, the events and the report of every rank that came back."""
 
     arrays: Arrays
     history: tuple[Round, ...]

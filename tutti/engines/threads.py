@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from tutti._board import ARRIVED, BEAT, FINISHED, STEP, WAITING, Board
+from tutti._board import ARRIVED, BEAT, FINISHED, RETURNED, STEP, WAITING, Board
 from tutti._spec import Spec, resolve
 from tutti.clock import WallClock
 from tutti.engines._common import LOOK_SECONDS, aborted, check, describe, places, silent, stopped
@@ -59,7 +59,8 @@ class Threads(Spec):
     def launch(self, program: Program, plan: Plan) -> ThreadRun:
         """Start the program on every seat of the plan and return at once.
 
-        With one seat it starts in ``results()``, in the caller's thread.
+        With one seat it starts in ``results()``, in the caller's thread.  A thread cannot be ended from outside, so a
+        silent rank ends a tolerant run, too.
         """
         return ThreadRun(program, plan.seats, self.timeout_seconds)
 
@@ -232,6 +233,7 @@ class ThreadRun:
                     context = _Context(seat, _ThreadLink(self._room, rank, self._size), self._inbox.put)
                     self._values[rank] = self._function(context, **self._arguments)
                 self._room.board.finish(rank)
+                self._room.board.settle(rank, RETURNED)
                 self._inbox.put(Returned(rank))
             except BaseException as error:
                 self._inbox.put(Raised(rank, isinstance(error, Aborted), error))

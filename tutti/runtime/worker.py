@@ -7,6 +7,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any, cast
 
 from tutti.comm.reduction import Layout, tree_sum
@@ -24,6 +25,7 @@ from tutti.protocols import (
 )
 from tutti.runtime.checkpoint import Checkpoint, Writer
 from tutti.runtime.early import Early
+from tutti.runtime.speaker import Speaker
 from tutti.types import Array, Arrays, Event, Fault, RankReport, Ready, Schema, Seat, Update
 
 
@@ -39,7 +41,7 @@ class RankWorker:
         n_shards: int,
         seed: int,
         start: Arrays | None,
-        writer: Writer | None = None,
+        writer: Speaker | None = None,
         open_shard: Callable[[int], ShardData] | None = None,
         keeps: int | None = None,
     ) -> None:
@@ -62,6 +64,11 @@ class RankWorker:
     def size(self) -> int:
         """Number of ranks."""
         return self._comm.size
+
+    @property
+    def lost(self) -> frozenset[int]:
+        """Ranks that a tolerant run has lost for good; they have ended and write nothing any more."""
+        return frozenset(filter(self._ctx.link.board.lost, range(self.size)))
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -243,8 +250,9 @@ def fit_rank(
     start: Arrays | None,
     checkpoint: Checkpoint | None = None,
     job: str = "",
+    tolerant: bool = False,
 ) -> tuple[dict[str, Array] | None, RankReport]:
-    """Train on the shards of this rank's seat; rank 0 returns the shared state, every rank its report."""
+    """Train on the shards of this rank's seat; one rank returns the shared state (`Speaker`), every rank its report."""
     from tutti.comm import connect
 
     with ExitStack() as stack:
@@ -258,20 +266,21 @@ def fit_rank(
             return cast(ShardData, opened)
 
         shards = {s: open_shard(s) for s in ctx.seat.shards}
-        writer = None
-        if checkpoint is not None and ctx.seat.rank == 0:
-            writer = Writer(checkpoint, job, lambda message: ctx.emit(Fault(message)))
-            stack.callback(writer.close)
+
+        def write(spec: Checkpoint) -> Writer:
+            return Writer(spec, job, lambda message: ctx.emit(Fault(message)))
+
+        speaker = Speaker(ctx, tolerant, None if checkpoint is None else partial(write, checkpoint))
+        stack.callback(speaker.close)
         seen = dataset.keeps(schema) == "memory"  # rows that would be read anew at every step are left where they are
         keeps = None if checkpoint is None else checkpoint.every_steps or 0
         worker = RankWorker(
-            ctx, comm, shards, schema, n_shards, seed, start, writer, open_shard if seen else None, keeps
+            ctx, comm, shards, schema, n_shards, seed, start, speaker, open_shard if seen else None, keeps
         )
         worker.seconds["read"] += time.perf_counter() - opened
         placed = learner.on(ctx.seat.place.device) if isinstance(learner, Movable) else learner
         arrays = strategy.run(worker, placed)
-        if writer is not None:
-            writer.wait()
+        speaker.wait()
         report = RankReport(
             rank=ctx.seat.rank,
             host=socket.gethostname(),
@@ -281,4 +290,4 @@ def fit_rank(
             rounds=worker.rounds,
             counts=worker.counts,
         )
-        return (dict(arrays) if ctx.seat.rank == 0 else None), report
+        return (dict(arrays) if speaker.returns() else None), report
