@@ -84,7 +84,7 @@ def job_of(net: NeuralNet, X: Any, y: Any, sample_weight: Any, epochs: int, done
             f"batch-norm needs two rows of a shard in a batch, and {n_shards} shards leave some with one; raise "
             "batch_size or lower n_shards",
         )
-    why = reason(net.exact, n_shards, workers_of(engine, n_shards), int(net.batch_size))
+    why = reason(net.exact, n_shards, workers_of(engine, n_shards), int(net.batch_size), net.strategy)
     choice = Choice(learner, strategy_of(net.strategy), engine, why)
     plan = where.seated(draft_plan(dataset, schema, learner, choice.strategy, engine, n_shards))
     kept = dataset.keeps(schema)

@@ -127,8 +127,11 @@ def workers_of(engine: Engine, n_shards: int) -> int:
     return min(wanted, n_shards)
 
 
-def reason(exact: bool, n_shards: int, n_workers: int, batch_size: int) -> str:
+def reason(exact: bool, n_shards: int, n_workers: int, batch_size: int, strategy: Any = "auto") -> str:
     """Return why the gradient is taken in so many parts, and what that costs."""
+    if not getattr(strategy, "repeats", True):
+        rows = -(-batch_size // n_workers)
+        return f"updates of about {rows} rows, {n_workers} for a global batch, applied as they come"
     if exact:
         price = f"{n_shards} pieces of about {-(-batch_size // n_shards)} rows a step, where {n_workers} would do"
         return f"gradients of {n_shards} shards, summed in a fixed order: the same bits for any workers, for {price}"

@@ -7,11 +7,13 @@ import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any, cast
 
 from tutti.comm.reduction import Layout, tree_sum
 from tutti.protocols import (
     Claims,
+    Commons,
     Communicator,
     Learner,
     Movable,
@@ -23,6 +25,7 @@ from tutti.protocols import (
 )
 from tutti.runtime.checkpoint import Checkpoint, Writer
 from tutti.runtime.early import Early
+from tutti.runtime.speaker import Speaker
 from tutti.types import Array, Arrays, Event, Fault, RankReport, Ready, Schema, Seat, Update
 
 
@@ -38,12 +41,15 @@ class RankWorker:
         n_shards: int,
         seed: int,
         start: Arrays | None,
-        writer: Writer | None = None,
+        writer: Speaker | None = None,
         open_shard: Callable[[int], ShardData] | None = None,
+        keeps: int | None = None,
     ) -> None:
         self._ctx, self._comm, self._writer = ctx, comm, writer
         self.shards, self.schema, self.n_shards, self.seed, self.start = shards, schema, n_shards, seed, start
-        self._open, self._opened = open_shard, dict(shards)
+        self._open, self._opened, self._keeps = open_shard, dict(shards), keeps
+        self._commons: Commons | None = None
+        self.counts: dict[str, float] = {}
         self.seconds = {"read": 0.0, "compute": 0.0, "exchange": 0.0, "wait": 0.0}
         self.rounds = 0
         self._sharing: tuple[Layout, Array, dict[int, dict[str, Array]]] | None = None
@@ -59,15 +65,28 @@ class RankWorker:
         """Number of ranks."""
         return self._comm.size
 
+    @property
+    def lost(self) -> frozenset[int]:
+        """Ranks that a tolerant run has lost for good; they have ended and write nothing any more."""
+        return frozenset(filter(self._ctx.link.board.lost, range(self.size)))
+
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
         """Add the time of a ``with`` block to the phase ``name`` of this rank's report, exchanges inside it apart."""
-        began = time.perf_counter() - self.seconds["exchange"] - self.seconds["wait"]
+        began = time.perf_counter() - self._elsewhere()
         try:
             yield
         finally:
-            ended = time.perf_counter() - self.seconds["exchange"] - self.seconds["wait"]
+            ended = time.perf_counter() - self._elsewhere()
             self.seconds[name] = self.seconds.get(name, 0.0) + ended - began
+
+    def measured(self) -> dict[str, float]:
+        """Return the seconds of this rank by phase."""
+        waited = self._commons.waited if self._commons else 0.0
+        return {**self.seconds, "wait": self.seconds["wait"] + waited}
+
+    def _elsewhere(self) -> float:
+        return self.seconds["exchange"] + self.seconds["wait"] + (self._commons.waited if self._commons else 0.0)
 
     def buffers(self, template: Arrays) -> dict[int, dict[str, Array]]:
         """Return, for each shard, arrays like ``template`` that `merge` and `share` take without a copy."""
@@ -121,6 +140,25 @@ class RankWorker:
         if self._open is None or not isinstance(self._comm, SharingMemory):
             return None
         return self._comm.claims(tuple(self.shards), self.n_shards)
+
+    def commons(self) -> Commons | None:
+        """Return what ranks that each go at their own pace have in common; None where they see no common memory."""
+        self._commons = self._comm.commons() if isinstance(self._comm, SharingMemory) else None
+        return self._commons
+
+    @property
+    def opens(self) -> bool:
+        """True if `open` returns the rows of any shard."""
+        return self._open is not None
+
+    @property
+    def keeps(self) -> int | None:
+        """Steps after which states are kept, 0 if the clock decides; None if none are."""
+        return self._keeps
+
+    def count(self, name: str, value: float) -> None:
+        """Note a number for this rank's report."""
+        self.counts[name] = value
 
     def open(self, shard: int) -> ShardData:
         """Return the rows of any shard, of another rank's, too, where shards are claimed."""
@@ -212,8 +250,9 @@ def fit_rank(
     start: Arrays | None,
     checkpoint: Checkpoint | None = None,
     job: str = "",
+    tolerant: bool = False,
 ) -> tuple[dict[str, Array] | None, RankReport]:
-    """Train on the shards of this rank's seat; rank 0 returns the shared state, every rank its report."""
+    """Train on the shards of this rank's seat; one rank returns the shared state (`Speaker`), every rank its report."""
     from tutti.comm import connect
 
     with ExitStack() as stack:
@@ -227,23 +266,28 @@ def fit_rank(
             return cast(ShardData, opened)
 
         shards = {s: open_shard(s) for s in ctx.seat.shards}
-        writer = None
-        if checkpoint is not None and ctx.seat.rank == 0:
-            writer = Writer(checkpoint, job, lambda message: ctx.emit(Fault(message)))
-            stack.callback(writer.close)
+
+        def write(spec: Checkpoint) -> Writer:
+            return Writer(spec, job, lambda message: ctx.emit(Fault(message)))
+
+        speaker = Speaker(ctx, tolerant, None if checkpoint is None else partial(write, checkpoint))
+        stack.callback(speaker.close)
         seen = dataset.keeps(schema) == "memory"  # rows that would be read anew at every step are left where they are
-        worker = RankWorker(ctx, comm, shards, schema, n_shards, seed, start, writer, open_shard if seen else None)
+        keeps = None if checkpoint is None else checkpoint.every_steps or 0
+        worker = RankWorker(
+            ctx, comm, shards, schema, n_shards, seed, start, speaker, open_shard if seen else None, keeps
+        )
         worker.seconds["read"] += time.perf_counter() - opened
         placed = learner.on(ctx.seat.place.device) if isinstance(learner, Movable) else learner
         arrays = strategy.run(worker, placed)
-        if writer is not None:
-            writer.wait()
+        speaker.wait()
         report = RankReport(
             rank=ctx.seat.rank,
             host=socket.gethostname(),
             pid=os.getpid(),
-            seconds=dict(worker.seconds),
+            seconds=worker.measured(),
             sent_bytes=comm.sent_bytes,
             rounds=worker.rounds,
+            counts=worker.counts,
         )
-        return (dict(arrays) if ctx.seat.rank == 0 else None), report
+        return (dict(arrays) if speaker.returns() else None), report

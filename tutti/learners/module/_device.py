@@ -61,6 +61,13 @@ def make_net(blueprint: Blueprint, precision: str, device: str, compiled: bool, 
     return Staged(blueprint, precision, where)
 
 
+def make_plain_net(blueprint: Blueprint, precision: str, device: str, compiled: bool, exact: bool, job: Job) -> Net:
+    """Return a net of the host that works on batches, not on the shards of a job."""
+    if compiled:
+        _compile(blueprint.module)
+    return Net(blueprint, precision)
+
+
 def shares_memory(device: torch.device) -> bool:
     """Tell whether numpy sees what lies on the device."""
     return bool(device.type == "cpu")

@@ -115,6 +115,10 @@ class Net:
         """Return what all ranks share, apart from the optimizer."""
         return {"weights": self.weights, "stats": self.stats}
 
+    def plain_columns(self) -> Columns:
+        """Return the columns as they are where every gradient is summed."""
+        return Columns(self.spots, [])
+
     def place(self) -> None:
         """Take over what was written into `arrays`."""
         self.place_stats()
@@ -340,6 +344,11 @@ class Net:
 
     def _move(self, factor: float, had: Sequence[bool] | None, clip: Clip) -> None:
         """Move the own columns along the stepper's gradient."""
+        self.shape_gradient(factor, clip)
+        self.stepper.step(had)
+
+    def shape_gradient(self, factor: float, clip: Clip) -> None:
+        """Scale and clip the own columns of the stepper's gradient."""
         g = self.stepper.landed()
         if factor != 1.0:
             g.mul_(factor)
@@ -347,7 +356,6 @@ class Net:
             g.mul_(min(1.0, clip[1] / (float(torch.linalg.vector_norm(g)) + 1e-6)))
         elif clip is not None:
             g.clamp_(-clip[1], clip[1])
-        self.stepper.step(had)
 
     def keep_stats(self) -> None:
         """Take the module's buffers over into ``stats``."""

@@ -21,6 +21,7 @@ from tutti.errors import InputError, ParameterError
 from tutti.learners.module import _rows, batches
 from tutti.learners.module._blueprint import Code
 from tutti.learners.module._rows import ShardRows
+from tutti.learners.module._serving import ServesNet
 from tutti.learners.module.batches import Deal, Picks
 from tutti.learners.module.fields import Field
 from tutti.protocols import ShardData, Shares
@@ -29,6 +30,7 @@ from tutti.types import Array, Arrays, Cost, Kind, Order, Progress, Proposal, Sc
 
 if TYPE_CHECKING:
     from tutti.learners.module._net import Net
+    from tutti.learners.module._ranges import Served
 
 STEP, EPOCH, VALIDATED, STOP, WAITED = range(5)
 """Places in "clock": steps and epochs done, epochs validated; 1 when training is over; epochs since the best one."""
@@ -41,10 +43,11 @@ class State(dict[str, Array]):
     """The shared arrays of a rank together with the live net whose memory they are."""
 
     net: Net
+    served: Served
 
 
 @dataclass(frozen=True)
-class ModuleLearner(Spec):
+class ModuleLearner(ServesNet, Spec):
     """Minibatch training of a torch module.
 
     Parameters
@@ -316,14 +319,19 @@ class ModuleLearner(Spec):
             meter[LOSS] = meter[WEIGHT] = 0.0
         meter[LOSS] += float(sums[LOSS])
         meter[WEIGHT] += weight
+        self._advance(state)
+        return state
+
+    def _advance(self, state: State) -> None:
+        """Count a step whose losses are in the meter."""
+        clock, meter = state["clock"], state["meter"]
         clock[STEP] += 1
         if clock[STEP] % self.deal.n_steps == 0 or clock[STEP] == self.n_steps:
             clock[EPOCH] += 1
-            state["objective"][0] = meter[LOSS] / meter[WEIGHT]
-            meter[RATE] = net.stepper.learning_rate()
+            state["objective"][0] = meter[LOSS] / max(meter[WEIGHT], 1e-300)
+            meter[RATE] = state.net.stepper.learning_rate()
         if clock[STEP] >= self.n_steps:
             clock[STOP] = 1
-        return state
 
     def commit(self, private: Any, proposal: Proposal, scale: float) -> Any:
         return private
@@ -397,7 +405,7 @@ class ModuleLearner(Spec):
     def _net(self, shared: Arrays) -> Net:
         return self._revive(shared).net
 
-    def _revive(self, shared: Arrays) -> State:
+    def _revive(self, shared: Arrays, make: Callable[..., Net] | None = None) -> State:
         """Return the state with its live net; built from the arrays alone where a stranger brings them."""
         if isinstance(shared, State) and hasattr(shared, "net"):
             return shared
@@ -408,7 +416,7 @@ class ModuleLearner(Spec):
 
         n_rows = -(-self.deal.n_rows // self.deal.n_steps)  # of the largest batch
         job = Job(self.fields, n_rows, len(self.shard_rows), self.accumulate)
-        net = make_net(self.code.read(), self.precision, self.device, self.compiled, self.exact, job)
+        net = (make or make_net)(self.code.read(), self.precision, self.device, self.compiled, self.exact, job)
         for name, own in net.arrays().items():
             if name in state:
                 if state[name].shape != own.shape:
