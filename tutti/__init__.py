@@ -19,6 +19,7 @@ _HOME: dict[str, str] = {
     "read_parquet": "tutti.data",
     "AllReduce": "tutti.strategies.all_reduce",
     "CoCoA": "tutti.strategies.cocoa",
+    "LocalSGD": "tutti.strategies.local_sgd",
     "Checkpoint": "tutti.runtime.checkpoint",
     "Processes": "tutti.engines.processes",
     "Threads": "tutti.engines.threads",
