@@ -20,6 +20,7 @@ _HOME: dict[str, str] = {
     "AllReduce": "tutti.strategies.all_reduce",
     "CoCoA": "tutti.strategies.cocoa",
     "ParameterServer": "tutti.strategies.parameter_server",
+    "LocalSGD": "tutti.strategies.local_sgd",
     "Checkpoint": "tutti.runtime.checkpoint",
     "Processes": "tutti.engines.processes",
     "Threads": "tutti.engines.threads",

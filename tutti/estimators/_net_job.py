@@ -10,7 +10,7 @@ from tutti.errors import ParameterError
 from tutti.estimators._classifier import check_classes
 from tutti.estimators._linear import require_real, require_whole
 from tutti.estimators._log import EpochLog
-from tutti.estimators._net_plan import reason, strategy_of, where_of, workers_of
+from tutti.estimators._net_plan import identity_of, reason, strategy_of, where_of, workers_of
 from tutti.learners.module.fields import Field
 from tutti.learners.module.learner import ModuleLearner
 from tutti.planner import Choice, Explanation, explain
@@ -97,7 +97,7 @@ def fingerprint_of(net: NeuralNet, job: Job, seed: int) -> str:
     """Return the hash of what decides the bits, as far as it is plain; how long to train may change."""
     own = net.get_params(deep=False)
     plain = {k: v for k, v in own.items() if k not in _MAY_CHANGE and isinstance(v, str | int | float | None)}
-    data = job.schema.n_rows, job.schema.n_features
+    data = job.schema.n_rows, job.schema.n_features, *identity_of(job.choice.strategy)
     return fingerprint({**job.learner.identity(), "settings": plain, "seed": seed, "data": data})
 
 

@@ -10,6 +10,8 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any, cast
 
+import numpy as np
+
 from tutti.comm.reduction import Layout, tree_sum
 from tutti.protocols import (
     Claims,
@@ -23,10 +25,12 @@ from tutti.protocols import (
     Strategy,
     Streaming,
 )
-from tutti.runtime.checkpoint import Checkpoint, Writer
+from tutti.runtime.checkpoint import Checkpoint, Writer, falls, pack, split, unpack
 from tutti.runtime.early import Early
 from tutti.runtime.speaker import Speaker
 from tutti.types import Array, Arrays, Event, Fault, RankReport, Ready, Schema, Seat, Update
+
+_PIECE = 1 << 22
 
 
 class RankWorker:
@@ -43,11 +47,13 @@ class RankWorker:
         start: Arrays | None,
         writer: Speaker | None = None,
         open_shard: Callable[[int], ShardData] | None = None,
-        keeps: int | None = None,
+        checkpoint: Checkpoint | None = None,
     ) -> None:
-        self._ctx, self._comm, self._writer = ctx, comm, writer
-        self.shards, self.schema, self.n_shards, self.seed, self.start = shards, schema, n_shards, seed, start
-        self._open, self._opened, self._keeps = open_shard, dict(shards), keeps
+        self._ctx, self._comm, self._writer, self._checkpoint = ctx, comm, writer, checkpoint
+        self.shards, self.schema, self.n_shards, self.seed = shards, schema, n_shards, seed
+        self.start, kept = split(start)
+        self.private = {s: {name: np.array(a) for name, a in kept.get(s, {}).items()} for s in shards}
+        self._open, self._opened = open_shard, dict(shards)
         self._commons: Commons | None = None
         self.counts: dict[str, float] = {}
         self.seconds = {"read": 0.0, "compute": 0.0, "exchange": 0.0, "wait": 0.0}
@@ -154,7 +160,7 @@ class RankWorker:
     @property
     def keeps(self) -> int | None:
         """Steps after which states are kept, 0 if the clock decides; None if none are."""
-        return self._keeps
+        return None if self._checkpoint is None else self._checkpoint.every_steps or 0
 
     def count(self, name: str, value: float) -> None:
         """Note a number for this rank's report."""
@@ -212,6 +218,41 @@ class RankWorker:
         """Offer the state for a checkpoint; one rank writes for all, since the state is the same everywhere."""
         if self._writer is not None:
             self._writer.offer(step, state, best)
+
+    def overdue(self) -> bool:
+        """Tell whether this rank's clock asks for a checkpoint; only the rank that writes them looks."""
+        return self._writer is not None and self._writer.overdue()
+
+    def due(self, step: int, steps: int = 1) -> bool:
+        """Tell whether a checkpoint falls into the last ``steps`` steps; the same on every rank."""
+        return self._checkpoint is not None and falls(self._checkpoint, step, steps)
+
+    def keep_all(
+        self, step: int, state: Callable[[], Arrays], best: bool, private: Mapping[int, Arrays] | None = None
+    ) -> None:
+        """Write a checkpoint now, with what is private to all shards; all ranks call it at the same step.
+
+        Parameters
+        ----------
+        private : of the shards hosted here, besides what is in `private`.
+        """
+        if self._checkpoint is None:
+            return
+        more = private or {}
+        payloads = self._gathered(pack({s: {**own, **more.get(s, {})} for s, own in self.private.items()}))
+        if self._writer is not None and self._writer.writes:
+            found = {name: array for payload in payloads for name, array in unpack(payload).items()}
+            self._writer.write(step, lambda: {**state(), **found}, best)
+
+    def _gathered(self, payload: bytes) -> list[bytes]:
+        """Return long payloads of all ranks, in pieces, for communicators may keep the room that they once needed."""
+        longest = max(int.from_bytes(n) for n in self.all_gather(len(payload).to_bytes(8)))
+        found = [bytearray() for _ in range(self.size)]
+        for at in range(0, longest, _PIECE):
+            for rank, piece in enumerate(self.all_gather(payload[at : at + _PIECE])):
+                if self._writer is not None and self._writer.writes:
+                    found[rank] += piece
+        return [bytes(joined) for joined in found]
 
     def _slots(self, template: Arrays) -> tuple[Layout, Array, dict[int, dict[str, Array]]]:
         key = frozenset((name, a.shape, a.dtype.char) for name, a in template.items())
@@ -273,9 +314,8 @@ def fit_rank(
         speaker = Speaker(ctx, tolerant, None if checkpoint is None else partial(write, checkpoint))
         stack.callback(speaker.close)
         seen = dataset.keeps(schema) == "memory"  # rows that would be read anew at every step are left where they are
-        keeps = None if checkpoint is None else checkpoint.every_steps or 0
         worker = RankWorker(
-            ctx, comm, shards, schema, n_shards, seed, start, speaker, open_shard if seen else None, keeps
+            ctx, comm, shards, schema, n_shards, seed, start, speaker, open_shard if seen else None, checkpoint
         )
         worker.seconds["read"] += time.perf_counter() - opened
         placed = learner.on(ctx.seat.place.device) if isinstance(learner, Movable) else learner

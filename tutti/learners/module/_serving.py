@@ -10,8 +10,6 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, cast
 
-import numpy as np
-
 from tutti.errors import InputError
 from tutti.learners.module import _rows
 from tutti.protocols import ShardData
@@ -80,9 +78,10 @@ class ServesNet:
         """Return the mean gradient of some shards' rows in the global batch of ``Order.step``."""
         own, served = cast("ModuleLearner", self), _served(shared)
         first = next(iter(orders.values()))
-        at = {"clock": np.array([first.step])}
         place = first.step % own.deal.n_steps
-        picks = [(data[s], found) for s, o in orders.items() if (found := own._picks(at, private[s], data[s], o))]
+        picks = [
+            (data[s], found) for s, o in orders.items() if (found := own.picks(first.step, private[s], data[s], o))
+        ]
         n_rows = sum(len(rows) for _, found in picks for _, rows in found)
         share = n_rows / own.deal.n_of(place)
         if not n_rows:
@@ -98,7 +97,7 @@ class ServesNet:
             parts=own.accumulate,
             clip=own.clip,
         )
-        own._check_loss(push.sums, first.step, min(orders))
+        own.check_loss(push.sums, first.step, min(orders))
         return push
 
     def move(self, shared: Arrays, push: Push, i: int, share: float) -> None:
