@@ -165,7 +165,11 @@ class Streaming(Communicator, Protocol):
 
 
 class Worker(Protocol):
-    """What a strategy sees of the rank it runs on."""
+    """What a strategy sees of the rank it runs on.
+
+    ``private`` holds named arrays of the shards hosted here, whatever their owners put there: what it holds when all
+    ranks call ``keep_all`` is in the checkpoint, and is there again after a resume, whichever rank hosts the shard.
+    """
 
     @property
     def seat(self) -> Seat: ...
@@ -196,6 +200,11 @@ class Worker(Protocol):
     def emit(self, event: Event) -> None: ...
     def at_step(self, step: int) -> None: ...
     def keep(self, step: int, state: Callable[[], Arrays], best: bool) -> None: ...
+    @property
+    def private(self) -> Mapping[int, dict[str, Array]]: ...
+    def overdue(self) -> bool: ...
+    def due(self, step: int, steps: int = 1) -> bool: ...
+    def keep_all(self, step: int, state: Callable[[], Arrays], best: bool) -> None: ...
 
 
 @runtime_checkable
@@ -259,6 +268,20 @@ class Trainable(Learner, Protocol):
     def milestone(self, shared: Arrays) -> tuple[int, bool]: ...
     def snapshot(self, shared: Arrays) -> Arrays: ...
     def result(self, shared: Arrays) -> Arrays: ...
+
+
+@runtime_checkable
+class Remembering(Learner, Protocol):
+    """A learner whose private state does not follow from the seed and the step, so checkpoints hold it.
+
+    Contract
+    --------
+    - ``private_arrays`` returns the arrays of a shard by name, views if it likes; none while there are none.
+    - ``with_arrays`` returns fresh private state (of ``adopt``) that goes on from such arrays to the same bits.
+    """
+
+    def private_arrays(self, private: Any) -> Arrays: ...
+    def with_arrays(self, private: Any, arrays: Arrays) -> Any: ...
 
 
 @runtime_checkable

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, cast
 
+import numpy as np
+
 from tutti.comm.reduction import Layout, tree_sum
 from tutti.protocols import (
     Claims,
@@ -21,9 +23,11 @@ from tutti.protocols import (
     Strategy,
     Streaming,
 )
-from tutti.runtime.checkpoint import Checkpoint, Writer
+from tutti.runtime.checkpoint import Checkpoint, Writer, falls, pack, split, unpack
 from tutti.runtime.early import Early
 from tutti.types import Array, Arrays, Event, Fault, RankReport, Ready, Schema, Seat, Update
+
+_PIECE = 1 << 22
 
 
 class RankWorker:
@@ -40,9 +44,12 @@ class RankWorker:
         start: Arrays | None,
         writer: Writer | None = None,
         open_shard: Callable[[int], ShardData] | None = None,
+        checkpoint: Checkpoint | None = None,
     ) -> None:
-        self._ctx, self._comm, self._writer = ctx, comm, writer
-        self.shards, self.schema, self.n_shards, self.seed, self.start = shards, schema, n_shards, seed, start
+        self._ctx, self._comm, self._writer, self._checkpoint = ctx, comm, writer, checkpoint
+        self.shards, self.schema, self.n_shards, self.seed = shards, schema, n_shards, seed
+        self.start, kept = split(start)
+        self.private = {s: {name: np.array(a) for name, a in kept.get(s, {}).items()} for s in shards}
         self._open, self._opened = open_shard, dict(shards)
         self.seconds = {"read": 0.0, "compute": 0.0, "exchange": 0.0, "wait": 0.0}
         self.rounds = 0
@@ -175,6 +182,33 @@ class RankWorker:
         if self._writer is not None:
             self._writer.offer(step, state, best)
 
+    def overdue(self) -> bool:
+        """Tell whether this rank's clock asks for a checkpoint; only the rank that writes them looks."""
+        return self._writer is not None and self._writer.overdue()
+
+    def due(self, step: int, steps: int = 1) -> bool:
+        """Tell whether a checkpoint falls into the last ``steps`` steps; the same on every rank."""
+        return self._checkpoint is not None and falls(self._checkpoint, step, steps)
+
+    def keep_all(self, step: int, state: Callable[[], Arrays], best: bool) -> None:
+        """Write a checkpoint now, `private` of all ranks in it; all ranks call it at the same step."""
+        if self._checkpoint is None:
+            return
+        payloads = self._gathered(pack(self.private))
+        if self._writer is not None:
+            private = {name: array for payload in payloads for name, array in unpack(payload).items()}
+            self._writer.write(step, lambda: {**state(), **private}, best)
+
+    def _gathered(self, payload: bytes) -> list[bytes]:
+        """Return long payloads of all ranks, in pieces, for communicators may keep the room that they once needed."""
+        longest = max(int.from_bytes(n) for n in self.all_gather(len(payload).to_bytes(8)))
+        found = [bytearray() for _ in range(self.size)]
+        for at in range(0, longest, _PIECE):
+            for rank, piece in enumerate(self.all_gather(payload[at : at + _PIECE])):
+                if self._writer is not None:
+                    found[rank] += piece
+        return [bytes(joined) for joined in found]
+
     def _slots(self, template: Arrays) -> tuple[Layout, Array, dict[int, dict[str, Array]]]:
         key = frozenset((name, a.shape, a.dtype.char) for name, a in template.items())
         found = self._layouts.get(key)
@@ -232,7 +266,9 @@ def fit_rank(
             writer = Writer(checkpoint, job, lambda message: ctx.emit(Fault(message)))
             stack.callback(writer.close)
         seen = dataset.keeps(schema) == "memory"  # rows that would be read anew at every step are left where they are
-        worker = RankWorker(ctx, comm, shards, schema, n_shards, seed, start, writer, open_shard if seen else None)
+        worker = RankWorker(
+            ctx, comm, shards, schema, n_shards, seed, start, writer, open_shard if seen else None, checkpoint
+        )
         worker.seconds["read"] += time.perf_counter() - opened
         placed = learner.on(ctx.seat.place.device) if isinstance(learner, Movable) else learner
         arrays = strategy.run(worker, placed)

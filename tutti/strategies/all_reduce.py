@@ -70,10 +70,5 @@ class AllReduce(Spec):
                 rounds.round(order("summary"))
             if trainable.tells(rounds.shared):
                 rounds.tell("gradient")
-            worker.keep(*_kept(trainable, rounds.shared))
+            rounds.keep(trainable)
         return rounds.shared if trainable is None else trainable.result(rounds.shared)
-
-
-def _kept(learner: Trainable, shared: Arrays) -> tuple[int, Callable[[], Arrays], bool]:
-    step, best = learner.milestone(shared)
-    return step, lambda: learner.snapshot(shared), best
