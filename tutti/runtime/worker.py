@@ -190,14 +190,22 @@ class RankWorker:
         """Tell whether a checkpoint falls into the last ``steps`` steps; the same on every rank."""
         return self._checkpoint is not None and falls(self._checkpoint, step, steps)
 
-    def keep_all(self, step: int, state: Callable[[], Arrays], best: bool) -> None:
-        """Write a checkpoint now, `private` of all ranks in it; all ranks call it at the same step."""
+    def keep_all(
+        self, step: int, state: Callable[[], Arrays], best: bool, private: Mapping[int, Arrays] | None = None
+    ) -> None:
+        """Write a checkpoint now, with what is private to all shards; all ranks call it at the same step.
+
+        Parameters
+        ----------
+        private : of the shards hosted here, besides what is in `private`.
+        """
         if self._checkpoint is None:
             return
-        payloads = self._gathered(pack(self.private))
+        more = private or {}
+        payloads = self._gathered(pack({s: {**own, **more.get(s, {})} for s, own in self.private.items()}))
         if self._writer is not None:
-            private = {name: array for payload in payloads for name, array in unpack(payload).items()}
-            self._writer.write(step, lambda: {**state(), **private}, best)
+            found = {name: array for payload in payloads for name, array in unpack(payload).items()}
+            self._writer.write(step, lambda: {**state(), **found}, best)
 
     def _gathered(self, payload: bytes) -> list[bytes]:
         """Return long payloads of all ranks, in pieces, for communicators may keep the room that they once needed."""

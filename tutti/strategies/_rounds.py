@@ -19,7 +19,8 @@ Scale = Callable[[Arrays, Update], float]
 Change = Callable[[Update], Update]
 Orders = Callable[[int, int], Order]
 OWN = "strategy/"
-"""Arrays of the strategy itself are stored under "strategy/NAME"."""
+LEARNER = "learner/"
+"""Arrays of the strategy itself are stored under "strategy/NAME", a shard's of the learner under "learner/NAME"."""
 
 
 class Rounds:
@@ -46,8 +47,10 @@ class Rounds:
         self._remembers, learner, worker = True, self.learner, self.worker
         if isinstance(learner, Remembering):
             for s, arrays in worker.private.items():
-                if arrays:
-                    self.private[s] = learner.with_arrays(self.private[s], arrays)
+                names = [name for name in arrays if name.startswith(LEARNER)]
+                mine = {name.removeprefix(LEARNER): arrays.pop(name) for name in names}
+                if mine:
+                    self.private[s] = learner.with_arrays(self.private[s], mine)
 
     def divide(self, claim: bool) -> None:
         """From now on every rank takes its part of each `step`, on state that all see, where the learner can.
@@ -144,10 +147,11 @@ class Rounds:
         if not self._remembers:
             worker.keep(step, lambda: self._state(learner), best)
         elif best or self._overdue or worker.due(step, steps):
+            found: dict[int, Arrays] = {}
             if isinstance(learner, Remembering):
-                for s, private in self.private.items():
-                    worker.private[s].update(learner.private_arrays(private))
-            worker.keep_all(step, lambda: self._state(learner), best)
+                found = {s: learner.private_arrays(private) for s, private in self.private.items()}
+            named = {s: {LEARNER + name: array for name, array in mine.items()} for s, mine in found.items()}
+            worker.keep_all(step, lambda: self._state(learner), best, named)
             self._overdue = False
 
     def _state(self, learner: Trainable) -> Arrays:

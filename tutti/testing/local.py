@@ -101,7 +101,9 @@ class LocalWorker:
     def due(self, step: int, steps: int = 1) -> bool:
         return False
 
-    def keep_all(self, step: int, state: Callable[[], Arrays], best: bool) -> None:
+    def keep_all(
+        self, step: int, state: Callable[[], Arrays], best: bool, private: Mapping[int, Arrays] | None = None
+    ) -> None:
         """Keep nothing."""
 
 
