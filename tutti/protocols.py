@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from tutti._board import Board
 from tutti.types import (
@@ -19,6 +19,7 @@ from tutti.types import (
     Cost,
     Event,
     Kind,
+    Matrix,
     Order,
     Place,
     Plan,
@@ -187,11 +188,65 @@ class Streaming(Communicator, Protocol):
     def begin(self, parts: Mapping[int, Array], n_shards: int) -> Sum: ...
 
 
+@runtime_checkable
+class Coder(Protocol):
+    """A form of an array of an update that takes fewer bytes; all a shard's own doing.
+
+    Contract
+    --------
+    - ``encode(v, payload, then)`` writes all ``n_bytes(len(v), v.dtype, then)`` bytes of the payload (uint8, aligned to
+      8 bytes) and leaves in ``v`` what did not go along, so that what is decoded plus ``v`` is what ``v`` was, to
+      rounding.  It returns False, with anything written, if a number is NaN or infinite.  v is float32 or float64.
+    - ``decode(payload, out, then)`` writes ``out`` in full; ValueError for bytes that no ``encode`` writes.
+    - Both are pure: the same bytes on every rank.
+    - ``selects`` is true if fewer numbers go along; those are encoded by ``then[0]``, which is followed by the rest.
+    """
+
+    @property
+    def selects(self) -> bool: ...
+    def n_bytes(self, n: int, dtype: Any, then: Sequence[Coder] = ()) -> int: ...
+    def encode(self, v: Array, payload: Array, then: Sequence[Coder] = ()) -> bool: ...
+    def decode(self, payload: Array, out: Array, then: Sequence[Coder] = ()) -> None: ...
+
+
+@runtime_checkable
+class Projector(Protocol):
+    """A form of the matrices of an update that is linear, so that it can be summed; see `tutti.PowerSGD`."""
+
+    def worth(self, matrices: Sequence[Matrix]) -> list[Matrix]: ...
+    def n_values(self, matrices: Sequence[Matrix]) -> int: ...
+    def first(self, columns: int, dtype: Any, seed: int, number: int) -> Array: ...
+    def orthonormal(self, p: Array) -> Array: ...
+
+
+Transform = Coder | Projector
+"""In what form may an update leave its shard?  An inert, cloneable parameter object."""
+Compress = Transform | tuple[Transform, ...] | Literal["auto"] | None
+"""What a strategy's ``compress`` may be: a transform, an ordered tuple of them, "auto" (measure the link), or none."""
+
+
+@runtime_checkable
+class Compressible(Learner, Protocol):
+    """A learner whose updates name arrays that may travel in another form (`Update.lossy`).
+
+    Contract
+    --------
+    - ``whole`` returns the learner whose updates hold all that shards tell each other: nothing is in an ``outbox``.
+      PlanError if its settings do not go together with less exact updates.
+    - ``traffic`` returns what a round sends as it is: (bytes of one shard's update, of all that is in outboxes).
+    """
+
+    def whole(self) -> Compressible: ...
+    def traffic(self, shared: Arrays) -> tuple[int, int]: ...
+
+
 class Worker(Protocol):
     """What a strategy sees of the rank it runs on.
 
     ``private`` holds named arrays of the shards hosted here, whatever their owners put there: what it holds when all
     ranks call ``keep_all`` is in the checkpoint, and is there again after a resume, whichever rank hosts the shard.
+    After ``compress`` what updates call lossy is merged in that form; it returns the learner to go on with, or None
+    where nothing changes ("auto" on a fast link).  What shards have not sent yet is in ``private``.
     """
 
     @property
@@ -214,6 +269,7 @@ class Worker(Protocol):
     def buffers(self, template: Arrays) -> dict[int, dict[str, Array]]: ...
     def early(self, template: Arrays) -> Ready | None: ...
     def merge(self, updates: Mapping[int, Update]) -> Update: ...
+    def compress(self, by: Compress, learner: Learner) -> Learner | None: ...
     @property
     def shares_memory(self) -> bool: ...
     def memory(self, n_bytes: int) -> Array: ...

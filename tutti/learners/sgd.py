@@ -110,12 +110,25 @@ class SGD(Spec):
             sums = collect(self.problem, data, all_rows(data), self._candidate(shared), real, request)
             return Proposal(Update(measured, sums))
         if order.kind == "delta":
-            return Proposal(Update("delta", self._own_steps(shared, data, order)))
+            return Proposal(
+                Update("delta", self._own_steps(shared, data, order), {"delta": ((0, *shared["w"].shape),)})
+            )
         steps = self._steps(int(shared["n_rows"][0]))
         rows = _batch(data, order.seed, epoch, step, steps)
         sums = collect(self.problem, data, rows, (shared["w"], shared["b"]), real)
         n = float(sum(r.n_rows for r in rows))
-        return Proposal(Update("gradient", {"v": sums["v"], "a": sums["a"], "n": np.array([n])}))
+        shape = sums["v"].shape
+        each, d, k = (1, *shape)[-3:]
+        lossy = {"v": tuple((i * d * k, d, k) for i in range(each))}
+        return Proposal(Update("gradient", {"v": sums["v"], "a": sums["a"], "n": np.array([n])}, lossy))
+
+    def whole(self) -> SGD:
+        """Return this learner: all that it tells is in its updates; only those of mini-batches may be less exact."""
+        return self
+
+    def traffic(self, shared: Arrays) -> tuple[int, int]:
+        """Return the bytes of one shard's update, and none besides."""
+        return 2 * int(shared["w"].nbytes), 0
 
     def apply(self, shared: Arrays, merged: Update, scale: float) -> Arrays:
         """Move on: set the rate, take a step, or judge the epoch."""

@@ -14,7 +14,8 @@ from typing import Any
 from tutti.errors import ParameterError, RunError
 from tutti.protocols import Engine, Learner, Program, Strategy
 from tutti.runtime.checkpoint import Checkpoint
-from tutti.types import Arrays, Event, Fault, Plan, Result, Round, Schema, Seat
+from tutti.transforms import prepare
+from tutti.types import Arrays, Event, Fault, Note, Plan, Result, Round, Schema, Seat
 
 
 def draft_plan(
@@ -96,8 +97,10 @@ def train(
     plan = plan or draft_plan(dataset, schema, learner, strategy, engine, n_shards)
     began = time.perf_counter()
     learner.prepare(schema)
+    prepare(getattr(strategy, "compress", None))
     history: list[Round] = []
     faults: list[str] = []
+    notes: list[str] = []
 
     def note(event: Event) -> None:
         if isinstance(event, Round):
@@ -105,6 +108,8 @@ def train(
         elif isinstance(event, Fault):
             faults.append(event.message)
             warnings.warn(event.message, RuntimeWarning, stacklevel=2)
+        elif isinstance(event, Note):
+            notes.append(event.message)
         if watch is not None:
             watch(event)
 
@@ -135,6 +140,7 @@ def train(
         progress=learner.progress(arrays),
         seconds=time.perf_counter() - began,
         faults=len(faults),
+        notes=tuple(notes),
     )
 
 

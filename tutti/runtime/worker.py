@@ -17,6 +17,8 @@ from tutti.protocols import (
     Claims,
     Commons,
     Communicator,
+    Compress,
+    Compressible,
     Learner,
     Movable,
     RankContext,
@@ -26,7 +28,9 @@ from tutti.protocols import (
     Streaming,
 )
 from tutti.runtime.checkpoint import Checkpoint, Writer, falls, pack, split, unpack
+from tutti.runtime.compressed import Compressed, Projected, compressed
 from tutti.runtime.early import Early
+from tutti.runtime.link import chosen_for
 from tutti.runtime.speaker import Speaker
 from tutti.types import Array, Arrays, Event, Fault, RankReport, Ready, Schema, Seat, Update
 
@@ -61,6 +65,7 @@ class RankWorker:
         self._sharing: tuple[Layout, Array, dict[int, dict[str, Array]]] | None = None
         self._layouts: dict[Any, tuple[Layout, Array, dict[int, dict[str, Array]]]] = {}
         self._early: Early | None = None
+        self._compressed: Compressed | Projected | None = None
 
     @property
     def seat(self) -> Seat:
@@ -96,7 +101,7 @@ class RankWorker:
 
     def buffers(self, template: Arrays) -> dict[int, dict[str, Array]]:
         """Return, for each shard, arrays like ``template`` that `merge` and `share` take without a copy."""
-        return self._slots(template)[2]
+        return self.slots(template)[2]
 
     def early(self, template: Arrays) -> Ready | None:
         """Return what tells that elements of `buffers` are final, so that they travel before `merge` is called.
@@ -104,9 +109,9 @@ class RankWorker:
         All ranks call it at the same time; None where nothing can travel in advance.
         """
         comm = self._comm
-        if not isinstance(comm, Streaming) or comm.size == 1:
+        if not isinstance(comm, Streaming) or comm.size == 1 or self._compressed is not None:
             return None
-        layout, slots, _ = self._slots(template)
+        layout, slots, _ = self.slots(template)
         rows = {s: slots[s] for s in self.shards}
         early = self._early = Early(layout, lambda: comm.begin(rows, self.n_shards), len(rows))
 
@@ -117,11 +122,23 @@ class RankWorker:
 
         return ready
 
+    def compress(self, by: Compress, learner: Learner) -> Learner | None:
+        """Have `merge` take what updates call lossy in this form; None if that would not pay, or cannot be."""
+        chosen = chosen_for(learner, self._comm, self) if by == "auto" else by
+        if not chosen or not isinstance(learner, Compressible):
+            return None
+        self._compressed = compressed(chosen, self._comm, self)
+        return learner.whole()
+
     def merge(self, updates: Mapping[int, Update]) -> Update:
         """Sum the updates of all shards of all ranks in the canonical tree."""
         first = next(iter(updates.values()))
+        if self._compressed is not None and first.lossy:
+            with self._exchange():
+                self.rounds += 1
+                return Update(first.kind, self._compressed.sum(updates))
         with self._exchange():
-            layout, slots, views = self._slots(first.arrays)
+            layout, slots, views = self.slots(first.arrays)
             for s, update in updates.items():
                 layout.pack(update.arrays, slots[s], views[s])
             if self._early is not None and self._early.layout is layout:
@@ -133,8 +150,8 @@ class RankWorker:
 
     @property
     def shares_memory(self) -> bool:
-        """True if all ranks see the same memory."""
-        return self._comm.shares_memory
+        """True if all ranks see the same memory, and write what they tell each other there as it is."""
+        return self._comm.shares_memory and self._compressed is None
 
     def memory(self, n_bytes: int) -> Array:
         """Return memory that all ranks see; all ask for the same in the same order."""
@@ -179,7 +196,7 @@ class RankWorker:
         """Let every rank read the updates of all shards where they lie, until `meet`."""
         with self._exchange():
             if updates:
-                self._sharing = self._slots(next(iter(updates.values())).arrays)
+                self._sharing = self.slots(next(iter(updates.values())).arrays)
             assert self._sharing is not None  # every rank works on its own shards first
             layout, slots, views = self._sharing
             for s, update in updates.items():
@@ -254,7 +271,8 @@ class RankWorker:
                     found[rank] += piece
         return [bytes(joined) for joined in found]
 
-    def _slots(self, template: Arrays) -> tuple[Layout, Array, dict[int, dict[str, Array]]]:
+    def slots(self, template: Arrays) -> tuple[Layout, Array, dict[int, dict[str, Array]]]:
+        """Return how arrays like ``template`` lie in a row, the rows of all shards, and the arrays in each of them."""
         key = frozenset((name, a.shape, a.dtype.char) for name, a in template.items())
         found = self._layouts.get(key)
         if found is None:

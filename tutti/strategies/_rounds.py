@@ -180,4 +180,4 @@ def _split(start: Arrays | None) -> tuple[Arrays | None, dict[str, Array]]:
 
 def _flagged(update: Update, flag: float) -> Update:
     like = next(iter(update.arrays.values()))
-    return Update(update.kind, {**update.arrays, "overdue": np.full(1, flag, like.dtype)})
+    return Update(update.kind, {**update.arrays, "overdue": np.full(1, flag, like.dtype)}, update.lossy)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tutti.learners.module._factors import Factor
+from tutti.types import Matrix
 
 _UNIT = 64  # columns are dealt in whole cache lines
 
@@ -53,6 +54,14 @@ class Columns:
                 self.runs.append((spot.start, spot.end, at))
             at += spot.end - spot.start
         self.n_summed = at
+
+    def matrices(self) -> tuple[Matrix, ...]:
+        """Return where in an update the gradients of matrices lie; of a convolution one, outputs x the rest."""
+        found = []
+        for spot, at in zip(self._spots, self.places, strict=True):
+            if at is not None and len(spot.shape) > 1:
+                found.append((at, spot.shape[0], math.prod(spot.shape[1:])))
+        return tuple(found)
 
     def cut(self, part: int, parts: int) -> int:
         """Return the first column of a part; columns are cut where every cut of them gives the same bits."""

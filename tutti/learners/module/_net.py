@@ -25,7 +25,7 @@ from tutti.learners.module._grouped import Job, grouped
 from tutti.learners.module._stepper import Allocate, Stepper, aligned
 from tutti.learners.module.fields import Field
 from tutti.protocols import Shares
-from tutti.types import Array, Ready
+from tutti.types import Array, Ready, Update
 
 LOSS, WEIGHT, HITS = range(3)
 """Places in "sums"; then follows a flag per parameter: 1 where it got a gradient."""
@@ -93,6 +93,7 @@ class Net:
         self.together = grouped(self, job) if job is not None else None
         factors = {} if self.together is None else self.together.factors
         self._columns = Columns(self.spots, list(factors.values()))
+        self._matrices = self._columns.matrices()
         self.early = Early(self.params, self.spots, self._columns)
         compiled = self.module._compiled_call_impl is not None  # its backward pass ends all at once
         self._announces = not (self._staged or compiled)
@@ -177,6 +178,10 @@ class Net:
         n_sums = 3 + len(self.spots)
         sizes = {"grad": self._columns.n_summed, "sums": n_sums, "stats": len(self.stats)}
         return {name: np.zeros(n, self.numpy_dtype) for name, n in sizes.items()}
+
+    def update(self, out: Mapping[str, Array]) -> Update:
+        """Return the update in arrays like `template`; of it the gradient may travel less exactly, sums may not."""
+        return Update("gradient", out, {"grad": self._matrices})
 
     def gradient(
         self,

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tutti._spec import Spec
-from tutti.errors import InputError, ParameterError
+from tutti.errors import InputError, ParameterError, PlanError
 from tutti.learners.module import _rows, batches
 from tutti.learners.module._blueprint import Code
 from tutti.learners.module._rows import ShardRows
@@ -37,7 +37,7 @@ STEP, EPOCH, VALIDATED, STOP, WAITED = range(5)
 """Places in "clock": steps and epochs done, epochs validated; 1 when training is over; epochs since the best one."""
 LOSS, WEIGHT, VALID_LOSS, ACCURACY, BEST, RATE = range(6)
 """Places in "meter": sums of the running epoch; the last validation; the best so far; the learning rate."""
-_FREE = ("code", "epochs", "max_steps", "patience")
+_FREE = ("code", "epochs", "max_steps", "patience", "factored")
 
 
 class State(dict[str, Array]):
@@ -73,6 +73,7 @@ class ModuleLearner(ServesNet, Spec):
     device : where this rank computes, such as "cuda:1"; see `on`.
     compiled : True compiles the forward pass.
     exact : True refuses operations of a device that give other bits each time.
+    factored : True lets wide dense layers give rows instead of a gradient for each shard; see `whole`.
     """
 
     code: Code
@@ -94,6 +95,7 @@ class ModuleLearner(ServesNet, Spec):
     device: str = "cpu"
     compiled: bool = False
     exact: bool = True
+    factored: bool = True
 
     def __post_init__(self) -> None:
         if self.deal.n_rows < 1:
@@ -127,7 +129,7 @@ class ModuleLearner(ServesNet, Spec):
         """Estimate from the number of weights: a dense net multiplies each row with each weight three times."""
         passes = self.n_steps / max(self.deal.n_steps, 1)
         flops = 6.0 * self.n_weights / max(schema.n_features, 1)
-        return Cost(4 * self.n_weights, 8 * self.n_weights, passes, self.n_steps, flops)
+        return Cost(4 * self.n_weights, 8 * self.n_weights, passes, self.n_steps, flops, itemsize=4)
 
     def init(self, schema: Schema, *, seed: int, start: Arrays | None = None) -> State:
         """Return the shared state; ``start`` brings weights, buffers and the optimizer's state of an earlier run."""
@@ -166,12 +168,12 @@ class ModuleLearner(ServesNet, Spec):
         picks = self.picks(step, private, data, order)
         if picks is None:
             net.nothing(out, order.ready)
-            return Proposal(Update("gradient", out))
+            return Proposal(net.update(out))
         place = step % self.deal.n_steps
         way, n_rows = net.together, self.deal.n_of(place)
         if way is not None and way.rows is not None:
             self._together(shared, {order.shard: private}, {order.shard: data}, {order.shard: order}, [out])
-            return Proposal(Update("gradient", out))
+            return Proposal(net.update(out))
         ranges = self.deal.rows(place)
         start, stop = ranges[order.shard]
         net.gradient(
@@ -185,7 +187,7 @@ class ModuleLearner(ServesNet, Spec):
             ready=order.ready,
         )
         self.check_loss(out, step, order.shard)
-        return Proposal(Update("gradient", out))
+        return Proposal(net.update(out))
 
     def groups(self, shared: Arrays) -> bool:
         """Tell whether shards may go through the net together."""
@@ -205,7 +207,7 @@ class ModuleLearner(ServesNet, Spec):
             for s in orders.keys() - set(busy):
                 net.nothing(outs[s], orders[s].ready)
             self._together(shared, private, data, {s: orders[s] for s in busy}, [outs[s] for s in busy])
-            return {s: Proposal(Update("gradient", out)) for s, out in outs.items()}
+            return {s: Proposal(net.update(out)) for s, out in outs.items()}
         found = {s: self.propose(shared, private[s], data[s], order) for s, order in orders.items()}
         if way is not None and fits is None:
             from tutti.learners.module._grouped import same_bits
@@ -311,6 +313,18 @@ class ModuleLearner(ServesNet, Spec):
         for payload in payloads:
             start, stop = np.frombuffer(payload, np.int64, 2).tolist()
             rows.put(start, stop, np.frombuffer(payload, np.uint8, offset=16))
+
+    def whole(self) -> ModuleLearner:
+        """Return this learner with all of the gradient in its updates; fp16 scales them anew while it goes on."""
+        if self.precision == "fp16":
+            raise PlanError("precision='fp16' scales gradients till they overflow; compress with 'bf16' or 'float32'")
+        return dataclasses.replace(self, factored=False)
+
+    def traffic(self, shared: Arrays) -> tuple[int, int]:
+        """Return the bytes of one shard's update, and of the rows that all of them give."""
+        net = self._net(shared)
+        rows = 0 if net.together is None or net.together.rows is None else net.together.rows.n_bytes
+        return sum(array.nbytes for array in net.template().values()), rows
 
     def _step(self, state: State, shares: Shares) -> State:
         net, clock = state.net, state["clock"]
@@ -454,7 +468,7 @@ class ModuleLearner(ServesNet, Spec):
         from tutti.learners.module._grouped import Job
 
         n_rows = -(-self.deal.n_rows // self.deal.n_steps)  # of the largest batch
-        job = Job(self.fields, n_rows, len(self.shard_rows), self.accumulate)
+        job = Job(self.fields, n_rows, len(self.shard_rows), self.accumulate, self.factored)
         net = (make or make_net)(self.code.read(), self.precision, self.device, self.compiled, self.exact, job)
         for name, own in net.arrays().items():
             if name in state:
