@@ -8,6 +8,7 @@ bytes of one direction take on the link; medians of calls, the systems in turn.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import subprocess
 import sys
@@ -24,7 +25,9 @@ USE, COST = 0.90, 1.15
 
 
 def start(hosts: TwoHosts, rank: int, token: Token, repeats: int) -> subprocess.Popen[str]:
-    words = [str(rank), hosts.addresses[0], hosts.devices[rank], str(N_BYTES), str(repeats)]
+    words = [str(rank), hosts.addresses[0], hosts.devices[rank], str(N_BYTES), str(repeats), "TLS", "plain"]
+    if importlib.util.find_spec("torch") is not None:
+        words.append("gloo")
     command = [sys.executable, str(HERE / "_link.py"), *words]
     process = hosts.start(rank, command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     tell(process, token=bytes(token).hex())
