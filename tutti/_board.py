@@ -14,7 +14,7 @@ import functools
 import platform
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 RECORD = 8  # words that describe a collective call; two records per rank, used in turn
@@ -72,8 +72,7 @@ class Board:
     def n_words(size: int) -> int:
         return _FIRST + _LINE * size
 
-    @staticmethod
-    def line(rank: int) -> int:
+    def line(self, rank: int) -> int:
         return _FIRST + _LINE * rank
 
     @property
@@ -139,3 +138,14 @@ class Board:
         import ctypes
 
         return ctypes.addressof(ctypes.c_char.from_buffer(self.words, 8 * (self.line(rank) + ARRIVED)))
+
+
+class BoardOfSome(Board):
+    """The words of some ranks of a board, numbered from 0 in the order of ``ranks``."""
+
+    def __init__(self, board: Board, ranks: Sequence[int]) -> None:
+        self._lines = [board.line(rank) for rank in ranks]
+        super().__init__(board.words, len(ranks))
+
+    def line(self, rank: int) -> int:
+        return self._lines[rank]

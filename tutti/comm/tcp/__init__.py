@@ -6,7 +6,7 @@ ranks are on several hosts connects them itself and says so by giving them a `Pe
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol, cast
 
 from tutti._frames import Channel
@@ -18,12 +18,15 @@ class PeerLink(Link, Protocol):
 
     Contract
     --------
-    - ``transport`` is "tcp"; ``allocate`` and ``lock`` are not used.
+    - ``transport`` is "tcp"; ``allocate`` and ``lock`` are not used, but see ``hosts``.
     - ``peers()`` returns one `Channel` to each other rank, by rank.  Both ends have proved who they are and know which
       rank the other one is; nothing is queued on it or half received.  The communicator owns it from then on and
       closes it.  Ranks ask once in a run, before anything else, in no order; a second run needs new connections.
     - ``board`` lies in memory of this process or host.  The engine aborts it when the run is to stop, for whatever
       reason; a rank that waits sees that within 0.05 s.  ``abort()`` reaches the ranks of all hosts through the engine.
+    - ``hosts``, if there is such an attribute, lists the ranks of each host, the same list on every rank.  Then
+      ``allocate`` and ``board`` are those of all ranks of a host, and only the first rank of each asks for peers and
+      gets those to the first ranks of the other hosts, by rank; the others of its host reach it in their memory.
     - Closed connections do not say why: a rank that meets one waits 0.2 s for the board to tell, then raises `Aborted`
       and leaves it to the engine to name the guilty rank.
     """
@@ -34,6 +37,12 @@ class PeerLink(Link, Protocol):
 def connect_sockets(link: Link) -> Communicator:
     """Return the communicator over the connections of a `PeerLink`, or over those that ranks of one host make now."""
     from tutti.comm.tcp._group import TcpComm
+    from tutti.comm.tcp._hosts import HostsComm
     from tutti.comm.tcp._rendezvous import meet
 
-    return TcpComm(link, cast(PeerLink, link).peers() if hasattr(link, "peers") else meet(link))
+    if not hasattr(link, "peers"):
+        return TcpComm(link, meet(link))
+    hosts: Sequence[Sequence[int]] = getattr(link, "hosts", ())
+    if any(len(ranks) > 1 for ranks in hosts):
+        return HostsComm(cast(PeerLink, link), hosts)
+    return TcpComm(link, cast(PeerLink, link).peers())
