@@ -14,7 +14,7 @@ import functools
 import platform
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 RECORD = 8  # words that describe a collective call; two records per rank, used in turn
@@ -138,14 +138,3 @@ class Board:
         import ctypes
 
         return ctypes.addressof(ctypes.c_char.from_buffer(self.words, 8 * (self.line(rank) + ARRIVED)))
-
-
-class BoardOfSome(Board):
-    """The words of some ranks of a board, numbered from 0 in the order of ``ranks``."""
-
-    def __init__(self, board: Board, ranks: Sequence[int]) -> None:
-        self._lines = [board.line(rank) for rank in ranks]
-        super().__init__(board.words, len(ranks))
-
-    def line(self, rank: int) -> int:
-        return self._lines[rank]

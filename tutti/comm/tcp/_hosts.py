@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from tutti._board import BoardOfSome
+from tutti._board import Board
 from tutti.comm._rank import CALLS, DTYPES, GATHER, REDUCE, SHARE, RankComm
 from tutti.comm.shm import ShmComm
 from tutti.comm.tcp import PeerLink
@@ -25,12 +25,23 @@ _TOTAL = struct.Struct("<qq")  # length and dtype of what all hosts gave
 _LENGTH = struct.Struct("<q")
 
 
+class _BoardOfSome(Board):
+    """The words of some ranks of a board, numbered from 0 in the order of ``ranks``."""
+
+    def __init__(self, board: Board, ranks: Sequence[int]) -> None:
+        self._lines = [board.line(rank) for rank in ranks]
+        super().__init__(board.words, len(ranks))
+
+    def line(self, rank: int) -> int:
+        return self._lines[rank]
+
+
 class _Some:
     """A `tutti.protocols.Link` between some of the ranks of a run."""
 
     def __init__(self, link: PeerLink, ranks: Sequence[int], transport: str) -> None:
         self.rank, self.size, self.transport = list(ranks).index(link.rank), len(ranks), transport
-        self.board = BoardOfSome(link.board, ranks)
+        self.board = _BoardOfSome(link.board, ranks)
         self.allocate, self.lock, self.abort = link.allocate, link.lock, link.abort
 
 
