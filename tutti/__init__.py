@@ -19,6 +19,8 @@ _HOME: dict[str, str] = {
     "read_parquet": "tutti.data",
     "AllReduce": "tutti.strategies.all_reduce",
     "CoCoA": "tutti.strategies.cocoa",
+    "ParameterServer": "tutti.strategies.parameter_server",
+    "LocalSGD": "tutti.strategies.local_sgd",
     "Checkpoint": "tutti.runtime.checkpoint",
     "Processes": "tutti.engines.processes",
     "Threads": "tutti.engines.threads",

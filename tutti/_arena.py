@@ -22,11 +22,11 @@ class Arena:
         self._fd = fd
         self._close = weakref.finalize(self, os.close, fd)
         self._maps: dict[tuple[int, int], Array] = {}
-        self._end = 0
+        self._end, self._locks = 0, 1
 
     def words(self, size: int) -> memoryview:
         """Begin a run: return the words of the board, which come first."""
-        self._end = 0
+        self._end, self._locks = 0, 1
         return memoryview(self.allocate(8 * Board.n_words(size))).cast("q")  # type: ignore[arg-type]
 
     def allocate(self, n_bytes: int) -> Array:
@@ -40,6 +40,10 @@ class Arena:
     def lock(self) -> AbstractContextManager[object]:
         return _FileLock(self._fd)
 
+    def locks(self, n: int) -> list[AbstractContextManager[object]]:
+        first, self._locks = self._locks, self._locks + n
+        return [_FileLock(self._fd, first + i) for i in range(n)]
+
     def close(self) -> None:
         self._maps.clear()
         self._close()
@@ -49,20 +53,20 @@ _TRIES = 50  # to get a lock that is held for some microseconds; to sleep for it
 
 
 class _FileLock:
-    """A lock between processes that the system opens when its holder dies."""
+    """A lock between processes that the system opens when its holder dies; each has a byte of the file."""
 
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
+    def __init__(self, fd: int, byte: int = 0) -> None:
+        self._fd, self._byte = fd, byte
 
     def __enter__(self) -> None:
         for _ in range(_TRIES):
             with contextlib.suppress(BlockingIOError):
-                fcntl.lockf(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB, 1)
+                fcntl.lockf(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, self._byte)
                 return
-        fcntl.lockf(self._fd, fcntl.LOCK_EX, 1)
+        fcntl.lockf(self._fd, fcntl.LOCK_EX, 1, self._byte)
 
     def __exit__(self, *_: object) -> None:
-        fcntl.lockf(self._fd, fcntl.LOCK_UN, 1)
+        fcntl.lockf(self._fd, fcntl.LOCK_UN, 1, self._byte)
 
 
 class ShmLink:
@@ -70,7 +74,7 @@ class ShmLink:
 
     def __init__(self, arena: Arena, board: Board, rank: int, size: int, transport: str = "shm") -> None:
         self.rank, self.size, self.board, self.transport = rank, size, board, transport
-        self.allocate, self.lock = arena.allocate, arena.lock
+        self.allocate, self.lock, self.locks = arena.allocate, arena.lock, arena.locks
 
     def abort(self) -> None:
         self.board.abort()

@@ -1,7 +1,8 @@
 """The words of a run: a few integers per rank in memory that all ranks and their engine see.
 
-Ranks write what they do (arrived at a barrier, which step, finished), the engine writes that the run is aborted; so a
-dead rank's last step can still be read, and waking everybody needs no message.  Each word has exactly one writer.
+Ranks write what they do (arrived at a barrier, which step, finished), the engine writes that the run is aborted and
+what became of a rank (FATE, LIFE); so a dead rank's last step can still be read, and waking everybody needs no message.
+Each word has exactly one writer.
 
 A rank may sleep in the kernel until a word changes (a futex, where the system has one): it says so in SLEEPING, so that
 whoever changes a word makes a system call only if somebody sleeps.
@@ -23,7 +24,8 @@ _ABORT, _RUN = 0, 1
 _LINE = 4 * 8  # words per rank: whole cache lines, so that a spinning rank disturbs no other
 _FIRST = 8  # the first line belongs to the engine
 
-ARRIVED, STEP, BEAT, WAITING, FINISHED, SLEEPING = range(6)
+ARRIVED, STEP, BEAT, WAITING, FINISHED, SLEEPING, FATE, LIFE = range(8)
+RETURNED, LOST = 1, 2  # values of FATE: the caller has what the rank returned; the rank is gone for good
 _RECORDS = 8
 
 _FUTEX_CALL = {"x86_64": 202, "aarch64": 98}
@@ -98,6 +100,26 @@ class Board:
         self.set(rank, FINISHED, 1)
         self.wake(rank)
 
+    def settle(self, rank: int, fate: int) -> None:
+        """Say what became of ``rank``: RETURNED or LOST.  A lost rank has ended: it writes nothing any more."""
+        self.set(rank, FATE, fate)
+        self.wake(rank)
+
+    def revive(self, rank: int) -> int:
+        """Make ready for another process on the seat of ``rank``; return the number of its life."""
+        for word in (WAITING, SLEEPING, FINISHED):
+            self.set(rank, word, 0)
+        self.set(rank, LIFE, self.get(rank, LIFE) + 1)
+        self.wake(rank)
+        return self.get(rank, LIFE)
+
+    def lost(self, rank: int) -> bool:
+        return self.get(rank, FATE) == LOST
+
+    def returned(self, rank: int) -> bool:
+        """True if the caller has what ``rank`` returned; nothing that happens to it now matters."""
+        return self.get(rank, FATE) == RETURNED
+
     def aborted(self) -> bool:
         return self.words[_ABORT] != 0
 
@@ -138,3 +160,24 @@ class Board:
         import ctypes
 
         return ctypes.addressof(ctypes.c_char.from_buffer(self.words, 8 * (self.line(rank) + ARRIVED)))
+
+
+def doze(words: memoryview, index: int, value: int, seconds: float) -> bool:
+    """Sleep until a word is no longer ``value`` and `rouse` is called, or so long; False if this system cannot."""
+    futex = _futex()
+    if futex is None:
+        return False
+    return -futex(_address_of(words, index), _FUTEX_WAIT, value, int(seconds * 1e9)) != errno.ENOSYS
+
+
+def rouse(words: memoryview, index: int) -> None:
+    """Wake all who doze on a word."""
+    futex = _futex()
+    if futex is not None:
+        futex(_address_of(words, index), _FUTEX_WAKE, _EVERYBODY)
+
+
+def _address_of(words: memoryview, index: int) -> int:
+    import ctypes
+
+    return ctypes.addressof(ctypes.c_char.from_buffer(words, 8 * index))

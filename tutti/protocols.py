@@ -137,10 +137,33 @@ class SharingMemory(Communicator, Protocol):
 
     ``memory(n_bytes)`` returns the same memory to every rank, contents undefined; all ranks ask for the same sizes in
     the same order.  ``claims(own, n_shards)`` returns what decides which rank works on which shard, None for one rank.
+    ``commons()`` is for ranks that do not move in step; all ask for it at the same time.
     """
 
     def memory(self, n_bytes: int) -> Array: ...
     def claims(self, own: Sequence[int], n_shards: int) -> Claims | None: ...
+    def commons(self) -> Commons: ...
+
+
+class Commons(Protocol):
+    """What ranks that see the same memory have in common where each goes at its own pace.
+
+    Contract
+    --------
+    - ``memory(n_bytes)`` (contents undefined) and ``locks(n)`` return the same ones to every rank if all ask in the
+      same order.  Nobody keeps a lock who has died.
+    - ``wait(until)`` returns when ``until()`` is true.  It asks again whenever a rank has called ``ring``, and now and
+      then; it raises `Aborted` if the run was stopped.  ``waited`` is what all waits took, in seconds.
+    - ``gone(rank)`` tells that a rank has returned or is lost, and writes nothing any more.
+    """
+
+    waited: float
+
+    def memory(self, n_bytes: int) -> Array: ...
+    def locks(self, n: int) -> Sequence[AbstractContextManager[object]]: ...
+    def ring(self) -> None: ...
+    def wait(self, until: Callable[[], bool]) -> None: ...
+    def gone(self, rank: int) -> bool: ...
 
 
 class Sum(Protocol):
@@ -165,7 +188,11 @@ class Streaming(Communicator, Protocol):
 
 
 class Worker(Protocol):
-    """What a strategy sees of the rank it runs on."""
+    """What a strategy sees of the rank it runs on.
+
+    ``private`` holds named arrays of the shards hosted here, whatever their owners put there: what it holds when all
+    ranks call ``keep_all`` is in the checkpoint, and is there again after a resume, whichever rank hosts the shard.
+    """
 
     @property
     def seat(self) -> Seat: ...
@@ -175,6 +202,8 @@ class Worker(Protocol):
     def seed(self) -> int: ...
     @property
     def size(self) -> int: ...
+    @property
+    def lost(self) -> frozenset[int]: ...
     @property
     def n_shards(self) -> int: ...
     @property
@@ -191,11 +220,24 @@ class Worker(Protocol):
     def claim(self) -> Claims | None: ...
     def open(self, shard: int) -> ShardData: ...
     def share(self, updates: Mapping[int, Update]) -> Shares: ...
+    def commons(self) -> Commons | None: ...
+    @property
+    def opens(self) -> bool: ...
+    @property
+    def keeps(self) -> int | None: ...
+    def count(self, name: str, value: float) -> None: ...
     def all_gather(self, payload: bytes) -> list[bytes]: ...
     def meet(self) -> None: ...
     def emit(self, event: Event) -> None: ...
     def at_step(self, step: int) -> None: ...
     def keep(self, step: int, state: Callable[[], Arrays], best: bool) -> None: ...
+    @property
+    def private(self) -> Mapping[int, dict[str, Array]]: ...
+    def overdue(self) -> bool: ...
+    def due(self, step: int, steps: int = 1) -> bool: ...
+    def keep_all(
+        self, step: int, state: Callable[[], Arrays], best: bool, private: Mapping[int, Arrays] | None = None
+    ) -> None: ...
 
 
 @runtime_checkable
@@ -262,6 +304,20 @@ class Trainable(Learner, Protocol):
 
 
 @runtime_checkable
+class Remembering(Learner, Protocol):
+    """A learner whose private state does not follow from the seed and the step, so checkpoints hold it.
+
+    Contract
+    --------
+    - ``private_arrays`` returns the arrays of a shard by name, views if it likes; none while there are none.
+    - ``with_arrays`` returns fresh private state (of ``adopt``) that goes on from such arrays to the same bits.
+    """
+
+    def private_arrays(self, private: Any) -> Arrays: ...
+    def with_arrays(self, private: Any, arrays: Arrays) -> Any: ...
+
+
+@runtime_checkable
 class Movable(Learner, Protocol):
     """A learner that can compute elsewhere than on the CPU.
 
@@ -307,7 +363,8 @@ class Link(Protocol):
     ``allocate(n_bytes)`` returns the same memory (uint8, 64-byte aligned, contents undefined) to every rank: all ranks
     ask for the same sizes in the same order.  ``transport`` says which communicator fits ("threads" or "shm");
     `tutti.comm.connect` builds it.  ``abort()`` marks the run as aborted and wakes every rank that waits.  ``lock()``
-    returns the one lock of the run, which nobody keeps who has died.
+    returns the one lock of the run, which nobody keeps who has died; ``locks(n)`` returns n others, the same ones to
+    every rank if all ask in the same order.
     """
 
     @property
@@ -320,6 +377,7 @@ class Link(Protocol):
     def board(self) -> Board: ...
     def allocate(self, n_bytes: int) -> Array: ...
     def lock(self) -> AbstractContextManager[object]: ...
+    def locks(self, n: int) -> Sequence[AbstractContextManager[object]]: ...
     def abort(self) -> None: ...
 
 
@@ -352,7 +410,8 @@ class RankContext(Protocol):
 class Run(Protocol):
     """A program that is running on every rank.
 
-    ``results()`` waits for all ranks and returns their return values by rank, or raises the one exception that names
+    ``results()`` waits for all ranks and returns their return values by rank (None for a rank that a tolerant run has
+    lost), or raises the one exception that names
     the rank that failed; ``watch`` gets the events while waiting, in the caller's thread.  ``stop()`` ends the run
     early.  After either, nothing of the run is left: no thread, process, segment or changed thread-pool setting.
     """
@@ -372,6 +431,10 @@ class Engine(Protocol):
       and step (`RankError` with the original traceback, or `RankLost`): within 2 s, silent ranks within
       ``timeout_seconds`` + 1 s.  A `tutti.errors.InputError` raised by a rank is raised as it is.
     - Ctrl-C in the caller stops every rank and raises KeyboardInterrupt.
+    - Where the plan is ``tolerant``, a rank that dies or falls silent does not end the run while another one is there.
+      Its process has ended before anybody is told; then ``watch`` gets a `Fault` with its rank, and either another
+      process takes its seat (``plan.restarts`` times in all: `Seat.life` and the board's LIFE count up) or the board
+      says for good that it is LOST.  A rank that raises ends a tolerant run, too.
     """
 
     @property

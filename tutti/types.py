@@ -18,9 +18,11 @@ Arrays = Mapping[str, Array]
 Ready = Callable[[str, int, int], None]
 """Called with (name, start, stop) when elements start:stop of an array of an update are final."""
 
-Kind = Literal["gradient", "dual", "summary"]
+Kind = Literal["gradient", "dual", "delta", "summary"]
 """gradient: sums over rows at the shared state; dual: a local change of the model with its dual gain;
-summary: sums that judge the shared state (loss, certificate) and change no weight."""
+delta: how far a shard's own steps went, start - end, times the weight of its rows ("delta", "weight", "steps": the
+steps of the round times that weight); summary: sums that judge the shared state (loss, certificate) and change no
+weight."""
 
 Partition = Literal["contiguous", "round_robin", "random", "stratified", "balanced"]
 
@@ -104,11 +106,17 @@ class Place:
 
 @dataclass(frozen=True)
 class Seat:
-    """One rank of a run: where it lives and which shards it hosts."""
+    """One rank of a run: where it lives and which shards it hosts.
+
+    Parameters
+    ----------
+    life : how many processes had this seat before; above 0 for one that joins a running program late.
+    """
 
     rank: int
     place: Place
     shards: tuple[int, ...]
+    life: int = 0
 
 
 @dataclass(frozen=True)
@@ -127,6 +135,8 @@ class Plan:
     memory_bytes : estimated peak for data and state over all ranks on this host.
     seconds : estimated duration of the fit.
     notes : what a careful reader would want to know besides.
+    tolerant : a rank that dies or falls silent does not end the run as long as another one is there.
+    restarts : how many lost ranks of a tolerant run are started again, over the whole run.
     """
 
     strategy: str
@@ -141,6 +151,8 @@ class Plan:
     memory_bytes: int = 0
     seconds: float = 0.0
     notes: tuple[str, ...] = ()
+    tolerant: bool = False
+    restarts: int = 0
 
     @property
     def size(self) -> int:
@@ -205,6 +217,26 @@ class Update:
 
 
 @dataclass(frozen=True)
+class Push:
+    """What moves the keys of a model that is served, from the rows of some shards in one global step.
+
+    Parameters
+    ----------
+    step : the global step the rows belong to; schedules follow it.
+    share : the part of the step's rows these are.
+    keys : (n_keys,) what each key moves along, such as the mean gradient of the rows; cut by key range.
+    sums : small arrays that travel whole: sums of losses, changes of running statistics.
+    empty : True where no row weighs anything; nothing moves then.
+    """
+
+    step: int
+    share: float
+    keys: Array
+    sums: Arrays = field(default_factory=dict)
+    empty: bool = False
+
+
+@dataclass(frozen=True)
 class Proposal:
     """What a shard would do: ``update`` travels, ``private`` never leaves the shard."""
 
@@ -259,9 +291,19 @@ class Started:
 
 @dataclass(frozen=True)
 class Fault:
-    """Event: something failed without ending the run, such as a checkpoint on a full disk."""
+    """Event: something failed without ending the run, such as a checkpoint on a full disk.
+
+    Parameters
+    ----------
+    message : what happened, in one sentence.
+    rank, host, pid, reason : of a rank that was lost in a tolerant run; rank is None for any other fault.
+    """
 
     message: str
+    rank: int | None = None
+    host: str = ""
+    pid: int = 0
+    reason: str = ""
 
 
 Event = Round | Started | Fault
@@ -269,7 +311,7 @@ Event = Round | Started | Fault
 
 @dataclass(frozen=True)
 class RankReport:
-    """What one rank measured: seconds by phase and bytes written for other ranks."""
+    """What one rank measured: seconds by phase, bytes written for other ranks, and what else its strategy counted."""
 
     rank: int
     host: str
@@ -277,11 +319,12 @@ class RankReport:
     seconds: Mapping[str, float]
     sent_bytes: int
     rounds: int
+    counts: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a run returned: the shared state of rank 0, the events and every rank's report."""
+    """What a run returned: the shared state, the events and the report of every rank that came back."""
 
     arrays: Arrays
     history: tuple[Round, ...]

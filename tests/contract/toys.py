@@ -1,15 +1,21 @@
-"""The smallest learner that keeps the contract: the weighted mean of the rows.  Importable, so processes can run it."""
+"""The smallest learner that keeps the contract, the weighted mean of the rows, and a strategy that loses a rank.
+
+Importable, so processes can run them.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+import os
+import signal
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from tutti._spec import Spec
-from tutti.protocols import ShardData
-from tutti.types import Arrays, Cost, Kind, Order, Progress, Proposal, Schema, Update
+from tutti.protocols import Learner, ShardData, Worker
+from tutti.types import Arrays, Cost, Kind, Order, Plan, Progress, Proposal, Schema, Update
 
 
 @dataclass(frozen=True)
@@ -55,3 +61,24 @@ class Mean(Spec):
     def progress(self, shared: Arrays) -> Progress:
         done = bool(shared["round"][0] >= self.rounds)
         return Progress(objective=0.0, gap=0.0, passes=float(shared["round"][0]), done=done, converged=done)
+
+
+@dataclass(frozen=True)
+class Dying(Spec):
+    """A tolerant strategy in which one rank is killed; every other one waits for that and returns the first state."""
+
+    rank: int = 0
+
+    @property
+    def wants(self) -> frozenset[Kind]:
+        return frozenset({"gradient"})
+
+    def plan(self, schema: Schema, learner: Learner, draft: Plan) -> Plan:
+        return dataclasses.replace(draft, strategy="Dying", tolerant=True)
+
+    def run(self, worker: Worker, learner: Learner) -> Arrays:
+        if worker.seat.rank == self.rank:
+            os.kill(os.getpid(), signal.SIGKILL)
+        while self.rank not in worker.lost:
+            worker.at_step(0)
+        return learner.init(worker.schema, seed=worker.seed, start=worker.start)

@@ -88,14 +88,17 @@ class RankComm:
         raise Aborted(f"rank {self._rank}: the run was stopped, because another rank failed or the caller stopped it")
 
     def _lost(self, late: list[int]) -> int | None:
-        """Return why waiting for ``late`` is vain: -1 if the run was stopped, or a rank that has returned."""
-        if self._board.aborted():
+        """Return why waiting for ``late`` is vain: -1 if the run was stopped, or a rank that returned or is lost."""
+        board = self._board
+        if board.aborted():
             return -1
-        return next((rank for rank in late if self._board.get(rank, FINISHED)), None)
+        return next((rank for rank in late if board.get(rank, FINISHED) or board.lost(rank)), None)
 
     def _give_up(self, lost: int) -> NoReturn:
         if lost < 0:
             self._interrupted()
+        if self._board.lost(lost):
+            self._broken(f"rank {self._rank} waits in a collective call, but rank {lost} was lost")
         self._broken(
             f"rank {self._rank} waits in a collective call, but rank {lost} has returned already; "
             "every rank must make the same collective calls"

@@ -23,6 +23,7 @@ import numpy as np
 from tutti._board import ARRIVED, WAITING
 from tutti.comm._rank import BARRIER, CALL, DTYPES, INTO, REDUCE, SHARE, RankComm
 from tutti.comm.claims import Claims
+from tutti.comm.commons import Commons
 from tutti.comm.reduction import stripe, tree_sum
 from tutti.protocols import Link
 from tutti.types import Array
@@ -168,6 +169,10 @@ class SharedComm(RankComm, ABC):
         """Return what decides which rank works on which shard; all ranks ask for it at the same time."""
         words = self.memory(8 * Claims.n_words(self._size, n_shards)).view(np.int64)
         return Claims(words, self._link.lock(), self._rank, self._size, own, n_shards) if self._size > 1 else None
+
+    def commons(self) -> Commons:
+        """Return what ranks have in common that do not move in step; all ask for it at the same time."""
+        return Commons(self._link, self.memory)
 
     def all_reduce_into(self, parts: Mapping[int, Array], n_shards: int, out: Array) -> None:
         """Sum as `all_reduce` does, into an array of this rank's own; a part may be ``out`` itself.

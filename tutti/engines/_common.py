@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Sequence
 
 from tutti.errors import Aborted, ParameterError, RankLost
-from tutti.types import Place
+from tutti.types import Fault, Place
 
 LOOK_SECONDS = 0.25  # longest time between two looks at the ranks
 
@@ -59,6 +59,12 @@ def describe(error: BaseException) -> tuple[str, str]:
 
 def silent(rank: int, host: str, pid: int, step: int, seconds: float, more: str = "") -> RankLost:
     return RankLost(rank, host, pid, step, f"no sign of life for {seconds:.1f} s{more}")
+
+
+def lost_rank(error: RankLost, again: bool) -> Fault:
+    """The event of a rank without which a tolerant run goes on."""
+    how = "it is started again" if again else "the others go on"
+    return Fault(f"{error}; {how}", error.rank, error.host, error.pid, error.reason)
 
 
 def exit_reason(code: int | None, when: str = "") -> str:

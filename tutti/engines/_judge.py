@@ -56,7 +56,7 @@ class Silent:
 
 @dataclass(frozen=True)
 class Done:
-    """Every rank came back."""
+    """Every rank came back, but for those that were lost and pardoned."""
 
 
 Verdict = Raised | Exited | Silent | Done
@@ -81,6 +81,7 @@ class Judge:
     _signs: dict[int, int] = field(default_factory=dict)
     _silent: dict[int, float] = field(default_factory=dict)
     _returned: set[int] = field(default_factory=set)
+    _lost: set[int] = field(default_factory=set)
     _faults: list[Raised | Exited] = field(default_factory=list)
 
     def hear(self, fact: Fact) -> None:
@@ -94,6 +95,17 @@ class Judge:
         elif fact.rank not in self._returned:
             self._faults.append(fact)
 
+    def pardon(self, rank: int, *, again: bool) -> bool:
+        """Let the run go on without ``rank``, or with another process in its place; False if nobody else is there."""
+        if not again and len(self._lost | {rank}) == self.size:
+            return False
+        self._faults = [f for f in self._faults if f.rank != rank]
+        self._signs.pop(rank, None)
+        self._silent.pop(rank, None)
+        if not again:
+            self._lost.add(rank)
+        return True
+
     def look(self, now: float, others_wait: bool = True) -> Verdict | None:
         """Return how the run ends, or None while it goes on.
 
@@ -106,9 +118,10 @@ class Judge:
         guilty = [f for f in self._faults if isinstance(f, Exited) or not f.secondary]
         if guilty:
             return min(guilty, key=lambda f: f.rank)
-        if len(self._returned) == self.size:
+        gone = len(self._returned) + len(self._lost)
+        if gone == self.size:
             return Done()
-        if self._faults and len(self._returned) + len({f.rank for f in self._faults}) == self.size:
+        if self._faults and gone + len({f.rank for f in self._faults}) == self.size:
             return self._faults[0]
         if others_wait:
             silent = [r for r in self._signs if r not in self._returned and self._silent[r] > self.timeout_seconds]

@@ -165,6 +165,14 @@ class Pool:
         arena.board.clear()
         return taken, arena, known
 
+    def renew(self, member: Member, around: dict[str, Any]) -> Member:
+        """Kill and reap a leased worker and start another one in its place."""
+        fresh = Member(around)
+        with self._lock:
+            self._drop(member, kill=True)
+            self._members.append(fresh)
+        return fresh
+
     def give_back(self, fine: Sequence[Member], broken: Sequence[Member], arena: Arena | None) -> None:
         """Take workers back after a run; the broken ones are killed and reaped."""
         with self._lock:

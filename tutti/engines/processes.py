@@ -6,6 +6,7 @@ rank that dies is seen at once (by its descriptor), one that freezes after ``tim
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import select
 import socket
@@ -15,16 +16,16 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from tutti._arena import Arena, ShmLink
-from tutti._board import BEAT, STEP, Board
+from tutti._board import BEAT, LOST, RETURNED, STEP, Board
 from tutti._spec import Spec
 from tutti.clock import WallClock
 from tutti.engines import _wire
-from tutti.engines._common import LOOK_SECONDS, check, exit_reason, places, silent, stopped
-from tutti.engines._judge import Done, Exited, Judge, Raised, Returned, Sign, Silent
-from tutti.engines._pool import POOL, Member, surroundings
+from tutti.engines._common import LOOK_SECONDS, check, exit_reason, lost_rank, places, silent, stopped
+from tutti.engines._judge import Done, Exited, Judge, Raised, Returned, Sign, Silent, Verdict
+from tutti.engines._pool import POOL, surroundings
 from tutti.errors import InputError, ParameterError, RankError, RankLost
 from tutti.protocols import Link, Program
-from tutti.types import Event, Place, Plan, Seat
+from tutti.types import Event, Fault, Place, Plan, Seat
 
 _GRACE_SECONDS = 1.0  # a stopped rank that has not come back by then is killed
 _REAP_SECONDS = 0.5
@@ -75,7 +76,7 @@ class Processes(Spec):
         ------
         InputError : if the program or its arguments cannot be sent to another process.
         """
-        return ProcessRun(program, plan.seats, self)
+        return ProcessRun(program, plan, self)
 
 
 def shutdown() -> None:
@@ -104,38 +105,38 @@ def links(size: int, transport: str = "shm") -> list[Link]:
 class ProcessRun:
     """A `tutti.protocols.Run` on processes."""
 
-    def __init__(self, program: Program, seats: Sequence[Seat], engine: Processes) -> None:
+    def __init__(self, program: Program, plan: Plan, engine: Processes) -> None:
         if program.function.startswith("__main__:"):
             raise InputError(
                 f"the program {program.function!r} is defined in __main__, where other processes cannot import it; "
                 "move it into a module of its own, or use engine=tutti.Threads()"
             )
-        self._engine, self._size = engine, len(seats)
+        self._engine, self._plan, self._size = engine, plan, plan.size
         self._clock = WallClock()
         self._values: list[Any] = [None] * self._size
         self._away: set[int] = set(range(self._size))
+        self._lost: set[int] = set()
+        self._restarts = plan.restarts if plan.tolerant else 0
         self._over = False
         self._waiter: int | None = None
-        parcel = _wire.pack({"function": program.function, "arguments": dict(program.arguments)})
+        self._parcel: _wire.Parcel | None
+        self._parcel = _wire.pack({"function": program.function, "arguments": dict(program.arguments)})
         try:
             around = surroundings()
             self._members, self._arena, known = POOL.lease(self._size, around)
             self._board = self._arena.board
-            self._began = self._clock.now()
+            self._began = [self._clock.now()] * self._size
             self._poll = select.poll()
             self._owners: dict[int, int] = {}
             try:
-                for rank, (seat, member) in enumerate(zip(seats, self._members, strict=True)):
-                    for fd in (member.sock.fileno(), member.pidfd):
-                        if fd >= 0:
-                            self._poll.register(fd, select.POLLIN)
-                            self._owners[fd] = rank
-                    self._send(member, seat, parcel, around, known)
+                for seat in plan.seats:
+                    self._seat(seat, around, known)
             except BaseException:
                 self.stop()
                 raise
         finally:
-            parcel.close()
+            if not self._restarts:
+                self._close_parcel()
 
     def results(self, watch: Callable[[Event], None] | None = None) -> list[Any]:
         """Wait for all ranks and return their values by rank; see `tutti.protocols.Run`."""
@@ -150,7 +151,9 @@ class ProcessRun:
             raise
         if fault is None:
             self._over = True
-            POOL.give_back(self._members, [], self._arena)
+            self._close_parcel()
+            lost = [self._members[rank] for rank in self._lost]
+            POOL.give_back([m for m in self._members if m not in lost], lost, self._arena)
             return self._values
         if isinstance(verdict, Silent):
             self._members[verdict.rank].process.kill()  # it will not come back by itself; a stopped process dies too
@@ -177,10 +180,17 @@ class ProcessRun:
                     if isinstance(fact, Exited):
                         self._members[fact.rank].ready = False
         finally:
+            self._close_parcel()
             fine = [m for rank, m in enumerate(self._members) if rank not in self._away and m.ready]
             POOL.give_back(fine, [m for m in self._members if m not in fine], self._arena)
 
-    def _send(self, member: Member, seat: Seat, parcel: _wire.Parcel, around: dict[str, Any], known: bool) -> None:
+    def _seat(self, seat: Seat, around: dict[str, Any], known: bool) -> None:
+        """Tell the worker of a seat who it is and what to run."""
+        member = self._members[seat.rank]
+        for fd in (member.sock.fileno(), member.pidfd):
+            if fd >= 0:
+                self._poll.register(fd, select.POLLIN)
+                self._owners[fd] = seat.rank
         order = _wire.pack(
             {
                 "seat": seat,
@@ -191,11 +201,23 @@ class ProcessRun:
         )
         try:
             _wire.send(member.sock, _wire.SEAT, order, () if known else (self._arena.fd,))
-            _wire.send(member.sock, _wire.PROGRAM, parcel)
+            assert self._parcel is not None
+            _wire.send(member.sock, _wire.PROGRAM, self._parcel)
         except OSError:
             pass  # it has just died; the judge will hear of it
         finally:
             order.close()
+
+    def _forget(self, rank: int) -> None:
+        """Listen no longer to what the worker of ``rank`` says."""
+        for fd in [fd for fd, owner in self._owners.items() if owner == rank]:
+            self._poll.unregister(fd)
+            del self._owners[fd]
+
+    def _close_parcel(self) -> None:
+        if self._parcel is not None:
+            self._parcel.close()
+            self._parcel = None
 
     def _watch(self, watch: Callable[[Event], None] | None) -> Any:
         judge = Judge(self._size, self._engine.timeout_seconds, self._clock.now(), look_seconds=2 * LOOK_SECONDS)
@@ -212,13 +234,50 @@ class ProcessRun:
             for rank in self._away:
                 judge.hear(Sign(rank, self._board.get(rank, BEAT), excused=not self._members[rank].ready))
             now = self._clock.now()
-            verdict = judge.look(now)
-            if verdict is not None:
-                return verdict
-            if now - self._began > self._engine.start_timeout_seconds:
-                for rank in self._away:
-                    if not self._members[rank].ready:
-                        return Silent(rank, now - self._began)
+            while (verdict := judge.look(now) or self._not_started(now)) is not None:
+                fault = self._without(judge, verdict)
+                if fault is None:
+                    return verdict
+                if watch is not None:
+                    watch(fault)
+                    if self._over:
+                        raise stopped()
+
+    def _not_started(self, now: float) -> Silent | None:
+        for rank in self._away:
+            if not self._members[rank].ready and now - self._began[rank] > self._engine.start_timeout_seconds:
+                return Silent(rank, now - self._began[rank])
+        return None
+
+    def _without(self, judge: Judge, verdict: Verdict) -> Fault | None:
+        """Let a tolerant run go on without a rank, or with another process in its place; None if that cannot be.
+
+        The old process has ended before anybody is told, so it writes nothing any more.
+        """
+        if not (self._plan.tolerant and isinstance(verdict, Exited | Silent)):
+            return None
+        rank, again = verdict.rank, self._restarts > 0
+        if not judge.pardon(rank, again=again):
+            return None
+        error, member = self._error(verdict), self._members[rank]
+        assert isinstance(error, RankLost)
+        self._forget(rank)
+        member.process.kill()
+        member.process.wait()
+        if again:
+            self._restarts -= 1
+            around = surroundings()
+            self._members[rank] = POOL.renew(member, around)
+            seat = dataclasses.replace(self._plan.seats[rank], life=self._board.revive(rank))
+            self._began[rank] = self._clock.now()
+            self._away.add(rank)
+            self._seat(seat, around, known=False)
+        else:
+            member.ready = False
+            self._lost.add(rank)
+            self._away.discard(rank)
+            self._board.settle(rank, LOST)
+        return lost_rank(error, again)
 
     def _listen(self, seconds: float) -> list[_Heard]:
         """Wait for the ranks; return what happened and the events they emitted."""
@@ -233,9 +292,7 @@ class ProcessRun:
             while not member.inbox.closed and (more := self._read(rank)):
                 heard += more  # what it still said before it died
             heard.append(Exited(rank, code))
-            for fd in (member.sock.fileno(), member.pidfd):
-                if fd >= 0:
-                    self._poll.unregister(fd)
+            self._forget(rank)
         return heard
 
     def _read(self, rank: int) -> list[_Heard]:
@@ -255,6 +312,7 @@ class ProcessRun:
             return cast(Event, value)
         if frame.kind == _wire.VALUE:
             self._values[rank] = value
+            self._board.settle(rank, RETURNED)
             return Returned(rank)
         return Raised(rank, value["secondary"], value)
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from tutti._board import ARRIVED, BEAT, FINISHED, STEP, WAITING, Board
+from tutti._board import ARRIVED, BEAT, FINISHED, RETURNED, STEP, WAITING, Board
 from tutti._spec import Spec, resolve
 from tutti.clock import WallClock
 from tutti.engines._common import LOOK_SECONDS, aborted, check, describe, places, silent, stopped
@@ -59,7 +59,8 @@ class Threads(Spec):
     def launch(self, program: Program, plan: Plan) -> ThreadRun:
         """Start the program on every seat of the plan and return at once.
 
-        With one seat it starts in ``results()``, in the caller's thread.
+        With one seat it starts in ``results()``, in the caller's thread.  A thread cannot be ended from outside, so a
+        silent rank ends a tolerant run, too.
         """
         return ThreadRun(program, plan.seats, self.timeout_seconds)
 
@@ -109,7 +110,7 @@ class _ThreadLink:
     def __init__(self, room: _Room, rank: int, size: int) -> None:
         self.rank, self.size, self.board = rank, size, room.board
         self.share, self.on_change = room.share, room.on_change
-        self._room, self._allocated = room, 0
+        self._room, self._allocated, self._locks = room, 0, 0
 
     def allocate(self, n_bytes: int) -> Array:
         where, self._allocated = self._allocated, self._allocated + n_bytes
@@ -118,6 +119,10 @@ class _ThreadLink:
     def lock(self) -> AbstractContextManager[object]:
         lock: AbstractContextManager[object] = self.share("lock", threading.Lock)
         return lock
+
+    def locks(self, n: int) -> list[AbstractContextManager[object]]:
+        first, self._locks = self._locks, self._locks + n
+        return [self.share(f"lock {first + i}", threading.Lock) for i in range(n)]
 
     def abort(self) -> None:
         self.board.abort()
@@ -228,6 +233,7 @@ class ThreadRun:
                     context = _Context(seat, _ThreadLink(self._room, rank, self._size), self._inbox.put)
                     self._values[rank] = self._function(context, **self._arguments)
                 self._room.board.finish(rank)
+                self._room.board.settle(rank, RETURNED)
                 self._inbox.put(Returned(rank))
             except BaseException as error:
                 self._inbox.put(Raised(rank, isinstance(error, Aborted), error))

@@ -28,9 +28,17 @@ def strategy_of(strategy: Any) -> Strategy:
         return AllReduce()
     if not isinstance(strategy, Strategy) or isinstance(strategy, type):
         raise ParameterError("strategy", strategy, 'write "auto" or an object such as tutti.AllReduce()')
-    if "gradient" not in strategy.wants:
-        raise PlanError(f"{type(strategy).__name__} cannot train a net; use strategy=tutti.AllReduce()")
+    if not strategy.wants & {"gradient", "delta"}:
+        raise PlanError(
+            f"{type(strategy).__name__} cannot train a net; use strategy=tutti.AllReduce() or tutti.LocalSGD()"
+        )
     return strategy
+
+
+def identity_of(strategy: Any) -> tuple[tuple[str, Any], ...]:
+    """Return what of a strategy must be the same for a checkpoint to fit; nothing, if it says nothing."""
+    own = getattr(strategy, "identity", None)
+    return () if own is None else tuple(own().items())
 
 
 def device_of(device: Any, engine: Any, n_gpus: int) -> str:
@@ -127,8 +135,11 @@ def workers_of(engine: Engine, n_shards: int) -> int:
     return min(wanted, n_shards)
 
 
-def reason(exact: bool, n_shards: int, n_workers: int, batch_size: int) -> str:
+def reason(exact: bool, n_shards: int, n_workers: int, batch_size: int, strategy: Any = "auto") -> str:
     """Return why the gradient is taken in so many parts, and what that costs."""
+    if not getattr(strategy, "repeats", True):
+        rows = -(-batch_size // n_workers)
+        return f"updates of about {rows} rows, {n_workers} for a global batch, applied as they come"
     if exact:
         price = f"{n_shards} pieces of about {-(-batch_size // n_shards)} rows a step, where {n_workers} would do"
         return f"gradients of {n_shards} shards, summed in a fixed order: the same bits for any workers, for {price}"

@@ -120,16 +120,18 @@ def train(
             "start": None if start is None else dict(start),
             "checkpoint": checkpoint,
             "job": job,
+            "tolerant": plan.tolerant,
         },
     )
     outcome = engine.launch(program, plan).results(watch=note)
-    arrays = outcome[0][0]
+    came_back = [found for found in outcome if found is not None]
+    arrays = next((arrays for arrays, _ in came_back if arrays is not None), None)
     if arrays is None:
-        raise RunError("rank 0 returned no model; the engine mixed up the results of the ranks")
+        raise RunError("no rank returned the model; the engine mixed up the results of the ranks")
     return Result(
         arrays=arrays,
         history=tuple(history),
-        reports=tuple(report for _, report in outcome),
+        reports=tuple(report for _, report in came_back),
         progress=learner.progress(arrays),
         seconds=time.perf_counter() - began,
         faults=len(faults),

@@ -59,11 +59,24 @@ class Report:
                 f"fit in {self.seconds:.3f} s on {len(self.ranks)} worker{'s' * (len(self.ranks) != 1)}, {verdict}",
                 f"  phases (all ranks)  {phases}",
                 f"  exchanged           {self.rounds} rounds, {self.sent_bytes / 1e6:.3f} MB sent",
+                *self._pushed(),
                 f"  faults              {self.faults}",
                 f"  certificate         objective {self.objective:.8g}, {bound}",
                 f"  model sha256        {self.sha256}",
             ]
         )
+
+    def _pushed(self) -> list[str]:
+        """Return a line about the updates of a parameter server, if there were any."""
+        counts = [rank.counts for rank in self.ranks if "pushes" in rank.counts]
+        n = sum(c["pushes"] for c in counts)
+        if not n:
+            return []
+        age = sum(c["pushes"] * c["push_age_mean"] for c in counts) / n
+        most = max(c["push_age_max"] for c in counts)
+        return [
+            f"  pushed              {n:.0f} updates, on average {age:.1f} others came in between (at most {most:.0f})"
+        ]
 
 
 def make_report(result: Result, model: Arrays) -> Report:

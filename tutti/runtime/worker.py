@@ -7,11 +7,15 @@ import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any, cast
+
+import numpy as np
 
 from tutti.comm.reduction import Layout, tree_sum
 from tutti.protocols import (
     Claims,
+    Commons,
     Communicator,
     Learner,
     Movable,
@@ -21,9 +25,12 @@ from tutti.protocols import (
     Strategy,
     Streaming,
 )
-from tutti.runtime.checkpoint import Checkpoint, Writer
+from tutti.runtime.checkpoint import Checkpoint, Writer, falls, pack, split, unpack
 from tutti.runtime.early import Early
+from tutti.runtime.speaker import Speaker
 from tutti.types import Array, Arrays, Event, Fault, RankReport, Ready, Schema, Seat, Update
+
+_PIECE = 1 << 22
 
 
 class RankWorker:
@@ -38,12 +45,17 @@ class RankWorker:
         n_shards: int,
         seed: int,
         start: Arrays | None,
-        writer: Writer | None = None,
+        writer: Speaker | None = None,
         open_shard: Callable[[int], ShardData] | None = None,
+        checkpoint: Checkpoint | None = None,
     ) -> None:
-        self._ctx, self._comm, self._writer = ctx, comm, writer
-        self.shards, self.schema, self.n_shards, self.seed, self.start = shards, schema, n_shards, seed, start
+        self._ctx, self._comm, self._writer, self._checkpoint = ctx, comm, writer, checkpoint
+        self.shards, self.schema, self.n_shards, self.seed = shards, schema, n_shards, seed
+        self.start, kept = split(start)
+        self.private = {s: {name: np.array(a) for name, a in kept.get(s, {}).items()} for s in shards}
         self._open, self._opened = open_shard, dict(shards)
+        self._commons: Commons | None = None
+        self.counts: dict[str, float] = {}
         self.seconds = {"read": 0.0, "compute": 0.0, "exchange": 0.0, "wait": 0.0}
         self.rounds = 0
         self._sharing: tuple[Layout, Array, dict[int, dict[str, Array]]] | None = None
@@ -59,15 +71,28 @@ class RankWorker:
         """Number of ranks."""
         return self._comm.size
 
+    @property
+    def lost(self) -> frozenset[int]:
+        """Ranks that a tolerant run has lost for good; they have ended and write nothing any more."""
+        return frozenset(filter(self._ctx.link.board.lost, range(self.size)))
+
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
         """Add the time of a ``with`` block to the phase ``name`` of this rank's report, exchanges inside it apart."""
-        began = time.perf_counter() - self.seconds["exchange"] - self.seconds["wait"]
+        began = time.perf_counter() - self._elsewhere()
         try:
             yield
         finally:
-            ended = time.perf_counter() - self.seconds["exchange"] - self.seconds["wait"]
+            ended = time.perf_counter() - self._elsewhere()
             self.seconds[name] = self.seconds.get(name, 0.0) + ended - began
+
+    def measured(self) -> dict[str, float]:
+        """Return the seconds of this rank by phase."""
+        waited = self._commons.waited if self._commons else 0.0
+        return {**self.seconds, "wait": self.seconds["wait"] + waited}
+
+    def _elsewhere(self) -> float:
+        return self.seconds["exchange"] + self.seconds["wait"] + (self._commons.waited if self._commons else 0.0)
 
     def buffers(self, template: Arrays) -> dict[int, dict[str, Array]]:
         """Return, for each shard, arrays like ``template`` that `merge` and `share` take without a copy."""
@@ -122,6 +147,25 @@ class RankWorker:
             return None
         return self._comm.claims(tuple(self.shards), self.n_shards)
 
+    def commons(self) -> Commons | None:
+        """Return what ranks that each go at their own pace have in common; None where they see no common memory."""
+        self._commons = self._comm.commons() if isinstance(self._comm, SharingMemory) else None
+        return self._commons
+
+    @property
+    def opens(self) -> bool:
+        """True if `open` returns the rows of any shard."""
+        return self._open is not None
+
+    @property
+    def keeps(self) -> int | None:
+        """Steps after which states are kept, 0 if the clock decides; None if none are."""
+        return None if self._checkpoint is None else self._checkpoint.every_steps or 0
+
+    def count(self, name: str, value: float) -> None:
+        """Note a number for this rank's report."""
+        self.counts[name] = value
+
     def open(self, shard: int) -> ShardData:
         """Return the rows of any shard, of another rank's, too, where shards are claimed."""
         found = self._opened.get(shard)
@@ -175,6 +219,41 @@ class RankWorker:
         if self._writer is not None:
             self._writer.offer(step, state, best)
 
+    def overdue(self) -> bool:
+        """Tell whether this rank's clock asks for a checkpoint; only the rank that writes them looks."""
+        return self._writer is not None and self._writer.overdue()
+
+    def due(self, step: int, steps: int = 1) -> bool:
+        """Tell whether a checkpoint falls into the last ``steps`` steps; the same on every rank."""
+        return self._checkpoint is not None and falls(self._checkpoint, step, steps)
+
+    def keep_all(
+        self, step: int, state: Callable[[], Arrays], best: bool, private: Mapping[int, Arrays] | None = None
+    ) -> None:
+        """Write a checkpoint now, with what is private to all shards; all ranks call it at the same step.
+
+        Parameters
+        ----------
+        private : of the shards hosted here, besides what is in `private`.
+        """
+        if self._checkpoint is None:
+            return
+        more = private or {}
+        payloads = self._gathered(pack({s: {**own, **more.get(s, {})} for s, own in self.private.items()}))
+        if self._writer is not None and self._writer.writes:
+            found = {name: array for payload in payloads for name, array in unpack(payload).items()}
+            self._writer.write(step, lambda: {**state(), **found}, best)
+
+    def _gathered(self, payload: bytes) -> list[bytes]:
+        """Return long payloads of all ranks, in pieces, for communicators may keep the room that they once needed."""
+        longest = max(int.from_bytes(n) for n in self.all_gather(len(payload).to_bytes(8)))
+        found = [bytearray() for _ in range(self.size)]
+        for at in range(0, longest, _PIECE):
+            for rank, piece in enumerate(self.all_gather(payload[at : at + _PIECE])):
+                if self._writer is not None and self._writer.writes:
+                    found[rank] += piece
+        return [bytes(joined) for joined in found]
+
     def _slots(self, template: Arrays) -> tuple[Layout, Array, dict[int, dict[str, Array]]]:
         key = frozenset((name, a.shape, a.dtype.char) for name, a in template.items())
         found = self._layouts.get(key)
@@ -212,8 +291,9 @@ def fit_rank(
     start: Arrays | None,
     checkpoint: Checkpoint | None = None,
     job: str = "",
+    tolerant: bool = False,
 ) -> tuple[dict[str, Array] | None, RankReport]:
-    """Train on the shards of this rank's seat; rank 0 returns the shared state, every rank its report."""
+    """Train on the shards of this rank's seat; one rank returns the shared state (`Speaker`), every rank its report."""
     from tutti.comm import connect
 
     with ExitStack() as stack:
@@ -227,23 +307,27 @@ def fit_rank(
             return cast(ShardData, opened)
 
         shards = {s: open_shard(s) for s in ctx.seat.shards}
-        writer = None
-        if checkpoint is not None and ctx.seat.rank == 0:
-            writer = Writer(checkpoint, job, lambda message: ctx.emit(Fault(message)))
-            stack.callback(writer.close)
+
+        def write(spec: Checkpoint) -> Writer:
+            return Writer(spec, job, lambda message: ctx.emit(Fault(message)))
+
+        speaker = Speaker(ctx, tolerant, None if checkpoint is None else partial(write, checkpoint))
+        stack.callback(speaker.close)
         seen = dataset.keeps(schema) == "memory"  # rows that would be read anew at every step are left where they are
-        worker = RankWorker(ctx, comm, shards, schema, n_shards, seed, start, writer, open_shard if seen else None)
+        worker = RankWorker(
+            ctx, comm, shards, schema, n_shards, seed, start, speaker, open_shard if seen else None, checkpoint
+        )
         worker.seconds["read"] += time.perf_counter() - opened
         placed = learner.on(ctx.seat.place.device) if isinstance(learner, Movable) else learner
         arrays = strategy.run(worker, placed)
-        if writer is not None:
-            writer.wait()
+        speaker.wait()
         report = RankReport(
             rank=ctx.seat.rank,
             host=socket.gethostname(),
             pid=os.getpid(),
-            seconds=dict(worker.seconds),
+            seconds=worker.measured(),
             sent_bytes=comm.sent_bytes,
             rounds=worker.rounds,
+            counts=worker.counts,
         )
-        return (dict(arrays) if ctx.seat.rank == 0 else None), report
+        return (dict(arrays) if speaker.returns() else None), report

@@ -46,34 +46,34 @@ class AllReduce(Spec):
         return dataclasses.replace(draft, strategy=type(self).__name__)
 
     def run(self, worker: Worker, learner: Learner) -> Arrays:
-        """Run rounds until the learner says that it is done; a `Trainable` says when to validate, tell and keep."""
-        rounds = Rounds(worker, learner)
-        trainable = learner if isinstance(learner, Trainable) else None
-        outs: dict[int, dict[str, Array]] = {}
-        ready: Ready | None = None
-        rounds.divide(self.claim)
-
-        def order(kind: Kind) -> Callable[[int, int], Order]:
-            given, tell = (outs, ready) if kind == "gradient" else ({}, None)
-            return lambda step, shard: Order(
-                step=step, kind=kind, seed=worker.seed, shard=shard, out=given.get(shard), ready=tell
-            )
-
-        while not learner.progress(rounds.shared).done:
-            like = rounds.step(order("gradient"))
-            if trainable is None:
-                rounds.tell("gradient")
-                continue
-            if not outs and like is not None:
-                outs, ready = worker.buffers(like), worker.early(like)
-            if trainable.due(rounds.shared):
-                rounds.round(order("summary"))
-            if trainable.tells(rounds.shared):
-                rounds.tell("gradient")
-            worker.keep(*_kept(trainable, rounds.shared))
-        return rounds.shared if trainable is None else trainable.result(rounds.shared)
+        """Run rounds until the learner says that it is done."""
+        return synchronous(worker, learner, self.claim)
 
 
-def _kept(learner: Trainable, shared: Arrays) -> tuple[int, Callable[[], Arrays], bool]:
-    step, best = learner.milestone(shared)
-    return step, lambda: learner.snapshot(shared), best
+def synchronous(worker: Worker, learner: Learner, claim: bool) -> Arrays:
+    """Run rounds until the learner says that it is done; a `Trainable` says when to validate, tell and keep."""
+    rounds = Rounds(worker, learner)
+    trainable = learner if isinstance(learner, Trainable) else None
+    outs: dict[int, dict[str, Array]] = {}
+    ready: Ready | None = None
+    rounds.divide(claim)
+
+    def order(kind: Kind) -> Callable[[int, int], Order]:
+        given, tell = (outs, ready) if kind == "gradient" else ({}, None)
+        return lambda step, shard: Order(
+            step=step, kind=kind, seed=worker.seed, shard=shard, out=given.get(shard), ready=tell
+        )
+
+    while not learner.progress(rounds.shared).done:
+        like = rounds.step(order("gradient"))
+        if trainable is None:
+            rounds.tell("gradient")
+            continue
+        if not outs and like is not None:
+            outs, ready = worker.buffers(like), worker.early(like)
+        if trainable.due(rounds.shared):
+            rounds.round(order("summary"))
+        if trainable.tells(rounds.shared):
+            rounds.tell("gradient")
+        rounds.keep(trainable)
+    return rounds.shared if trainable is None else trainable.result(rounds.shared)

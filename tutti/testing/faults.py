@@ -9,10 +9,12 @@ from __future__ import annotations
 import os
 import signal
 import time
+from itertools import count
 from typing import Any, Literal, NoReturn
 
 import numpy as np
 
+from tutti._board import LIFE
 from tutti.comm import connect
 from tutti.comm.reduction import tree_sum_of
 from tutti.errors import DataError
@@ -31,6 +33,7 @@ OF_A_PROCESS: tuple[Fault, ...] = ("os_exit", "kill", "freeze")
 MOMENTS: tuple[Moment, ...] = ("before", "others_wait", "after_steps")
 
 ROUNDS = "tutti.testing.faults:rounds"
+OUTLIVE = "tutti.testing.faults:outlive"
 ECHO = "tutti.testing.faults:echo"
 PLUS_ONE = "tutti.testing.faults:plus_one"
 ANNOUNCE = "tutti.testing.faults:announcer"
@@ -129,6 +132,33 @@ def _until_others_wait(context: RankContext) -> None:
     others = [r for r in range(link.size) if r != link.rank]
     while not all(link.board.get(r, WAITING) for r in others):
         os.sched_yield()
+
+
+def outlive(
+    context: RankContext,
+    fault: Fault,
+    fault_ranks: tuple[int, ...] = (1,),
+    lives: int = 1,
+    patience_seconds: float = 60.0,
+) -> dict[str, Any]:
+    """Go on until the board says of every rank in ``fault_ranks`` that it is lost, or back.
+
+    Those ranks strike at step 2, in each of their first ``lives`` lives.  No collective call is made: in a tolerant
+    run they are for programs that know who is there.
+    """
+    board, seat = context.link.board, context.seat
+    deadline = time.perf_counter() + patience_seconds
+    for step in count():
+        context.at_step(step)
+        if step == 2 and seat.rank in fault_ranks and seat.life < lives:
+            strike(fault)
+        if all(board.lost(r) or board.get(r, LIFE) >= lives for r in fault_ranks) and step > 2:
+            lost = [r for r in range(context.link.size) if board.lost(r)]
+            return {"rank": seat.rank, "pid": os.getpid(), "life": seat.life, "lost": lost}
+        if time.perf_counter() > deadline:
+            raise TimeoutError(f"rank {seat.rank} heard nothing of ranks {fault_ranks}")
+        time.sleep(0.001)
+    raise AssertionError("unreachable")
 
 
 def echo(context: RankContext, **arguments: Any) -> dict[str, Any]:

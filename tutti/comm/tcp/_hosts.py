@@ -42,7 +42,7 @@ class _Some:
     def __init__(self, link: PeerLink, ranks: Sequence[int], transport: str) -> None:
         self.rank, self.size, self.transport = list(ranks).index(link.rank), len(ranks), transport
         self.board = _BoardOfSome(link.board, ranks)
-        self.allocate, self.lock, self.abort = link.allocate, link.lock, link.abort
+        self.allocate, self.lock, self.locks, self.abort = link.allocate, link.lock, link.locks, link.abort
 
 
 class HostsComm(RankComm):

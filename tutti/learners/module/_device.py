@@ -61,6 +61,13 @@ def make_net(blueprint: Blueprint, precision: str, device: str, compiled: bool, 
     return Staged(blueprint, precision, where)
 
 
+def make_plain_net(blueprint: Blueprint, precision: str, device: str, compiled: bool, exact: bool, job: Job) -> Net:
+    """Return a net of the host that works on batches, not on the shards of a job."""
+    if compiled:
+        _compile(blueprint.module)
+    return Net(blueprint, precision)
+
+
 def shares_memory(device: torch.device) -> bool:
     """Tell whether numpy sees what lies on the device."""
     return bool(device.type == "cpu")
@@ -121,11 +128,11 @@ class Staged(Net):
     def views_of(self, out: Mapping[str, Array]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
         return self._views
 
-    def _move(self, factor: float, had: Sequence[bool] | None, clip: Clip) -> None:
+    def move(self, factor: float, had: Sequence[bool] | None, clip: Clip) -> None:
         """Move the weights along the gradient; leave the step out if half precision overflowed in any shard."""
         scale = self._loss_scale()
         if self.scaling is None or next_scale(self.scaling, fine=bool(np.isfinite(self.stepper.gradient).all())):
-            super()._move(factor / scale, had, clip)
+            super().move(factor / scale, had, clip)
         else:
             self.stepper.skip(1)  # the schedule counts global steps
 

@@ -115,6 +115,10 @@ class Net:
         """Return what all ranks share, apart from the optimizer."""
         return {"weights": self.weights, "stats": self.stats}
 
+    def plain_columns(self) -> Columns:
+        """Return the columns as they are where every gradient is summed."""
+        return Columns(self.spots, [])
+
     def place(self) -> None:
         """Take over what was written into `arrays`."""
         self.place_stats()
@@ -132,6 +136,18 @@ class Net:
     def _loss_scale(self) -> float:
         """Return what the loss is multiplied with on the way back."""
         return 1.0
+
+    @property
+    def flat(self) -> torch.Tensor:
+        """The weights, where the net computes."""
+        return self._flat
+
+    def separate(self) -> None:
+        """Have every shard go alone from now on, and give gradients for all columns."""
+        self.together = None
+        self._columns = Columns(self.spots, [])
+        self.early = Early(self.params, self.spots, self._columns)
+        self._outs.clear()
 
     def settle(self, allocate: Allocate, part: int, parts: int) -> None:
         """Move what ranks write for each other into memory that all see; of the weights, own part ``part``.
@@ -209,9 +225,13 @@ class Net:
             torch._foreach_copy_(self.views_of(out)[1], self.buffers)
         self._land(out)
         if self.buffers:
-            stats, n = out["stats"], self._n_averaged
-            stats[:n] *= stats.dtype.type(share)
-            stats[n:] *= first
+            self.share_stats(out["stats"], share, first)
+
+    def share_stats(self, stats: Array, share: float, first: bool) -> None:
+        """Turn a shard's buffers into its part of their mean; counters are those of the ``first`` shard."""
+        n = self._n_averaged
+        stats[:n] *= stats.dtype.type(share)
+        stats[n:] *= first
 
     def _backward(
         self,
@@ -336,10 +356,15 @@ class Net:
                 shares.sum("grad", at + a - start, at + b - start, gradient[a:b])
         if self.together is not None:
             self.together.write_gradients(torch.from_numpy(gradient), n_rows, lo, hi)
-        self._move(factor, had, clip)
+        self.move(factor, had, clip)
 
-    def _move(self, factor: float, had: Sequence[bool] | None, clip: Clip) -> None:
+    def move(self, factor: float, had: Sequence[bool] | None, clip: Clip) -> None:
         """Move the own columns along the stepper's gradient."""
+        self.shape_gradient(factor, clip)
+        self.stepper.step(had)
+
+    def shape_gradient(self, factor: float, clip: Clip) -> None:
+        """Scale and clip the own columns of the stepper's gradient."""
         g = self.stepper.landed()
         if factor != 1.0:
             g.mul_(factor)
@@ -347,7 +372,6 @@ class Net:
             g.mul_(min(1.0, clip[1] / (float(torch.linalg.vector_norm(g)) + 1e-6)))
         elif clip is not None:
             g.clamp_(-clip[1], clip[1])
-        self.stepper.step(had)
 
     def keep_stats(self) -> None:
         """Take the module's buffers over into ``stats``."""

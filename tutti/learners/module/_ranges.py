@@ -1,0 +1,164 @@
+"""The optimizer of a net that is served: a step of one key range, on weights and tensors that all ranks see.
+
+Each range counts its own steps, in the same memory; so whoever moves a range goes on from where another has left it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from tutti.learners.module._net import Clip, Net
+from tutti.learners.module._stepper import Allocate, Stepper
+from tutti.types import Array, Push
+
+
+class RangeStepper(Stepper):
+    """Moves columns start:stop beside other steppers that move the rest.
+
+    Parameters
+    ----------
+    whole : the stepper of all columns, whose gradient, options and tensors this one shares.
+    weights : flat weights that all ranks see.   start, stop : the own columns.
+    allocate : has room for what this range alone keeps.
+    """
+
+    def __init__(self, whole: Stepper, weights: torch.Tensor, start: int, stop: int, allocate: Allocate) -> None:
+        self.__dict__.update(whole.__dict__)
+        homes = whole._homes
+
+        def home(number: int, key: str) -> torch.Tensor:
+            found = homes[f"optimizer/{number}/0/{key}"]
+            if found.ndim:
+                return found
+            own = torch.from_numpy(allocate(found.element_size())).view(found.dtype).view(())
+            return own.copy_(found)
+
+        self.begun = allocate(8).view(np.int64)
+        self.begun[0] = whole._began
+        self._own, self._pieces, groups = (start, stop), [], []
+        for number, (group, first, last) in enumerate(self._groups):
+            lo, hi = max(first, start), min(last, stop)
+            groups.append({"params": [], **self._options[group]})
+            own = {key: home(number, key) for key in self._kinds[number]}
+            if lo < hi:
+                p = torch.nn.Parameter(weights[lo:hi])
+                p.grad = self._gradient[lo:hi]
+                groups[-1]["params"].append(p)
+                mine = {key: t[lo - first : hi - first] if t.ndim else t for key, t in own.items()}
+                self._pieces.append((lo, hi, p, mine))
+        self.optimizer = self._blueprint.optimizer(groups)
+        self._scheduler = None
+        self._bound = False
+
+    def counters(self) -> dict[str, torch.Tensor]:
+        """Return what this range counts, by name."""
+        return {key: t for _, _, _, mine in self._pieces for key, t in mine.items() if not t.ndim}
+
+    def step_as(self, options: Sequence[Mapping[str, Any]], share: float, had: Sequence[bool] | None) -> None:
+        """Move along the gradient, with a share of the learning rates in ``options``, one mapping for each group."""
+        for group, now in zip(self.optimizer.param_groups, options, strict=True):
+            group.update({key: value for key, value in now.items() if key != "params"})
+            group["lr"] = now["lr"] * share
+        if self.begun[0] and not self._bound:
+            for _, _, p, mine in self._pieces:
+                self.optimizer.state[p] = dict(mine)
+        self.step(had)
+        self._bound = True
+        self.begun[0] = 1
+
+    def _settle(self) -> None:
+        for _, _, p, mine in self._pieces:
+            state = self.optimizer.state.get(p, {})
+            for key, home in mine.items():
+                if state[key] is not home:
+                    home.copy_(state[key])
+                    state[key] = home
+
+
+class Served:
+    """A net whose weights lie in memory that all ranks see, and are moved range by range.
+
+    Parameters
+    ----------
+    net : made without a job, so that a gradient is one flat array.
+    ranges : (start, stop) of the columns, in order.
+    steps : global steps made before, which the schedule has gone on for.
+    keys_in : has room for weights and the optimizer's tensors.   sums_in : for statistics and counts.
+    """
+
+    def __init__(
+        self, net: Net, ranges: Sequence[tuple[int, int]], steps: int, keys_in: Allocate, sums_in: Allocate
+    ) -> None:
+        self.net, self._steps = net, steps
+        kept = net.stepper.state()
+        memory: Array = keys_in(net.weights.nbytes).view(net.numpy_dtype)
+        memory[:] = net.weights
+        net._put(memory)
+        if net.stepper.divisible:
+            net.stepper.own(net._flat, 0, net.length, keys_in)
+            for home in net.stepper._homes.values():
+                home.zero_()
+            net.stepper.restore(kept)
+            net.stepper.skip(steps)
+        self.steppers = (
+            [RangeStepper(net.stepper, net._flat, *r, keys_in) for r in ranges] if net.stepper.divisible else []
+        )
+        self.stats: Array = sums_in(max(net.stats.nbytes, 8)).view(net.numpy_dtype)[: len(net.stats)]
+        self.stats[:] = net.stats
+        self.pushed = sums_in(8).view(np.int64)
+        self.pushed[0] = 0
+        template = {"grad": net.stepper.gradient, "sums": net.template()["sums"], "stats": net.template()["stats"]}
+        self.out: dict[str, Array] = template
+        self._noted: tuple[int, list[bool] | None] = (-1, None)
+
+    def push(
+        self,
+        batch: dict[str, torch.Tensor],
+        *,
+        step: int,
+        seed: int,
+        share: float,
+        n_rows: int,
+        first: bool,
+        parts: int,
+        clip: Clip,
+    ) -> Push:
+        """Return the push of a batch: its mean gradient, and how the statistics change by it."""
+        net, out = self.net, self.out
+        before = self.stats.copy()
+        net.stats[:] = before
+        net.gradient(batch, out, n_rows=n_rows, seed=seed, share=1.0, first=True, parts=parts)
+        weight = float(out["sums"][1])
+        if weight > 0:
+            net.shape_gradient(n_rows / weight, clip)
+        change = out["stats"]
+        change -= before
+        change[: net._n_averaged] *= share
+        change[net._n_averaged :] *= first
+        return Push(step, share, out["grad"], {"sums": out["sums"], "stats": change}, empty=weight <= 0)
+
+    def move(self, push: Push, i: int, share: float) -> None:
+        """Move range ``i`` along a push."""
+        own, whole = self.steppers[i], self.net.stepper
+        if push.keys is not whole.gradient:
+            lo, hi = own._own
+            whole.gradient[lo:hi] = push.keys[lo:hi]
+        if push.step > self._steps:
+            whole.skip(push.step - self._steps)
+            self._steps = push.step
+        had = push.sums["sums"][3:]
+        own.step_as(whole.optimizer.param_groups, share, None if had.min() > 0 else (had > 0).tolist())
+
+    def gather(self) -> None:
+        """Have the optimizer's tensors, counters too, where `Stepper.state` finds them."""
+        whole = self.net.stepper
+        begun = [s for s in self.steppers if s.begun[0]]
+        whole._began = bool(begun)
+        for name, home in whole._homes.items():
+            counts = [s.counters()[name.rpartition("/")[2]] for s in begun if not home.ndim]
+            if counts:
+                home.copy_(counts[0])

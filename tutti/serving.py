@@ -1,0 +1,50 @@
+"""The door of learners whose state is served: moved by pushes that come at any time, as a parameter server wants it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+from tutti.protocols import ShardData, Trainable
+from tutti.types import Array, Arrays, Order, Push
+
+
+@runtime_checkable
+class Serving(Trainable, Protocol):
+    """A learner whose numbers, the keys, are moved by pushes as they come, each key range under its own lock.
+
+    Contract
+    --------
+    - ``unservable`` says why this learner cannot do it, None if it can.
+    - ``ranges(shared, n)`` cuts the keys into about ``n`` ranges (start, stop), in order and without a gap.
+    - ``serve(shared, ranges, keys_in, sums_in)`` returns the state with the keys and all that moves with them in
+      memory of ``keys_in(n_bytes)``, and what counts and judges in memory of ``sums_in``; every rank writes the same
+      into it.  ``keys(shared)`` is the flat array of the keys.
+    - ``work`` returns the push of some shards' rows in the global step ``Order.step``, from the keys as they are.  It
+      may keep buffers of its own in it: a push is good until the next one.
+    - ``move(shared, push, i, share)`` moves the keys of range ``i`` along a push; ``share`` scales the learning rate.
+      ``tally(shared, push, parts)`` counts it, ``parts`` of which make a step.  The caller holds the lock of that
+      range, or of the sums.
+    - ``next_pause(shared, every)`` is the step at which all workers have to meet: the end of the training, or earlier
+      where the state is judged, or kept (``every``: as `Worker.keeps`).  ``reached(shared, step)`` says that all is
+      counted until there.  Between two pauses only
+      ``progress``, ``tells`` and ``milestone`` may be asked, under the lock of the sums.
+    """
+
+    def unservable(self) -> str | None: ...
+    def ranges(self, shared: Arrays, n: int) -> list[tuple[int, int]]: ...
+    def serve(
+        self,
+        shared: Arrays,
+        ranges: Sequence[tuple[int, int]],
+        keys_in: Callable[[int], Array],
+        sums_in: Callable[[int], Array],
+    ) -> Arrays: ...
+    def keys(self, shared: Arrays) -> Array: ...
+    def work(
+        self, shared: Arrays, private: Mapping[int, Any], data: Mapping[int, ShardData], orders: Mapping[int, Order]
+    ) -> Push: ...
+    def move(self, shared: Arrays, push: Push, i: int, share: float) -> None: ...
+    def tally(self, shared: Arrays, push: Push, parts: int) -> None: ...
+    def next_pause(self, shared: Arrays, every: int | None) -> int: ...
+    def reached(self, shared: Arrays, step: int) -> None: ...

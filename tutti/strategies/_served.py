@@ -1,0 +1,245 @@
+"""The program of a rank under a parameter server on one host: take an item, compute its push, apply it, go on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection
+from typing import Any
+
+import numpy as np
+
+from tutti.errors import PlanError
+from tutti.protocols import Worker
+from tutti.serving import Serving
+from tutti.strategies._desk import Desk, Task
+from tutti.strategies._store import Store
+from tutti.strategies._told import Told
+from tutti.strategies.server_optimizers import Elastic
+from tutti.types import Array, Arrays, Fault, Order, Push, Update
+
+_RANGE_BYTES = 4 << 20  # keys of a range, where more ranges than servers are worth their locks
+_RANGES = 4  # for each worker at most
+_SPRING = 0.9  # of elastic averaging, over all workers
+
+
+class Service:
+    """One rank's side; see the module.
+
+    Parameters
+    ----------
+    worker, learner : who works on what.   Others : as in `ParameterServer`.
+    """
+
+    def __init__(
+        self, worker: Worker, learner: Serving, servers: int, staleness: float, optimizer: Any, claim: bool
+    ) -> None:
+        commons = worker.commons()
+        if commons is None:
+            raise PlanError(
+                "ParameterServer with staleness >= 1 needs workers that see the same memory: engine=tutti.Threads(n) "
+                "or tutti.Processes(n) with transport='shm'; staleness=0 works anywhere"
+            )
+        self.worker, self.learner, self.optimizer, self._commons = worker, learner, optimizer, commons
+        self.rank, self.size = worker.seat.rank, worker.size
+        self._elastic = optimizer if isinstance(optimizer, Elastic) else None
+        self._private: dict[int, Any] = {}
+        claim = claim and worker.opens
+        parts = [json.loads(said) for said in worker.all_gather(json.dumps(worker.seat.shards).encode())]
+        self._parts: list[list[int]] = parts
+        with worker.phase("read"):
+            shared = learner.init(worker.schema, seed=worker.seed, start=worker.start)
+            n_bytes = learner.keys(shared).nbytes
+            ranges = learner.ranges(shared, max(servers, min(_RANGES * self.size, n_bytes // _RANGE_BYTES)))
+            keys_in = _own_memory if self._elastic else commons.memory
+            self.shared = learner.serve(shared, ranges, keys_in, commons.memory)
+        self._ranges = ranges
+        self._states = self._server_states()
+        self.store = Store(commons, self.rank, self.size, len(ranges) + 1, self._move)
+        words = commons.memory(8 * Desk.n_words(self.size)).view(np.int64)
+        (lock,) = commons.locks(1)
+        self.desk = Desk(words, lock, commons, self.rank, self.size, len(parts), staleness, claim)
+        first, _ = learner.milestone(self.shared)
+        self.told = Told(commons, learner.progress(self.shared), first)
+        self._sums: Array | None = None
+        self._judged = commons.memory(8 * worker.n_shards).view(np.int64)
+        self._judged[:] = 0
+        self._over = learner.progress(self.shared).done
+        self.desk.open(first, first if self._over else learner.next_pause(self.shared, worker.keeps))
+        self._turns = 0
+        worker.meet()
+
+    def run(self) -> Arrays:
+        """Return the state when all is done."""
+        while not self.desk.ended:
+            while (task := self.desk.take()) is not None:
+                self._work(task)
+                if self.desk.speaks():
+                    self.told.tell(self.worker)
+            self._pause()
+        self.worker.count("pushes", self.store.pushes)
+        mean, most = self.store.age
+        self.worker.count("push_age_mean", mean)
+        self.worker.count("push_age_max", most)
+        return {**self.learner.result(self.shared), **self._kept()}
+
+    # items
+
+    def _work(self, task: Task) -> None:
+        worker, learner = self.worker, self.learner
+        losers = self.desk.losers(task.item) if task.left else []
+        moved = self.store.moved(task.item, losers)
+        for i in self.store.torn(task.item, losers):
+            what = "the counts" if i == len(self._ranges) else f"key range {i} of {len(self._ranges)}"
+            worker.emit(
+                Fault(
+                    f"rank {losers[0]} was lost while it moved {what} in step {task.step}: that push may be half "
+                    "applied there, and is not applied again"
+                )
+            )
+        data = {s: worker.open(s) for s in self._parts[task.part]}
+        for s in data.keys() - self._private.keys():
+            self._private[s] = learner.adopt(worker.schema, data[s])
+        orders = {s: Order(task.step, "gradient", worker.seed, s) for s in data}
+        with worker.phase("compute"):
+            versions = self.store.versions()
+            push = learner.work(self.shared, self._private, data, orders)
+            self._apply(task, push, versions, moved)
+        worker.at_step(task.step)
+
+    def _apply(self, task: Task, push: Push, versions: list[int], moved: Collection[int]) -> None:
+        n = len(self._ranges)
+        if push.empty:
+            moved = {*moved, *range(n)}
+        elif self._elastic is not None:
+            for i in range(n):
+                self.learner.move(self.shared, push, i, 1.0)
+            self._turns += 1
+            if self._turns % self._elastic.period:
+                moved = {*moved, *range(n)}
+        self.store.push(task.item, push, versions, moved)
+
+    def _move(self, i: int, push: Push) -> None:
+        """Move a range along a push; its lock is held."""
+        learner, optimizer = self.learner, self.optimizer
+        if i == len(self._ranges):
+            learner.tally(self.shared, push, len(self._parts))
+            self.told.note(learner, self.shared)
+        elif optimizer is None:
+            learner.move(self.shared, push, i, push.share)
+        else:
+            lo, hi = self._ranges[i]
+            own = learner.keys(self.shared)[lo:hi]
+            states = [state[lo:hi] for state in self._states]
+            if self._elastic is not None:
+                optimizer.move(states[0], own, (), 0, self._elastic.rate or _SPRING / self.size)
+                return
+            self._counts[i] += 1
+            optimizer.move(own, push.keys[lo:hi], states, int(self._counts[i]), push.share)
+
+    def _server_states(self) -> list[Array]:
+        """Return what the server's optimizer keeps of all keys; the first of elastic averaging is the model itself."""
+        if self.optimizer is None:
+            return []
+        keys, start = self.learner.keys(self.shared), self.worker.start or {}
+        self._counts = self._commons.memory(8 * len(self._ranges)).view(np.int64)
+        self._counts[:] = int(start.get("server/count", 0))
+        found = []
+        for k in range(self.optimizer.n_states):
+            state = self._commons.memory(keys.nbytes).view(keys.dtype)
+            state[:] = start.get(f"server/{k}", 0)
+            found.append(state)
+        if self._elastic is not None:
+            center = self._commons.memory(keys.nbytes).view(keys.dtype)
+            center[:] = keys
+            found.append(center)
+        return found
+
+    def _kept(self) -> Arrays:
+        """Return what the server's optimizer leaves for who goes on."""
+        if self.optimizer is None or self._elastic is not None:
+            return {}
+        found: dict[str, Array] = {f"server/{k}": np.array(state) for k, state in enumerate(self._states)}
+        return {**found, "server/count": np.array(self._counts.max())}
+
+    # pauses
+
+    def _pause(self) -> None:
+        """Do what needs all workers at rest: judge, tell, keep; then one of them opens the desk again."""
+        learner, desk, pauses = self.learner, self.desk, self.desk.pauses
+        own = None
+        if self._elastic is not None:
+            keys = learner.keys(self.shared)
+            own, keys[:] = keys.copy(), self._states[0]
+        with self.store.locks[-1]:
+            learner.reached(self.shared, desk.limit)
+        judged = self._judge(pauses)
+        while desk.pauses == pauses:
+            self._commons.wait(lambda: desk.pauses > pauses or desk.speaks())
+            if desk.pauses == pauses:
+                self._speak(judged)
+        if own is not None and not desk.ended:
+            learner.keys(self.shared)[:] = own
+
+    def _speak(self, judged: Arrays | None) -> None:
+        """Do what only one rank does at a pause."""
+        learner, worker, desk = self.learner, self.worker, self.desk
+        if judged is not None:
+            self.shared = learner.apply(self.shared, Update("summary", judged), 1.0)
+            self.told.note(learner, self.shared)
+        self.told.tell(worker)
+        step, best = learner.milestone(self.shared)
+        worker.keep(step, lambda: {**learner.snapshot(self.shared), **self._kept()}, best)
+        over = learner.progress(self.shared).done
+        desk.go_on(desk.limit if over else learner.next_pause(self.shared, worker.keeps), over)
+
+    def _judge(self, pauses: int) -> Arrays | None:
+        """Return the sums over all validation rows, each shard's from one rank; None if nothing is due."""
+        worker, learner = self.worker, self.learner
+        if not learner.due(self.shared):
+            return None
+        found: Arrays = {}
+        while True:
+            for s in self._unjudged(pauses, mine=True):
+                data = worker.open(s)
+                private = self._private.setdefault(s, learner.adopt(worker.schema, data))
+                with worker.phase("compute"):
+                    order = Order(self.desk.limit, "summary", worker.seed, s)
+                    found = learner.propose(self.shared, private, data, order).update.arrays
+                    self._table(found)[s] = np.concatenate([array.ravel() for array in found.values()])
+                self._judged[s] = pauses + 1
+                self._commons.ring()
+            if not self._unjudged(pauses, mine=False):
+                break
+            self._commons.wait(
+                lambda: bool(self._unjudged(pauses, mine=True)) or not self._unjudged(pauses, mine=False)
+            )
+        sums = self._table(found)[self._judged == pauses + 1].sum(axis=0)
+        cuts = np.cumsum([array.size for array in found.values()])[:-1]
+        parts = zip(found.items(), np.split(sums, cuts), strict=True)
+        return {name: part.reshape(array.shape) for (name, array), part in parts}
+
+    def _unjudged(self, pauses: int, mine: bool) -> list[int]:
+        """Return shards whose validation rows have not been judged: those this rank has to judge, or all."""
+        live, found = self.desk.live(), []
+        for rank, shards in enumerate(self._parts):
+            if rank not in live and not self.worker.opens:
+                continue
+            for s in shards:
+                judge = rank if rank in live else live[s % len(live)]
+                if self._judged[s] <= pauses and (judge == self.rank or not mine):
+                    found.append(s)
+        return found
+
+    def _table(self, like: Arrays) -> Array:
+        """Return where the sums of all shards lie; all ranks ask for it at the first pause that judges."""
+        if self._sums is None:
+            n = self.worker.n_shards
+            width = sum(array.size for array in like.values())
+            self._sums = self._commons.memory(8 * n * width).view(np.float64).reshape(n, width)
+        return self._sums
+
+
+def _own_memory(n_bytes: int) -> Array:
+    raw = np.zeros(n_bytes + 64, np.uint8)
+    skip = -raw.__array_interface__["data"][0] % 64
+    return raw[skip : skip + n_bytes]
