@@ -1,12 +1,13 @@
 """One of two ranks on two hosts: all_reduce over TLS, plain sockets and gloo in turn.  Called by link.py.
 
-usage: python benchmarks/_link.py RANK ADDRESS DEVICE N_BYTES REPEATS       reads the token and the ports as JSON lines
+usage: python benchmarks/_link.py RANK ADDRESS DEVICE N_BYTES REPEATS SYSTEM...
+
+Reads the token and the ports as JSON lines.
 """
 
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import json
 import os
 import socket
@@ -39,7 +40,7 @@ class TwoHostLink:
         self.board = Board(memoryview(bytearray(8 * Board.n_words(2))).cast("q"), 2)
         self.board.clear()
 
-    def peers(self) -> dict[int, Channel]:
+    def peers(self, among: Any = None) -> dict[int, Channel]:
         return {1 - self.rank: self.channel}
 
     def abort(self) -> None:
@@ -88,15 +89,16 @@ def gloo(rank: int, address: str) -> tuple[Callable[[Any], Any], Callable[[], No
     return reduce, dist.barrier
 
 
-def main(rank: int, address: str, device: str, n_bytes: int, repeats: int) -> None:
+def main(rank: int, address: str, device: str, n_bytes: int, repeats: int, wanted: list[str]) -> None:
     os.environ["GLOO_SOCKET_IFNAME"] = device
     token = Token(bytes.fromhex(json.loads(sys.stdin.readline())["token"]))
     secure, plain = (communicator(TwoHostLink(rank, c)) for c in channels(rank, address, Credentials(token)))
     systems: dict[str, tuple[Callable[[Any], Any], Callable[[], None]]] = {
         name: (lambda mine, comm=comm: comm.all_reduce({rank: mine}, 2), comm.barrier)  # type: ignore[misc]
         for name, comm in (("TLS", secure), ("plain", plain))
+        if name in wanted
     }
-    if importlib.util.find_spec("torch") is not None:
+    if "gloo" in wanted:
         systems["gloo"] = gloo(rank, address)
     mine = np.empty(n_bytes // 4, np.float32)
     for turn in range(repeats + 2):
@@ -114,4 +116,4 @@ def main(rank: int, address: str, device: str, n_bytes: int, repeats: int) -> No
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4]), int(sys.argv[5]))
+    main(int(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4]), int(sys.argv[5]), sys.argv[6:])
