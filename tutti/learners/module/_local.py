@@ -198,6 +198,7 @@ def _params(optimizer: Any) -> list[tuple[str, dict[str, Any], Any]]:
 def _copied(value: Any, spare: Any, device: torch.device | None) -> Any:
     if not isinstance(value, torch.Tensor):
         return copy.deepcopy(value)
-    if isinstance(spare, torch.Tensor) and (spare.shape, spare.dtype) == (value.shape, value.dtype):
+    home = device or value.device
+    if isinstance(spare, torch.Tensor) and (spare.shape, spare.dtype, spare.device) == (value.shape, value.dtype, home):
         return spare.copy_(value)
-    return value.to(device or value.device, copy=True)
+    return value.to(home, copy=True)
