@@ -222,6 +222,8 @@ class NeuralNet(Stored):
         own = self.get_params(deep=False)
         plain = {k: v for k, v in own.items() if k not in _MAY_CHANGE and isinstance(v, str | int | float | None)}
         data = job.schema.n_rows, job.schema.n_features
+        compress = getattr(job.choice.strategy, "compress", None)
+        plain |= {"compress": compress} if compress else {}
         return fingerprint({**job.learner.identity(), "settings": plain, "seed": seed, "data": data})
 
     def _job(self, X: Any, y: Any, sample_weight: Any, epochs: int) -> _Job:

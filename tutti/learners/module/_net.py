@@ -93,7 +93,6 @@ class Net:
         self.together = grouped(self, job) if job is not None else None
         factors = {} if self.together is None else self.together.factors
         self._columns = Columns(self.spots, list(factors.values()))
-        self._matrices = self._columns.matrices()
         self.early = Early(self.params, self.spots, self._columns)
         compiled = self.module._compiled_call_impl is not None  # its backward pass ends all at once
         self._announces = not (self._staged or compiled)
@@ -165,7 +164,7 @@ class Net:
 
     def update(self, out: Mapping[str, Array]) -> Update:
         """Return the update in arrays like `template`; of it the gradient may travel less exactly, sums may not."""
-        return Update("gradient", out, {"grad": self._matrices})
+        return Update("gradient", out, {"grad": self._columns.matrices})
 
     def gradient(
         self,
