@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import tutti
 from tutti._spec import decode, encode
 from tutti.errors import ParameterError
-from tutti.protocols import Coder, Projector
+from tutti.forms import Coder, Projector
 
 CHAINS = [
     (tutti.Half(),),

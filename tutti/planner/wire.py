@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from tutti.protocols import Coder, Compress, Compressible, Engine, Learner
+from tutti.forms import Coder, Compress
+from tutti.protocols import Compressible, Engine, Learner
 from tutti.runtime.link import traffic_of
 from tutti.transforms.auto import CANDIDATES, Chain, Traffic, break_even, most_shards, name_of
 from tutti.types import Cost, Plan

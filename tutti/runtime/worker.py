@@ -12,10 +12,10 @@ from typing import Any, cast
 import numpy as np
 
 from tutti.comm.reduction import Layout, tree_sum
+from tutti.forms import Compress
 from tutti.protocols import (
     Claims,
     Communicator,
-    Compress,
     Compressible,
     Learner,
     Movable,

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from tutti.protocols import Coder
+from tutti.forms import Coder
 from tutti.transforms.half import Half
 from tutti.transforms.quantize import Int8
 from tutti.transforms.topk import TopK
