@@ -23,6 +23,7 @@ _HOME: dict[str, str] = {
     "Int8": "tutti.transforms",
     "PowerSGD": "tutti.transforms",
     "TopK": "tutti.transforms",
+    "LocalSGD": "tutti.strategies.local_sgd",
     "Checkpoint": "tutti.runtime.checkpoint",
     "Processes": "tutti.engines.processes",
     "Threads": "tutti.engines.threads",

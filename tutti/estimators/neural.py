@@ -13,7 +13,7 @@ from tutti.estimators._classifier import accuracy, check_classes, class_factors
 from tutti.estimators._intake import is_dataset
 from tutti.estimators._linear import labels_array, require_real, require_whole
 from tutti.estimators._log import EpochLog
-from tutti.estimators._net_plan import reason, strategy_of, where_of, workers_of
+from tutti.estimators._net_plan import identity_of, reason, strategy_of, where_of, workers_of
 from tutti.estimators._net_rows import Rows, flat, intake
 from tutti.estimators._net_store import Stored
 from tutti.estimators._progress import EpochProgress
@@ -221,7 +221,7 @@ class NeuralNet(Stored):
         """Return the hash of what decides the bits, as far as it is plain; how long to train may change."""
         own = self.get_params(deep=False)
         plain = {k: v for k, v in own.items() if k not in _MAY_CHANGE and isinstance(v, str | int | float | None)}
-        data = job.schema.n_rows, job.schema.n_features
+        data = job.schema.n_rows, job.schema.n_features, *identity_of(job.choice.strategy)
         compress = getattr(job.choice.strategy, "compress", None)
         plain |= {"compress": compress} if compress else {}
         return fingerprint({**job.learner.identity(), "settings": plain, "seed": seed, "data": data})

@@ -133,6 +133,18 @@ class Net:
         """Return what the loss is multiplied with on the way back."""
         return 1.0
 
+    @property
+    def flat(self) -> torch.Tensor:
+        """The weights, where the net computes."""
+        return self._flat
+
+    def separate(self) -> None:
+        """Have every shard go alone from now on, and give gradients for all columns."""
+        self.together = None
+        self._columns = Columns(self.spots, [])
+        self.early = Early(self.params, self.spots, self._columns)
+        self._outs.clear()
+
     def settle(self, allocate: Allocate, part: int, parts: int) -> None:
         """Move what ranks write for each other into memory that all see; of the weights, own part ``part``.
 
@@ -213,9 +225,13 @@ class Net:
             torch._foreach_copy_(self.views_of(out)[1], self.buffers)
         self._land(out)
         if self.buffers:
-            stats, n = out["stats"], self._n_averaged
-            stats[:n] *= stats.dtype.type(share)
-            stats[n:] *= first
+            self.share_stats(out["stats"], share, first)
+
+    def share_stats(self, stats: Array, share: float, first: bool) -> None:
+        """Turn a shard's buffers into its part of their mean; counters are those of the ``first`` shard."""
+        n = self._n_averaged
+        stats[:n] *= stats.dtype.type(share)
+        stats[n:] *= first
 
     def _backward(
         self,
@@ -340,9 +356,9 @@ class Net:
                 shares.sum("grad", at + a - start, at + b - start, gradient[a:b])
         if self.together is not None:
             self.together.write_gradients(torch.from_numpy(gradient), n_rows, lo, hi)
-        self._move(factor, had, clip)
+        self.move(factor, had, clip)
 
-    def _move(self, factor: float, had: Sequence[bool] | None, clip: Clip) -> None:
+    def move(self, factor: float, had: Sequence[bool] | None, clip: Clip) -> None:
         """Move the own columns along the stepper's gradient."""
         g = self.stepper.landed()
         if factor != 1.0:

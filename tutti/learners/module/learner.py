@@ -28,6 +28,7 @@ from tutti.seeds import seed as seed_of
 from tutti.types import Array, Arrays, Cost, Kind, Order, Progress, Proposal, Schema, Update
 
 if TYPE_CHECKING:
+    from tutti.learners.module._local import Turns
     from tutti.learners.module._net import Net
 
 STEP, EPOCH, VALIDATED, STOP, WAITED = range(5)
@@ -41,6 +42,7 @@ class State(dict[str, Array]):
     """The shared arrays of a rank together with the live net whose memory they are."""
 
     net: Net
+    turns: Turns | None = None
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,8 @@ class ModuleLearner(Spec):
 
     @property
     def offers(self) -> frozenset[Kind]:
-        return frozenset({"gradient", "summary"})
+        own: tuple[Kind, ...] = () if self.precision == "fp16" else ("delta",)  # its loss scale is one for all shards
+        return frozenset({"gradient", "summary", *own})
 
     @cached_property
     def deal(self) -> Deal:
@@ -155,12 +158,14 @@ class ModuleLearner(Spec):
                     ),
                 )
             )
+        step = int(shared["clock"][STEP])
+        if order.kind == "delta":
+            return self._turns(shared).propose(self, step, private, data, order)
         out = order.out if order.out is not None else net.template()
-        picks = self._picks(shared, private, data, order)
+        picks = self.picks(step, private, data, order)
         if picks is None:
             net.nothing(out, order.ready)
             return Proposal(net.update(out))
-        step = int(shared["clock"][STEP])
         place = step % self.deal.n_steps
         way, n_rows = net.together, self.deal.n_of(place)
         if way is not None and way.rows is not None:
@@ -178,7 +183,7 @@ class ModuleLearner(Spec):
             parts=self.accumulate,
             ready=order.ready,
         )
-        self._check_loss(out, step, order.shard)
+        self.check_loss(out, step, order.shard)
         return Proposal(net.update(out))
 
     def groups(self, shared: Arrays) -> bool:
@@ -227,7 +232,7 @@ class ModuleLearner(Spec):
     ) -> bool:
         """Write the gradients of some shards, all with rows, in one pass."""
         step, net, places = int(shared["clock"][STEP]), self._net(shared), self._places(shared)
-        picks = [(data[s], self._picks(shared, private[s], data[s], order) or []) for s, order in orders.items()]
+        picks = [(data[s], self.picks(step, private[s], data[s], order) or []) for s, order in orders.items()]
         n_rows = self.deal.n_of(step % self.deal.n_steps)
         ranges = [places[s] for s in orders]
         assert net.together is not None
@@ -237,12 +242,12 @@ class ModuleLearner(Spec):
             _rows.batch(net, self.fields, self.target, picks, into), ranges, outs, n_rows, readies
         )
         for s, out in zip(orders, outs, strict=True):
-            self._check_loss(out, step, s)
+            self.check_loss(out, step, s)
         return fine
 
-    def _picks(self, shared: Arrays, private: Any, data: ShardData, order: Order) -> Picks | None:
-        """Return the shard's rows in the global batch, or None where it has none."""
-        epoch, place = divmod(int(shared["clock"][STEP]), self.deal.n_steps)
+    def picks(self, step: int, private: Any, data: ShardData, order: Order) -> Picks | None:
+        """Return the shard's rows in the global batch of a step, or None where it has none."""
+        epoch, place = divmod(step, self.deal.n_steps)
         start, stop = self.deal.rows(place)[order.shard]
         if stop == start or not data.n_rows:
             return None
@@ -252,7 +257,7 @@ class ModuleLearner(Spec):
             private.order = batches.epoch_order(order.seed, epoch, order.shard, train, self.shuffle)
         return batches.pick(private.order, start, stop)
 
-    def _check_loss(self, out: Mapping[str, Array], step: int, shard: int) -> None:
+    def check_loss(self, out: Mapping[str, Array], step: int, shard: int) -> None:
         if not math.isfinite(out["sums"][0]):
             raise InputError(
                 f"the loss is {out['sums'][0]} at step {step} on shard {shard} (epoch {step // self.deal.n_steps}): "
@@ -264,6 +269,9 @@ class ModuleLearner(Spec):
         state = self._revive(shared)
         if merged.kind == "summary":
             return self._validated(state, merged.arrays)
+        if merged.kind == "delta":
+            first = int(state["clock"][STEP])
+            return self._counted(state, *self._turns(state).apply(merged.arrays, scale, first))
         return self._step(state, Merged(merged.arrays))
 
     def settle(self, shared: Arrays, allocate: Callable[[int], Array], part: int, parts: int) -> State:
@@ -316,7 +324,7 @@ class ModuleLearner(Spec):
         return sum(array.nbytes for array in net.template().values()), rows
 
     def _step(self, state: State, shares: Shares) -> State:
-        net, clock, meter = state.net, state["clock"], state["meter"]
+        net, clock = state.net, state["clock"]
         sums = shares.sum("sums")
         place, weight = int(clock[STEP]) % self.deal.n_steps, float(sums[WEIGHT])
         if weight <= 0:
@@ -326,11 +334,15 @@ class ModuleLearner(Spec):
         if len(state["stats"]):
             state["stats"][:] = shares.sum("stats")
             net.place_stats()
-        if place == 0:
+        return self._counted(state, 1, float(sums[LOSS]), weight)
+
+    def _counted(self, state: State, steps: int, loss: float, weight: float) -> State:
+        net, clock, meter = state.net, state["clock"], state["meter"]
+        if clock[STEP] % self.deal.n_steps == 0:
             meter[LOSS] = meter[WEIGHT] = 0.0
-        meter[LOSS] += float(sums[LOSS])
+        meter[LOSS] += loss
         meter[WEIGHT] += weight
-        clock[STEP] += 1
+        clock[STEP] += steps
         if clock[STEP] % self.deal.n_steps == 0 or clock[STEP] == self.n_steps:
             clock[EPOCH] += 1
             state["objective"][0] = meter[LOSS] / meter[WEIGHT]
@@ -340,7 +352,26 @@ class ModuleLearner(Spec):
         return state
 
     def commit(self, private: Any, proposal: Proposal, scale: float) -> Any:
+        if proposal.private is not None:
+            private.kept, private.spare = proposal.private, private.kept
         return private
+
+    def private_arrays(self, private: Any) -> Arrays:
+        """Return what the shard's own optimizer keeps."""
+        from tutti.learners.module._local import arrays_of
+
+        return arrays_of(private.kept)
+
+    def with_arrays(self, private: Any, arrays: Arrays) -> Any:
+        """Give a shard's optimizer back what `private_arrays` returned."""
+        from tutti.learners.module._local import kept_of
+
+        private.kept = kept_of(arrays)
+        return private
+
+    def ahead(self, first: int, steps: int) -> int:
+        """Return how many of the ``steps`` from ``first`` on come before the end of the epoch and of the training."""
+        return min(steps, self.deal.n_steps - first % self.deal.n_steps, self.n_steps - first)
 
     def progress(self, shared: Arrays) -> Progress:
         """Return the mean training loss of the last epoch; there is no certificate."""
@@ -407,6 +438,14 @@ class ModuleLearner(Spec):
         for name in ("weights", "stats"):
             found[name] = found.pop(f"best_{name}", found[name])
         return {name: np.array(array) for name, array in found.items()}
+
+    def _turns(self, shared: Arrays) -> Turns:
+        from tutti.learners.module._local import Turns
+
+        state = self._revive(shared)
+        if state.turns is None:
+            state.turns = Turns(state.net, int(state["clock"][STEP]))
+        return state.turns
 
     def _net(self, shared: Arrays) -> Net:
         return self._revive(shared).net
