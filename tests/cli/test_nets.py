@@ -240,3 +240,15 @@ def test_a_package_is_imported_by_its_name(folder: Path) -> None:
     from tests.estimators.nets import MLP
 
     assert job.estimator(verbose=0).module is MLP
+
+
+def test_local_steps_are_asked_for_in_a_job(folder: Path) -> None:
+    job = write_job(folder, LAYERS)
+    job.write_text(
+        job.read_text() + '[strategy]\ntype = "LocalSGD"\nlocal_steps = 3\nouter = "nesterov"\nouter_lr = 0.5\n'
+    )
+    estimator = read_job(job).estimator(verbose=0)
+    assert estimator.strategy == tutti.LocalSGD(3, "nesterov", 0.5)
+    told = tutti_in(folder, "explain", "job.toml")
+    assert told.returncode == 0, told.stderr
+    assert "a merge every 3 steps" in told.stdout

@@ -23,7 +23,7 @@ from tutti.types import Partition
 TABLES = ("data", "model", "strategy", "engine", "output")
 READERS = {"libsvm": "read_libsvm", "csv": "read_csv", "parquet": "read_parquet"}
 MODELS = ("LogisticRegression", "LinearSVC", "LinearRegression", "Ridge", *_nets.NETS)
-STRATEGIES = ("AllReduce", "CoCoA")
+STRATEGIES = ("AllReduce", "CoCoA", "LocalSGD")
 ENGINES = ("Threads", "Processes")
 REPORT_SUFFIXES = (".json", ".html", ".txt")
 

@@ -43,6 +43,7 @@ _ESTIMATORS = {
 _SPECS = {
     "AllReduce": "tutti.strategies.all_reduce:AllReduce",
     "CoCoA": "tutti.strategies.cocoa:CoCoA",
+    "LocalSGD": "tutti.strategies.local_sgd:LocalSGD",
     "Threads": "tutti.engines.threads:Threads",
     "Processes": "tutti.engines.processes:Processes",
     "Layers": "tutti.learners.module.layers:Layers",

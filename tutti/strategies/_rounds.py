@@ -157,12 +157,17 @@ class Rounds:
     def _state(self, learner: Trainable) -> Arrays:
         return {**learner.snapshot(self.shared), **{OWN + name: array for name, array in self.own.items()}}
 
-    def tell(self, kind: Kind) -> None:
-        """Emit the `Round` event of the state reached (rank 0 speaks for all: the state is the same everywhere)."""
+    def tell(self, kind: Kind, step: int | None = None) -> None:
+        """Emit the `Round` event of the state reached (rank 0 speaks for all: the state is the same everywhere).
+
+        Parameters
+        ----------
+        step : its number; None: that of the round.
+        """
         if self.worker.seat.rank == 0:
             p = self.learner.progress(self.shared)
             seconds = time.perf_counter() - self.began
-            self.worker.emit(Round(self.n_rounds, seconds, p.objective, p.gap, p.passes, kind, p.metrics))
+            self.worker.emit(Round(step or self.n_rounds, seconds, p.objective, p.gap, p.passes, kind, p.metrics))
 
 
 def _split(start: Arrays | None) -> tuple[Arrays | None, dict[str, Array]]:

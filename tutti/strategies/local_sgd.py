@@ -107,19 +107,19 @@ class LocalSGD(Spec):
             return lambda step, shard: Order(step, kind, worker.seed, shard, hints=hints, out=given.get(shard))
 
         while not learner.progress(rounds.shared).done:
-            before = 0 if trainable is None else trainable.milestone(rounds.shared)[0]
+            before = 0 if trainable is None else trainable.milestone(rounds.shared)[0]  # global steps
             merged = rounds.round(order("delta"), change=self._change(rounds.own))
             if not outs and merged.kind == "delta":
                 outs = worker.buffers(merged.arrays)
             if trainable is None:
                 rounds.tell(merged.kind)
                 continue
-            steps = trainable.milestone(rounds.shared)[0] - before
+            done = trainable.milestone(rounds.shared)[0]
             if trainable.due(rounds.shared):
                 rounds.round(order("summary"))
             if trainable.tells(rounds.shared):
-                rounds.tell("delta")
-            rounds.keep(trainable, steps)
+                rounds.tell("delta", done)
+            rounds.keep(trainable, done - before)
         if trainable is None:
             return rounds.shared
         return {**trainable.result(rounds.shared), **{OWN + name: array for name, array in rounds.own.items()}}
