@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from tutti.engines.processes import Processes  # noqa: E402
 from tutti.engines.threads import Threads  # noqa: E402
 from tutti.errors import InputError, ParameterError, PlanError, RankError  # noqa: E402
 from tutti.estimators.neural import NeuralNetClassifier  # noqa: E402
+from tutti.learners.module import _device  # noqa: E402
 from tutti.learners.module.batches import Deal  # noqa: E402
 from tutti.strategies.local_sgd import LocalSGD  # noqa: E402
 
@@ -83,6 +86,39 @@ def test_a_resume_under_other_workers_gives_the_bits_of_no_interruption(
     assert digest(MLP, engine=then, checkpoint=kept, resume=True, **options) == whole
     with pytest.raises(InputError, match="belongs to another job"):
         digest(MLP, engine=then, checkpoint=kept, resume=True, **{**options, "strategy": LocalSGD(4, outer)})
+
+
+class Late(MLP):
+    """A net that is slower on some workers than on others."""
+
+    def forward(self, x: Any) -> Any:
+        time.sleep(0.004 * (threading.get_ident() // 4096 % 2))
+        return super().forward(x)
+
+
+def test_a_slow_worker_changes_no_bit() -> None:
+    options = {**SGD, "strategy": LocalSGD(4), "epochs": 1}
+    assert digest(Late, engine=Threads(3), **options) == digest(MLP, engine=Threads(1), **options)
+
+
+def test_a_loss_of_ones_own_is_trained_in_own_steps() -> None:
+    x, y = rows(MLP)
+    settings = {"batch_size": 100, "epochs": 3, "random_state": 0, "strategy": LocalSGD(4), **SGD}
+
+    def loss(module: Any, batch: Any) -> Any:
+        return nn.functional.cross_entropy(module(batch["x"]), batch["y"], reduction="none")
+
+    found = [tutti.train(MLP, loss, (x, y), engine=Threads(n), **settings) for n in (1, 3)]
+    assert found[0].report.sha256 == found[1].report.sha256
+    assert found[0].history[-1]["loss"] < found[0].history[0]["loss"]
+
+
+@pytest.mark.parametrize("kind", [MLP, CNN])
+def test_a_net_apart_from_the_host_has_its_bits(kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = {**ADAM, "strategy": LocalSGD(3, "nesterov"), "lr_schedule": "cosine", "validation": 0.1}
+    host = digest(kind, engine=Threads(2), **options)
+    monkeypatch.setattr(_device, "shares_memory", lambda device: False)
+    assert digest(kind, engine=Threads(1), **options) == host
 
 
 # the same numbers as others

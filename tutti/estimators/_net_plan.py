@@ -139,5 +139,5 @@ def reason(exact: bool, n_shards: int, n_workers: int, batch_size: int) -> str:
     """Return why the gradient is taken in so many parts, and what that costs."""
     if exact:
         price = f"{n_shards} pieces of about {-(-batch_size // n_shards)} rows a step, where {n_workers} would do"
-        return f"gradients of {n_shards} shards, summed in a fixed order: the same bits for any workers, for {price}"
+        return f"updates of {n_shards} shards, summed in a fixed order: the same bits for any workers, for {price}"
     return "exact=False: one shard per worker, larger pieces; the bits depend on the number of workers"

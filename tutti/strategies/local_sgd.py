@@ -81,12 +81,14 @@ class LocalSGD(Spec):
                 f"offers {', '.join(sorted(learner.offers)) or 'nothing'}; use strategy={' or '.join(fits)} with it, "
                 "or what offers deltas: nets (in float32 or bf16), and linear models with solver='sgd'"
             )
-        passes = max(math.ceil(learner.cost(schema).passes), 1)
+        cost = learner.cost(schema)
+        passes = max(math.ceil(cost.passes), 1)
         rounds = passes * math.ceil(draft.rounds / passes / self.local_steps)
         return dataclasses.replace(
             draft,
             strategy=type(self).__name__,
             rounds=rounds,
+            memory_bytes=draft.memory_bytes + draft.n_shards * cost.private_bytes,  # proposed beside committed
             notes=(
                 *draft.notes,
                 f"a merge every {self.local_steps} steps: {rounds} in place of {draft.rounds}, "
