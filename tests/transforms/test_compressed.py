@@ -79,6 +79,39 @@ def test_a_linear_model_has_the_same_bits_and_a_true_certificate(compress):
     assert one.objective_ - one.duality_gap_ <= exact.objective_, "the certificate comes from sums that are exact"
 
 
+@pytest.mark.parametrize("compress", [tutti.Int8(), SELECT, tutti.PowerSGD(2)], ids=repr)
+@pytest.mark.parametrize("outer", ["average", "nesterov"])
+def test_so_has_what_local_steps_exchange_and_it_resumes(compress, outer, tmp_path):
+    strategy = tutti.LocalSGD(local_steps=4, outer=outer, compress=compress)
+
+    def fit(engine, **params):
+        settings = {"batch_size": 100, "epochs": 3, "random_state": 0, "n_shards": 4, **params}
+        net = tutti.NeuralNetClassifier(MLP, strategy=strategy, engine=engine, **settings)
+        return net.fit(*rows(MLP)).report_.sha256
+
+    one = fit(tutti.Threads(1))
+    assert fit(tutti.Processes(2, transport="gloo")) == fit(tutti.Threads(3)) == one
+    keep = tutti.Checkpoint(str(tmp_path), every_steps=7, every_minutes=None)
+    fit(tutti.Threads(2), epochs=2, checkpoint=keep)
+    assert fit(tutti.Threads(4), checkpoint=keep, resume=True) == one
+    strategy = tutti.LocalSGD(local_steps=4, outer=outer)
+    assert fit(tutti.Threads(1)) != one
+
+
+@pytest.mark.filterwarnings("ignore:.*max_iter.*", "ignore:.*tol.*")
+def test_local_steps_of_a_linear_model_are_compressed_to_the_same_bits():
+    def sha(compress, engine):
+        rng = np.random.default_rng(11)
+        x = rng.normal(size=(1003, 90))
+        y = np.argmax(x @ rng.normal(size=(90, 4)), axis=1)
+        model = tutti.LinearSVC(solver="sgd", tol=1e-3, max_iter=4, engine=engine)
+        return model.set_params(strategy=tutti.LocalSGD(compress=compress)).fit(x, y).report_.sha256
+
+    one = sha(SELECT, tutti.Threads(1))
+    assert sha(SELECT, tutti.Processes(2, transport="gloo")) == sha(SELECT, tutti.Threads(5)) == one
+    assert sha(None, tutti.Threads(1)) != one
+
+
 def test_over_sockets_fewer_bytes_are_sent():
     sent = {
         str(compress): net(MLP, compress, tutti.Processes(2, transport="gloo"), module__hidden=300).report_.sent_bytes

@@ -20,8 +20,10 @@ import numpy as np
 
 from tutti._spec import Spec
 from tutti.errors import ParameterError, PlanError
-from tutti.protocols import Learner, Trainable, Worker
+from tutti.forms import Compress
+from tutti.protocols import Compressible, Learner, Trainable, Worker
 from tutti.strategies import _rules
+from tutti.strategies._compress import check_compress, plan_compressed
 from tutti.strategies._rounds import OWN, Change, Rounds
 from tutti.types import Array, Arrays, Kind, Order, Plan, Schema, Update
 
@@ -38,19 +40,22 @@ class LocalSGD(Spec):
     outer : "average" takes the mean of the shards' models; "nesterov" goes along the mean of their changes with
         momentum, which wants an inner AdamW and many local steps (DiLoCo).
     outer_lr, outer_momentum : of "nesterov"; None: 0.7 and 0.9.
+    compress : in what form the changes leave their shard, as in `AllReduce`.
 
     Example
     -------
     >>> LocalSGD(local_steps=16, outer="nesterov").get_params()
-    {'local_steps': 16, 'outer': 'nesterov', 'outer_lr': None, 'outer_momentum': None}
+    {'local_steps': 16, 'outer': 'nesterov', 'outer_lr': None, 'outer_momentum': None, 'compress': None}
     """
 
     local_steps: int = 8
     outer: str = "average"
     outer_lr: float | None = None
     outer_momentum: float | None = None
+    compress: Compress = None
 
     def __post_init__(self) -> None:
+        check_compress(self.compress)
         if not isinstance(self.local_steps, int) or self.local_steps < 1:
             raise ParameterError("local_steps", self.local_steps, "write a whole number of at least 1")
         if self.outer not in ("average", "nesterov"):
@@ -82,6 +87,7 @@ class LocalSGD(Spec):
                 "or what offers deltas: nets (in float32 or bf16), and linear models with solver='sgd'"
             )
         cost = learner.cost(schema)
+        draft = plan_compressed(self.compress, learner, draft, type(self).__name__)
         passes = max(math.ceil(cost.passes), 1)
         rounds = passes * math.ceil(draft.rounds / passes / self.local_steps)
         return dataclasses.replace(
@@ -98,6 +104,9 @@ class LocalSGD(Spec):
 
     def run(self, worker: Worker, learner: Learner) -> Arrays:
         """Run rounds until the learner says that it is done; a `Trainable` says when to validate, tell and keep."""
+        if self.compress and isinstance(learner, Compressible):
+            learner = learner.whole()
+            worker.compress(self.compress, learner)
         rounds = Rounds(worker, learner)
         rounds.remember()
         trainable = learner if isinstance(learner, Trainable) else None

@@ -90,7 +90,7 @@ class Turns:
         n_all = sum(stop - start for rows in ranges for start, stop in rows)
         leads = all(stop == start for rows in ranges for start, stop in rows[: order.shard])
         net.share_stats(out["stats"], n_own / n_all, first=n_own > 0 and leads)
-        return Proposal(Update("delta", out), kept)
+        return Proposal(Update("delta", out, {"delta": net.matrices}), kept)
 
     def apply(self, sums: Arrays, scale: float, first: int) -> tuple[int, float, float]:
         """Move the shared weights along a merged update; return (steps it took, sum of losses, sum of weights)."""

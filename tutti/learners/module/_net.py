@@ -25,7 +25,7 @@ from tutti.learners.module._grouped import Job, grouped
 from tutti.learners.module._stepper import Allocate, Stepper, aligned
 from tutti.learners.module.fields import Field
 from tutti.protocols import Shares
-from tutti.types import Array, Ready, Update
+from tutti.types import Array, Matrix, Ready, Update
 
 LOSS, WEIGHT, HITS = range(3)
 """Places in "sums"; then follows a flag per parameter: 1 where it got a gradient."""
@@ -176,7 +176,12 @@ class Net:
 
     def update(self, out: Mapping[str, Array]) -> Update:
         """Return the update in arrays like `template`; of it the gradient may travel less exactly, sums may not."""
-        return Update("gradient", out, {"grad": self._columns.matrices})
+        return Update("gradient", out, {"grad": self.matrices})
+
+    @property
+    def matrices(self) -> tuple[Matrix, ...]:
+        """Where matrices lie in "grad"."""
+        return self._columns.matrices
 
     def gradient(
         self,
