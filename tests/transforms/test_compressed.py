@@ -43,7 +43,7 @@ def alone(kind, compress):
 
 @pytest.mark.parametrize("engine", ENGINES, ids=repr)
 @pytest.mark.parametrize("compress", FORMS, ids=repr)
-@pytest.mark.parametrize("kind", [MLP, wide])
+@pytest.mark.parametrize("kind", [MLP, pytest.param(wide, marks=pytest.mark.thorough)])
 def test_a_net_has_the_same_bits_for_any_number_of_workers(kind, compress, engine):
     assert net(kind, compress, engine).report_.sha256 == alone(kind, compress)
 
