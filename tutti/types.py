@@ -218,7 +218,7 @@ class Update:
 
     Parameters
     ----------
-    lossy : the arrays that may travel in a shorter form (see `tutti.protocols.Transform`), and the matrices in each.
+    lossy : the arrays that may travel in a shorter form (see `tutti.forms.Transform`), and the matrices in each.
     """
 
     kind: Kind

@@ -98,6 +98,8 @@ def fingerprint_of(net: NeuralNet, job: Job, seed: int) -> str:
     own = net.get_params(deep=False)
     plain = {k: v for k, v in own.items() if k not in _MAY_CHANGE and isinstance(v, str | int | float | None)}
     data = job.schema.n_rows, job.schema.n_features, *identity_of(job.choice.strategy)
+    compress = getattr(job.choice.strategy, "compress", None)
+    plain |= {"compress": compress} if compress else {}
     return fingerprint({**job.learner.identity(), "settings": plain, "seed": seed, "data": data})
 
 

@@ -110,9 +110,8 @@ class SGD(Spec):
             sums = collect(self.problem, data, all_rows(data), self._candidate(shared), real, request)
             return Proposal(Update(measured, sums))
         if order.kind == "delta":
-            return Proposal(
-                Update("delta", self._own_steps(shared, data, order), {"delta": ((0, *shared["w"].shape),)})
-            )
+            matrix = 0, len(shared["w"]), shared["w"].shape[1]
+            return Proposal(Update("delta", self._own_steps(shared, data, order), {"delta": (matrix,)}))
         steps = self._steps(int(shared["n_rows"][0]))
         rows = _batch(data, order.seed, epoch, step, steps)
         sums = collect(self.problem, data, rows, (shared["w"], shared["b"]), real)

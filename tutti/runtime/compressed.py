@@ -15,7 +15,8 @@ import numpy as np
 
 from tutti.comm.reduction import Layout, tree_sum
 from tutti.errors import InputError
-from tutti.protocols import Coder, Communicator, Projector, Transform
+from tutti.forms import Coder, Projector, Transform
+from tutti.protocols import Communicator
 from tutti.types import Array, Arrays, Matrix, Update
 
 LEAST = 256

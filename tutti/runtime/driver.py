@@ -99,17 +99,15 @@ def train(
     learner.prepare(schema)
     prepare(getattr(strategy, "compress", None))
     history: list[Round] = []
-    faults: list[str] = []
-    notes: list[str] = []
+    said: dict[type, list[str]] = {Fault: [], Note: []}
 
     def note(event: Event) -> None:
         if isinstance(event, Round):
             history.append(event)
-        elif isinstance(event, Fault):
-            faults.append(event.message)
-            warnings.warn(event.message, RuntimeWarning, stacklevel=2)
-        elif isinstance(event, Note):
-            notes.append(event.message)
+        elif isinstance(event, Fault | Note):
+            said[type(event)].append(event.message)
+            if isinstance(event, Fault):
+                warnings.warn(event.message, RuntimeWarning, stacklevel=2)
         if watch is not None:
             watch(event)
 
@@ -139,8 +137,8 @@ def train(
         reports=tuple(report for _, report in came_back),
         progress=learner.progress(arrays),
         seconds=time.perf_counter() - began,
-        faults=len(faults),
-        notes=tuple(notes),
+        faults=len(said[Fault]),
+        notes=tuple(said[Note]),
     )
 
 

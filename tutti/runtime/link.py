@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from time import perf_counter
 from typing import Any, Protocol
 
@@ -11,7 +12,7 @@ from tutti.comm.reduction import subtrees
 from tutti.protocols import Communicator, Compressible, Learner
 from tutti.transforms import prepare
 from tutti.transforms.auto import CANDIDATES, SPEEDS, Chain, Link, Traffic, choose, name_of, seconds
-from tutti.types import Array, Arrays, Event, Note, Schema, Seat
+from tutti.types import Array, Arrays, Cost, Event, Note, Schema, Seat
 
 _BYTES = 1 << 18
 _TRIES = 3
@@ -41,12 +42,9 @@ def chosen_for(learner: Learner, comm: Communicator, worker: Asking) -> Chain:
         return ()
     link = measure(comm)
     shared = learner.init(worker.schema, seed=worker.seed, start=worker.start)
-    n_bytes, row_bytes = learner.traffic(shared)
     cost = learner.cost(worker.schema)
-    shards = [int.from_bytes(n) for n in comm.all_gather(len(worker.seat.shards).to_bytes(8))]
-    partials = len(subtrees(worker.n_shards, worker.seat.shards))
-    partials = max(int.from_bytes(n) for n in comm.all_gather(partials.to_bytes(8)))
-    traffic = Traffic(cost.update_bytes // cost.itemsize, cost.itemsize, tuple(shards), partials, n_bytes, row_bytes)
+    seats = [np.frombuffer(own, np.int64).tolist() for own in comm.all_gather(np.array(worker.seat.shards).tobytes())]
+    traffic = traffic_of(cost, seats, learner.traffic(shared))
     hoped = {name: (_HOPE * encode, _HOPE * decode) for name, (encode, decode) in SPEEDS.items()}
     chain: Chain = ()
     speeds = hoped
@@ -61,6 +59,21 @@ def chosen_for(learner: Learner, comm: Communicator, worker: Asking) -> Chain:
     else:
         _tell(worker, f"off: {found}; {1e3 * plain:.3g} ms a round as it is, and no transform makes that clearly less")
     return chain
+
+
+def traffic_of(cost: Cost, seats: Sequence[Sequence[int]], sent: tuple[int, int] | None = None) -> Traffic:
+    """Return what a round sends.
+
+    Parameters
+    ----------
+    seats : the shards of each rank.   sent : bytes of one shard's update as it is and of what all send besides, where
+        that is known.
+    """
+    n_shards = sum(map(len, seats))
+    partials = max(len(subtrees(n_shards, seat)) for seat in seats)
+    n_bytes, row_bytes = (cost.update_bytes, 0) if sent is None else sent
+    n_values = cost.update_bytes // cost.itemsize
+    return Traffic(n_values, cost.itemsize, tuple(map(len, seats)), partials, n_bytes, row_bytes)
 
 
 def measure(comm: Communicator) -> Link:

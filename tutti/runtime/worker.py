@@ -13,11 +13,11 @@ from typing import Any, cast
 import numpy as np
 
 from tutti.comm.reduction import Layout, tree_sum
+from tutti.forms import Compress
 from tutti.protocols import (
     Claims,
     Commons,
     Communicator,
-    Compress,
     Compressible,
     Learner,
     Movable,

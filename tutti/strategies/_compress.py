@@ -6,7 +6,8 @@ import dataclasses
 from typing import Any
 
 from tutti.errors import ParameterError, PlanError
-from tutti.protocols import Coder, Compressible, Learner, Projector
+from tutti.forms import Coder, Projector
+from tutti.protocols import Compressible, Learner
 from tutti.types import Plan
 
 _WRITE = (

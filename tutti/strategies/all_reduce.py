@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from tutti._spec import Spec
 from tutti.errors import PlanError
-from tutti.protocols import Compress, Learner, Trainable, Worker
+from tutti.forms import Compress
+from tutti.protocols import Learner, Trainable, Worker
 from tutti.strategies._compress import check_compress, plan_compressed
 from tutti.strategies._rounds import Rounds
 from tutti.types import Array, Arrays, Kind, Order, Plan, Ready, Schema

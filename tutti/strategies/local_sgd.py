@@ -20,7 +20,8 @@ import numpy as np
 
 from tutti._spec import Spec
 from tutti.errors import ParameterError, PlanError
-from tutti.protocols import Compress, Learner, Trainable, Worker
+from tutti.forms import Compress
+from tutti.protocols import Compressible, Learner, Trainable, Worker
 from tutti.strategies import _rules
 from tutti.strategies._compress import check_compress, plan_compressed
 from tutti.strategies._rounds import OWN, Change, Rounds
@@ -39,7 +40,7 @@ class LocalSGD(Spec):
     outer : "average" takes the mean of the shards' models; "nesterov" goes along the mean of their changes with
         momentum, which wants an inner AdamW and many local steps (DiLoCo).
     outer_lr, outer_momentum : of "nesterov"; None: 0.7 and 0.9.
-    compress : in what form the shards' changes are exchanged, as in `AllReduce`.
+    compress : in what form the changes leave their shard, as in `AllReduce`.
 
     Example
     -------
@@ -85,8 +86,8 @@ class LocalSGD(Spec):
                 f"offers {', '.join(sorted(learner.offers)) or 'nothing'}; use strategy={' or '.join(fits)} with it, "
                 "or what offers deltas: nets (in float32 or bf16), and linear models with solver='sgd'"
             )
-        draft = plan_compressed(self.compress, learner, draft, type(self).__name__)
         cost = learner.cost(schema)
+        draft = plan_compressed(self.compress, learner, draft, type(self).__name__)
         passes = max(math.ceil(cost.passes), 1)
         rounds = passes * math.ceil(draft.rounds / passes / self.local_steps)
         return dataclasses.replace(
@@ -103,8 +104,9 @@ class LocalSGD(Spec):
 
     def run(self, worker: Worker, learner: Learner) -> Arrays:
         """Run rounds until the learner says that it is done; a `Trainable` says when to validate, tell and keep."""
-        whole = worker.compress(self.compress, learner) if self.compress else None
-        learner = learner if whole is None else whole
+        if self.compress and isinstance(learner, Compressible):
+            learner = learner.whole()
+            worker.compress(self.compress, learner)
         rounds = Rounds(worker, learner)
         rounds.remember()
         trainable = learner if isinstance(learner, Trainable) else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tutti.protocols import Coder, Compress, Projector
+from tutti.forms import Coder, Compress, Projector
 from tutti.transforms.half import Half
 from tutti.transforms.power import PowerSGD
 from tutti.transforms.quantize import Int8

@@ -15,19 +15,19 @@ from typing import Any
 
 import numpy as np
 
-from tutti.protocols import Coder
+from tutti.forms import Coder
 from tutti.transforms.half import Half
 from tutti.transforms.quantize import Int8
 from tutti.transforms.topk import TopK
 
 Chain = tuple[Coder, ...]
-CANDIDATES: tuple[Chain, ...] = ((Half(),), (Int8(),), (TopK(0.01), Int8()))
+CANDIDATES: tuple[Chain, ...] = ((Half(),), (Int8(),), (TopK(0.05), Int8()))
 """What "auto" chooses from, the most faithful first."""
 GAIN = 0.8
 """The first form must bring the predicted exchange of a round below this share of what it is without."""
-NEXT = 0.5
+NEXT = 0.6
 """A less faithful form must bring it below this share of that of the one before."""
-SPEEDS = {"Half": (5e9, 1.2e10), "Int8": (4e9, 1.5e10), "TopK": (1e9, 6e9)}
+SPEEDS = {"Half": (3.5e9, 1e10), "Int8": (5e9, 1.5e10), "TopK": (1.5e9, 1e10)}
 """Bytes of an update that one core encodes and decodes in a second, as measured; the plan's guess."""
 PLAIN_CALLS, CALLS = 3, 2
 """Messages one after the other: to agree, to cut and to gather; to agree and to gather."""
@@ -96,6 +96,8 @@ def choose(traffic: Traffic, link: Link, speeds: Mapping[str, tuple[float, float
     chosen: Chain = ()
     best = seconds(traffic, (), link)
     for chain in CANDIDATES:
+        if traffic.sent_bytes(chain) > GAIN * traffic.plain_bytes():
+            continue  # it would save calls at best
         predicted = seconds(traffic, chain, link, speeds)
         if predicted < best * (NEXT if chosen else GAIN):
             chosen, best = chain, predicted
@@ -109,11 +111,11 @@ def break_even(traffic: Traffic, chain: Chain, speeds: Mapping[str, tuple[float,
 
 
 def most_shards(traffic: Traffic, chain: Chain) -> int:
-    """Return how many shards, a power of two for each rank, still save half of the bytes; 0 if no number does."""
+    """Return how many shards, a power of two for each rank, still save about half of the bytes; 0 if no number does."""
     size, payload, found = len(traffic.shards), traffic.payload(chain), 0
     each = 1
     while each <= max(traffic.shards):
-        if each * (size - 1) * payload <= traffic.n_bytes * (size - 1) / size:
+        if each * (size - 1) * payload <= 1.1 * traffic.n_bytes * (size - 1) / size:
             found = each * size
         each *= 2
     return found

@@ -11,7 +11,7 @@ import numpy as np
 
 from tutti._spec import Spec
 from tutti.errors import ParameterError
-from tutti.protocols import Coder
+from tutti.forms import Coder
 from tutti.transforms._parts import bits_of, part
 from tutti.types import Array
 

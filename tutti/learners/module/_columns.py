@@ -54,14 +54,11 @@ class Columns:
                 self.runs.append((spot.start, spot.end, at))
             at += spot.end - spot.start
         self.n_summed = at
-
-    def matrices(self) -> tuple[Matrix, ...]:
-        """Return where in an update the gradients of matrices lie; of a convolution one, outputs x the rest."""
-        found = []
-        for spot, at in zip(self._spots, self.places, strict=True):
-            if at is not None and len(spot.shape) > 1:
-                found.append((at, spot.shape[0], math.prod(spot.shape[1:])))
-        return tuple(found)
+        self.matrices: tuple[Matrix, ...] = tuple(  # of a convolution one, outputs x the rest
+            (at, spot.shape[0], math.prod(spot.shape[1:]))
+            for spot, at in zip(spots, self.places, strict=True)
+            if at is not None and len(spot.shape) > 1
+        )
 
     def cut(self, part: int, parts: int) -> int:
         """Return the first column of a part; columns are cut where every cut of them gives the same bits."""

@@ -47,7 +47,6 @@ class Turns:
         self._rates = Rates(self._optimizer, net.stepper.free(), step)
         self._weights, self._stats = net.flat.clone(), net.stats.copy()
         self._out = {**net.template(), "grad": net.stepper.gradient}
-        self._matrices = net.plain_columns().matrices()
 
     def template(self) -> dict[str, Array]:
         """Return arrays shaped like an update."""
@@ -91,7 +90,7 @@ class Turns:
         n_all = sum(stop - start for rows in ranges for start, stop in rows)
         leads = all(stop == start for rows in ranges for start, stop in rows[: order.shard])
         net.share_stats(out["stats"], n_own / n_all, first=n_own > 0 and leads)
-        return Proposal(Update("delta", out, {"delta": self._matrices}), kept)
+        return Proposal(Update("delta", out, {"delta": net.matrices}), kept)
 
     def apply(self, sums: Arrays, scale: float, first: int) -> tuple[int, float, float]:
         """Move the shared weights along a merged update; return (steps it took, sum of losses, sum of weights)."""

@@ -25,7 +25,7 @@ from tutti.learners.module._grouped import Job, grouped
 from tutti.learners.module._stepper import Allocate, Stepper, aligned
 from tutti.learners.module.fields import Field
 from tutti.protocols import Shares
-from tutti.types import Array, Ready, Update
+from tutti.types import Array, Matrix, Ready, Update
 
 LOSS, WEIGHT, HITS = range(3)
 """Places in "sums"; then follows a flag per parameter: 1 where it got a gradient."""
@@ -93,7 +93,6 @@ class Net:
         self.together = grouped(self, job) if job is not None else None
         factors = {} if self.together is None else self.together.factors
         self._columns = Columns(self.spots, list(factors.values()))
-        self._matrices = self._columns.matrices()
         self.early = Early(self.params, self.spots, self._columns)
         compiled = self.module._compiled_call_impl is not None  # its backward pass ends all at once
         self._announces = not (self._staged or compiled)
@@ -181,7 +180,12 @@ class Net:
 
     def update(self, out: Mapping[str, Array]) -> Update:
         """Return the update in arrays like `template`; of it the gradient may travel less exactly, sums may not."""
-        return Update("gradient", out, {"grad": self._matrices})
+        return Update("gradient", out, {"grad": self.matrices})
+
+    @property
+    def matrices(self) -> tuple[Matrix, ...]:
+        """Where matrices lie in "grad"."""
+        return self._columns.matrices
 
     def gradient(
         self,
