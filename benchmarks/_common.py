@@ -1,8 +1,10 @@
-"""What benchmarks share: the header of a result (hardware, versions, date, command); one system run alone."""
+"""What benchmarks share: options, the header of a result (hardware, versions, date, command), one system run alone."""
 
 from __future__ import annotations
 
+import argparse
 import importlib.metadata
+import importlib.util
 import json
 import os
 import platform
@@ -26,6 +28,19 @@ PACKAGES = (
     "scikit-learn-intelex",
     "xgboost-cpu",
 )
+
+
+def net_options(doc: str | None, repeats: int, **lists: list[str]) -> argparse.Namespace:
+    """Return --repeats and lists such as --models of a benchmark of nets; without torch say so and end."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=repeats)
+    for name, default in lists.items():
+        parser.add_argument(f"--{name}", nargs="*", default=default)
+    given = parser.parse_args()
+    if importlib.util.find_spec("torch") is None:
+        print('skipped, because torch is not installed: pip install "tutti[torch]"')
+        sys.exit()
+    return given
 
 
 def _lines(path: str) -> list[str]:

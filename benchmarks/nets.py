@@ -7,10 +7,7 @@ tuned for all of them, the optimizer is fused for all.  Goals: DDP / plain torch
 
 from __future__ import annotations
 
-import argparse
-import importlib.util
-
-from _common import alone, header, median, save
+from _common import alone, header, median, net_options, save
 
 GOALS = {"mlp256": (1.6, 0.65), "mlp2048": (1.1, 0.93), "cnn": (1.05, 0.93), "trf": (1.0, 0.93), "wide": (1.3, 0.93)}
 SYSTEMS = ("plain-1", "plain-2", "ddp-2", "threads-2", "processes-2", "inexact-2")
@@ -18,13 +15,7 @@ MALLOC = "glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=34359738368:glibc.
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=2)
-    parser.add_argument("--models", nargs="*", default=list(GOALS))
-    given = parser.parse_args()
-    if importlib.util.find_spec("torch") is None:
-        print('skipped, because torch is not installed: pip install "tutti[torch]"')
-        return
+    given = net_options(__doc__, 2, models=list(GOALS))
     lines = [header(), "", "model    " + "".join(f"{s:>13}" for s in SYSTEMS) + "      ms a step"]
     verdicts = []
     for model in given.models:
