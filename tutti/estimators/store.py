@@ -138,6 +138,18 @@ def _build(cls: Any, header: Mapping[str, Any], arrays: dict[str, Array], module
     return estimator
 
 
+def fitted_facts(estimator: Any) -> dict[str, Any]:
+    """Return what every fitted estimator writes down of itself, as plain values."""
+    classes, names = getattr(estimator, "classes_", None), getattr(estimator, "feature_names_in_", None)
+    return {
+        "n_features": estimator.n_features_in_,
+        "feature_names": None if names is None else list(names),
+        "classes": None if classes is None else plain_classes(classes),
+        "n_iter": estimator.n_iter_,
+        "report": plain_report(estimator.report_),
+    }
+
+
 def plain_report(report: Report) -> dict[str, Any]:
     """Return a report as plain values that name no machine."""
     plain = report.to_dict()
