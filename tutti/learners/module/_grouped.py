@@ -38,8 +38,6 @@ _SPLIT = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 """Layers whose gradients are taken shard by shard."""
 _MOST_SIZES = 256
 
-Sinks = list[tuple[list[torch.Tensor], list[torch.Tensor]]]
-
 
 @dataclass(frozen=True)
 class Job:
