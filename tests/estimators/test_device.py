@@ -92,6 +92,17 @@ def test_little_work_is_done_by_one_thread_and_much_by_processes():
     assert Where("cpu").engine(Threads(3), None, 1e9) == Threads(3)
 
 
+def test_epochs_that_are_behind_a_net_are_no_work_to_come(monkeypatch):
+    asked, engine = [], Where.engine
+    monkeypatch.setattr(Where, "engine", lambda *args: asked.append(args[-1]) or engine(*args))
+    made = net(MLP)
+    for _ in range(3):
+        made.partial_fit(*rows(MLP))
+    made.set_params(epochs=5, warm_start=True).explain(*rows(MLP))
+    assert asked == [asked[0]] * 3 + [5 * asked[0]]
+    assert asked[0] > 0
+
+
 def test_gpus_and_the_compiler_get_processes():
     schema = None
     assert Where("cuda", 2).engine("auto", schema, 1e15) == Processes(2)

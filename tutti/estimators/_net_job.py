@@ -40,12 +40,12 @@ class Job:
     fields: tuple[Field, ...]
 
 
-def job_of(net: NeuralNet, X: Any, y: Any, sample_weight: Any, epochs: int) -> Job:
+def job_of(net: NeuralNet, X: Any, y: Any, sample_weight: Any, epochs: int, done: int = 0) -> Job:
     """Return the job of a fit; nothing is started.
 
     Parameters
     ----------
-    epochs : at the end of the fit.
+    epochs : at the end of the fit, of which ``done`` are behind the net.
     """
     from tutti.learners.module import _build
     from tutti.learners.module._blueprint import write
@@ -65,7 +65,7 @@ def job_of(net: NeuralNet, X: Any, y: Any, sample_weight: Any, epochs: int) -> J
     block = dataset.open(first, n_shards, schema).block(0)
     batch = _build.batch_of(block, 4, fields, given.target, blueprint.module)
     tried = _build.try_out(blueprint, batch, net._n_outputs(schema), seed)
-    engine = where.engine(net.engine, schema, epochs * n_rows * tried.flops)
+    engine = where.engine(net.engine, schema, (epochs - done) * n_rows * tried.flops)
     n_shards = n_shards if net.exact else workers_of(engine, n_shards)
     learner = ModuleLearner(
         code=write(blueprint),

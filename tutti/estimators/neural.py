@@ -134,7 +134,7 @@ class NeuralNet(Stored):
         if not self.__sklearn_is_fitted__():
             return self._fit(job_of(self, X, y, sample_weight, 1), None)
         done = int(self._state["clock"][EPOCH])
-        job = job_of(self, X, y, sample_weight, done + 1)
+        job = job_of(self, X, y, sample_weight, done + 1, done)
         clock = self._state["clock"].copy()
         clock[STEP] = done * job.learner.deal.n_steps  # the new rows may be more or fewer
         return self._fit(job, {**self._state, "clock": clock})
