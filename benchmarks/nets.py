@@ -8,11 +8,10 @@ on two cores.  Goals: DDP / plain torch with two threads.
 
 from __future__ import annotations
 
-from _common import alone, header, median, net_options, save
+from _common import MALLOC, alone, header, median, net_options, save
 
 GOALS = {"mlp256": (1.6, 0.65), "mlp2048": (1.1, 0.93), "cnn": (1.05, 0.93), "trf": (1.0, 0.93), "wide": (1.3, 0.93)}
 SYSTEMS = ("plain-1", "plain-2", "ddp-2", "threads-2", "processes-2", "inexact-2")
-MALLOC = "glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=34359738368:glibc.malloc.top_pad=268435456"
 
 
 def main() -> None:
@@ -24,7 +23,7 @@ def main() -> None:
         hashes = set()
         for _ in range(given.repeats):
             for system in SYSTEMS:
-                for row in alone("_net.py", system, model, env={"GLIBC_TUNABLES": MALLOC}):
+                for row in alone("_net.py", system, model, env=MALLOC):
                     found[system].append(row["ms"])
                     hashes |= {row["sha256"]} if system in ("threads-2", "processes-2") else set()
         ms = {s: median(v) if v else float("nan") for s, v in found.items()}

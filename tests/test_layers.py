@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 import sys
 from collections.abc import Iterator, Mapping
@@ -114,7 +115,13 @@ def imports_of(module: str, source: str, sources: Sources) -> Iterator[Import]:
         for child in ast.iter_child_nodes(node):
             yield from walk(child, eager and not inside and not typing_only)
 
-    yield from walk(ast.parse(source), True)
+    yield from walk(tree_of(source), True)
+
+
+@functools.cache
+def tree_of(source: str) -> ast.Module:
+    """The syntax of a file, which is parsed once for all planted mistakes."""
+    return ast.parse(source)
 
 
 def _called(node: ast.AST) -> str:

@@ -152,7 +152,7 @@ CASES = [
 @pytest.mark.parametrize("kind", NETS)
 @pytest.mark.parametrize("case", CASES, ids=["sgd", "adamw", "adagrad"])
 def test_a_net_apart_from_the_host_has_its_bits(kind, case, request):
-    x, y = rows(kind)
+    x, y = rows(kind, n=403)
     weight = np.random.default_rng(0).integers(1, 4, len(y)).astype(float)
     host = net(kind, engine=Threads(1), **case).fit(x, y, weight)
     made = request.getfixturevalue("apart")
@@ -210,7 +210,7 @@ def test_the_loss_scale_follows_torch():
 
 def test_an_overflow_leaves_out_the_step_of_every_rank(apart, monkeypatch, tmp_path):
     monkeypatch.setattr(_net_plan, "check_precision", lambda precision, device: None)
-    x, y = rows(MLP)
+    x, y = rows(MLP, n=503)
     x = x * 30  # gradients times 65536 are beyond fp16
     options = {"precision": "fp16", "lr": 1e-3, "lr_schedule": "cosine", "epochs": 4}
     one, three = (net(MLP, engine=Threads(n), **options).fit(x, y) for n in (1, 3))
