@@ -113,7 +113,7 @@ class Served:
         self.pushed[0] = 0
         template = {"grad": net.stepper.gradient, "sums": net.template()["sums"], "stats": net.template()["stats"]}
         self.out: dict[str, Array] = template
-        self._noted: tuple[int, list[bool] | None] = (-1, None)
+        self._room: Array = np.empty((0, 0), net.numpy_dtype)
 
     def push(
         self,
@@ -140,6 +140,12 @@ class Served:
         change[: net._n_averaged] *= share
         change[net._n_averaged :] *= first
         return Push(step, share, out["grad"], {"sums": out["sums"], "stats": change}, empty=weight <= 0)
+
+    def room(self, n_rows: int, width: int) -> Array:
+        """Return where x of so many rows may be written; it is kept."""
+        if self._room.shape[1] != width or len(self._room) < n_rows:
+            self._room = np.empty((n_rows, width), self.net.numpy_dtype)
+        return self._room[:n_rows]
 
     def move(self, push: Push, i: int, share: float) -> None:
         """Move range ``i`` along a push."""

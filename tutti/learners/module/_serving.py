@@ -88,8 +88,9 @@ class ServesNet:
         if not n_rows:
             return Push(first.step, share, served.out["grad"], empty=True)
         before = own.deal.rows(place)[: min(orders)]
+        width = max((f.stop for f in own.fields), default=0)
         push = served.push(
-            _rows.batch(served.net, own.fields, own.target, picks),
+            _rows.batch(served.net, own.fields, own.target, picks, served.room(n_rows, width)),
             step=first.step,
             seed=seed_of(first.seed, min(orders), first.step, "forward"),
             share=share,
