@@ -54,8 +54,9 @@ class ServesNet:
         ranges: Sequence[tuple[int, int]],
         keys_in: Callable[[int], Array],
         sums_in: Callable[[int], Array],
+        join: bool = False,
     ) -> State:
-        """Move the weights, the optimizer's tensors and all counts into memory that ranks share."""
+        """Move the weights, the optimizer's tensors and all counts into memory that ranks share, or find them there."""
         from tutti.learners.module._device import make_plain_net
         from tutti.learners.module._ranges import Served
 
@@ -63,10 +64,12 @@ class ServesNet:
         state = own._revive(dict(own.snapshot(shared)), make_plain_net)
         for name in _COMMON:
             common = sums_in(state[name].nbytes).view(state[name].dtype)
-            common[:] = state[name]
+            if not join:
+                common[:] = state[name]
             state[name] = common
-        _begin_epoch(own, state)
-        state.served = Served(state.net, ranges, int(state["clock"][_STEP]), keys_in, sums_in)
+        if not join:
+            _begin_epoch(own, state)
+        state.served = Served(state.net, ranges, int(state["clock"][_STEP]), keys_in, sums_in, join)
         state["weights"] = state.net.weights
         return state
 
