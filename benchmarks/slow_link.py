@@ -17,6 +17,7 @@ import tempfile
 from typing import Any
 
 from _common import HERE, header, median, net_options, save
+
 from tutti.testing.two_hosts import TwoHosts, two_hosts, why_not
 
 RATE_MBIT, DELAY_MS = 100.0, 20.0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection
 from typing import Any
 
@@ -43,30 +42,44 @@ class Service:
         self.rank, self.size = worker.seat.rank, worker.size
         self._elastic = optimizer if isinstance(optimizer, Elastic) else None
         self._private: dict[int, Any] = {}
-        claim = claim and worker.opens
-        parts = [json.loads(said) for said in worker.all_gather(json.dumps(worker.seat.shards).encode())]
-        self._parts: list[list[int]] = parts
+        self._owners = commons.memory(8 * worker.n_shards).view(np.int64)
+        self._ready = commons.memory(8 * self.size).view(np.int64)
+        join = worker.seat.life > 0 and self._ready[self.rank] == commons.run
         with worker.phase("read"):
             shared = learner.init(worker.schema, seed=worker.seed, start=worker.start)
             n_bytes = learner.keys(shared).nbytes
             ranges = learner.ranges(shared, max(servers, min(_RANGES * self.size, n_bytes // _RANGE_BYTES)))
             keys_in = _own_memory if self._elastic else commons.memory
-            self.shared = learner.serve(shared, ranges, keys_in, commons.memory)
+            self.shared = learner.serve(shared, ranges, keys_in, commons.memory, join)
         self._ranges = ranges
-        self._states = self._server_states()
-        self.store = Store(commons, self.rank, self.size, len(ranges) + 1, self._move)
+        self._states = self._server_states(join)
+        self.store = Store(commons, self.rank, self.size, len(ranges) + 1, self._move, join)
         words = commons.memory(8 * Desk.n_words(self.size)).view(np.int64)
         (lock,) = commons.locks(1)
-        self.desk = Desk(words, lock, commons, self.rank, self.size, len(parts), staleness, claim)
+        self.desk = Desk(words, lock, commons, self.rank, self.size, self.size, staleness, claim and worker.opens)
         first, _ = learner.milestone(self.shared)
-        self.told = Told(commons, learner.progress(self.shared), first)
+        self.told = Told(commons, learner.progress(self.shared), first, join)
         self._sums: Array | None = None
         self._judged = commons.memory(8 * worker.n_shards).view(np.int64)
-        self._judged[:] = 0
+        self._turns, self._parts = 0, list[list[int]]()
         self._over = learner.progress(self.shared).done
-        self.desk.open(first, first if self._over else learner.next_pause(self.shared, worker.keeps))
-        self._turns = 0
-        worker.meet()
+        if join:
+            self.desk.rejoin()
+        else:
+            self._judged[:] = 0
+            self.desk.open(first, first if self._over else learner.next_pause(self.shared, worker.keeps))
+        self._gather()
+
+    def _gather(self) -> None:
+        """Wait until all have written what they begin with."""
+        for s in self.worker.seat.shards:
+            self._owners[s] = self.rank
+        self._ready[self.rank] = self._commons.run
+        self._commons.ring()
+        ready, run = self._ready, self._commons.run
+        self._commons.wait(lambda: all(ready[r] == run or self._commons.gone(r) for r in range(self.size)))
+        owners = self._owners.tolist()
+        self._parts = [[s for s, owner in enumerate(owners) if owner == r] for r in range(self.size)]
 
     def run(self) -> Arrays:
         """Return the state when all is done."""
@@ -136,21 +149,26 @@ class Service:
             self._counts[i] += 1
             optimizer.move(own, push.keys[lo:hi], states, int(self._counts[i]), push.share)
 
-    def _server_states(self) -> list[Array]:
+    def _server_states(self, join: bool) -> list[Array]:
         """Return what the server's optimizer keeps of all keys; the first of elastic averaging is the model itself."""
         if self.optimizer is None:
             return []
         keys, start = self.learner.keys(self.shared), self.worker.start or {}
         self._counts = self._commons.memory(8 * len(self._ranges)).view(np.int64)
-        self._counts[:] = int(start.get("server/count", 0))
+        if not join:
+            self._counts[:] = int(start.get("server/count", 0))
         found = []
         for k in range(self.optimizer.n_states):
             state = self._commons.memory(keys.nbytes).view(keys.dtype)
-            state[:] = start.get(f"server/{k}", 0)
+            if not join:
+                state[:] = start.get(f"server/{k}", 0)
             found.append(state)
         if self._elastic is not None:
             center = self._commons.memory(keys.nbytes).view(keys.dtype)
-            center[:] = keys
+            if join:
+                keys[:] = center
+            else:
+                center[:] = keys
             found.append(center)
         return found
 
@@ -165,16 +183,18 @@ class Service:
 
     def _pause(self) -> None:
         """Do what needs all workers at rest: judge, tell, keep; then one of them opens the desk again."""
-        learner, desk, pauses = self.learner, self.desk, self.desk.pauses
-        own = None
+        learner, desk = self.learner, self.desk
+        pauses, step = desk.pause
+        with self.store.locks[-1]:
+            learner.reached(self.shared, step)
+        due, own = learner.due(self.shared), None
         if self._elastic is not None:
             keys = learner.keys(self.shared)
             own, keys[:] = keys.copy(), self._states[0]
-        with self.store.locks[-1]:
-            learner.reached(self.shared, desk.limit)
-        judged = self._judge(pauses)
+        desk.rest()
+        judged = self._judge(pauses, step) if due else None
         while desk.pauses == pauses:
-            self._commons.wait(lambda: desk.pauses > pauses or desk.speaks())
+            self._commons.wait(lambda: desk.pauses > pauses or (desk.speaks() and desk.at_rest()))
             if desk.pauses == pauses:
                 self._speak(judged)
         if own is not None and not desk.ended:
@@ -192,18 +212,16 @@ class Service:
         over = learner.progress(self.shared).done
         desk.go_on(desk.limit if over else learner.next_pause(self.shared, worker.keeps), over)
 
-    def _judge(self, pauses: int) -> Arrays | None:
-        """Return the sums over all validation rows, each shard's from one rank; None if nothing is due."""
+    def _judge(self, pauses: int, step: int) -> Arrays:
+        """Return the sums over all validation rows, each shard's from one rank."""
         worker, learner = self.worker, self.learner
-        if not learner.due(self.shared):
-            return None
         found: Arrays = {}
         while True:
             for s in self._unjudged(pauses, mine=True):
                 data = worker.open(s)
                 private = self._private.setdefault(s, learner.adopt(worker.schema, data))
                 with worker.phase("compute"):
-                    order = Order(self.desk.limit, "summary", worker.seed, s)
+                    order = Order(step, "summary", worker.seed, s)
                     found = learner.propose(self.shared, private, data, order).update.arrays
                     self._table(found)[s] = np.concatenate([array.ravel() for array in found.values()])
                 self._judged[s] = pauses + 1

@@ -52,8 +52,9 @@ class ServesNet:
         ranges: Sequence[tuple[int, int]],
         keys_in: Callable[[int], Array],
         sums_in: Callable[[int], Array],
+        join: bool = False,
     ) -> State:
-        """Move the weights, the optimizer's tensors and all counts into memory that ranks share."""
+        """Move the weights, the optimizer's tensors and all counts into memory that ranks share, or find them there."""
         from tutti.learners.module._device import make_plain_net
         from tutti.learners.module._ranges import Served
 
@@ -61,10 +62,12 @@ class ServesNet:
         state = own._revive(dict(own.snapshot(shared)), make_plain_net)
         for name in _COMMON:
             common = sums_in(state[name].nbytes).view(state[name].dtype)
-            common[:] = state[name]
+            if not join:
+                common[:] = state[name]
             state[name] = common
-        _begin_epoch(own, state)
-        state.served = Served(state.net, ranges, int(state["clock"][_STEP]), keys_in, sums_in)
+        if not join:
+            _begin_epoch(own, state)
+        state.served = Served(state.net, ranges, int(state["clock"][_STEP]), keys_in, sums_in, join)
         state["weights"] = state.net.weights
         return state
 
@@ -87,8 +90,9 @@ class ServesNet:
         if not n_rows:
             return Push(first.step, share, served.out["grad"], empty=True)
         before = own.deal.rows(place)[: min(orders)]
+        width = max((f.stop for f in own.fields), default=0)
         push = served.push(
-            _rows.batch(served.net, own.fields, own.target, picks),
+            _rows.batch(served.net, own.fields, own.target, picks, served.room(n_rows, width)),
             step=first.step,
             seed=seed_of(first.seed, min(orders), first.step, "forward"),
             share=share,
@@ -137,6 +141,7 @@ class ServesNet:
 
 
 def _advance(own: ModuleLearner, state: State) -> None:
+    _served(state).go_to(int(state["clock"][_STEP]) + 1)  # as after a step that all make together
     own._advance(state)
     _begin_epoch(own, state)
 
