@@ -1,4 +1,4 @@
-"""Sockets as transport: one connection for each pair of ranks, TLS 1.3 on both sides unless they stay on loopback.
+"""Sockets as transport: TLS 1.3, one connection for each pair of ranks, or of hosts where several ranks share one.
 
 Who connects the ranks is one of two.  Ranks of one host meet in its shared memory (`tutti.Processes`).  An engine whose
 ranks are on several hosts connects them itself and says so by giving them a `PeerLink`.
