@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from tutti import _spec
@@ -26,7 +28,7 @@ def check_coder(coder: Coder, *then: Coder) -> None:
                 payload, left = np.full(coder.n_bytes(n, v.dtype, then), filled, np.uint8), v.copy()
                 assert coder.encode(left, payload, then), "encode refuses finite numbers"
                 payload.flags.writeable = False
-                out = np.full(n, np.nan, dtype)
+                out: Any = np.full(n, np.nan, dtype)
                 coder.decode(payload, out, then)
                 assert np.isfinite(out).all(), "decode does not write out in full"
                 size = 8 * np.finfo(dtype).eps * np.abs(v).max(initial=0)
