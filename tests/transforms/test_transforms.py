@@ -13,6 +13,7 @@ import tutti
 from tutti._spec import decode, encode
 from tutti.errors import ParameterError
 from tutti.forms import Coder, Projector
+from tutti.testing.transform import check_coder
 
 CHAINS = [
     (tutti.Half(),),
@@ -67,6 +68,34 @@ def test_what_is_decoded_and_what_is_kept_make_up_what_came(chain, dtype, n, see
     assert not out[v == 0].any(), "zeros are exact"
     again = sent(chain, v)
     assert (out.tobytes(), kept.tobytes()) == (again[0].tobytes(), again[1].tobytes()), "the same bits every time"
+
+
+@pytest.mark.parametrize("chain", CHAINS, ids=repr)
+def test_the_contract_is_kept(chain):
+    check_coder(*chain)
+
+
+class Deaf(tutti.Int8):
+    """Takes what is not finite."""
+
+    def encode(self, v, payload, then=()):
+        super().encode(v, payload, then)
+        return True
+
+
+class Forgetful(tutti.TopK):
+    """Keeps nothing of what it leaves out."""
+
+    def encode(self, v, payload, then=()):
+        fine = super().encode(v, payload, then)
+        v[:] = 0
+        return fine
+
+
+@pytest.mark.parametrize("wrong, words", [(Deaf(), "encode takes nan"), (Forgetful(0.5), "decoded and left is not v")])
+def test_the_contract_test_catches_what_breaks_it(wrong, words):
+    with pytest.raises(AssertionError, match=words):
+        check_coder(wrong)
 
 
 @pytest.mark.parametrize("chain", CHAINS, ids=repr)
