@@ -38,7 +38,7 @@ CASES = {
     "twice": (Twice, SGD),
     "shards without rows": (Deep, {**SGD, "n": 27, "batch_size": 6, "n_shards": 8}),
 }
-SLOW = {"small", "norm", "big norm", "accumulated", "twice", "wide"}
+SLOW = {"small", "norm", "big conv", "big norm", "accumulated", "twice", "wide"}
 
 
 def net(kind, **params):
