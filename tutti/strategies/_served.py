@@ -203,7 +203,7 @@ class Service:
     def _speak(self, judged: Arrays | None) -> None:
         """Do what only one rank does at a pause."""
         learner, worker, desk = self.learner, self.worker, self.desk
-        if judged is not None:
+        if judged is not None and learner.due(self.shared):  # else a rank that is gone has done it
             self.shared = learner.apply(self.shared, Update("summary", judged), 1.0)
             self.told.note(learner, self.shared)
         self.told.tell(worker)
