@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tutti.errors import PlanError
+from tutti.errors import PlanError, RunError
 from tutti.protocols import Worker
 from tutti.serving import Serving
 from tutti.strategies._desk import Desk, Task
@@ -62,12 +62,12 @@ class Service:
         self._sums: Array | None = None
         self._judged = commons.memory(8 * worker.n_shards).view(np.int64)
         self._turns, self._parts = 0, list[list[int]]()
-        self._over = learner.progress(self.shared).done
         if join:
             self.desk.rejoin()
         else:
             self._judged[:] = 0
-            self.desk.open(first, first if self._over else learner.next_pause(self.shared, worker.keeps))
+            over = learner.progress(self.shared).done
+            self.desk.open(first, first if over else learner.next_pause(self.shared, worker.keeps))
         self._gather()
 
     def _gather(self) -> None:
@@ -80,6 +80,8 @@ class Service:
         self._commons.wait(lambda: all(ready[r] == run or self._commons.gone(r) for r in range(self.size)))
         owners = self._owners.tolist()
         self._parts = [[s for s, owner in enumerate(owners) if owner == r] for r in range(self.size)]
+        if not all(self._parts):
+            raise RunError(f"rank {self._parts.index([])} was lost before it had begun")
 
     def run(self) -> Arrays:
         """Return the state when all is done."""
@@ -203,7 +205,7 @@ class Service:
     def _speak(self, judged: Arrays | None) -> None:
         """Do what only one rank does at a pause."""
         learner, worker, desk = self.learner, self.worker, self.desk
-        if judged is not None:
+        if judged is not None and learner.due(self.shared):  # else a rank that is gone has done it
             self.shared = learner.apply(self.shared, Update("summary", judged), 1.0)
             self.told.note(learner, self.shared)
         self.told.tell(worker)

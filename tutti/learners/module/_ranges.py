@@ -104,7 +104,7 @@ class Served:
         sums_in: Allocate,
         join: bool = False,
     ) -> None:
-        self.net, self._steps = net, steps
+        self.net, self._steps, self._join = net, steps, join
         kept, whole = net.stepper.state(), net.stepper
         memory: Array = keys_in(net.weights.nbytes).view(net.numpy_dtype)
         if not join:
@@ -125,6 +125,8 @@ class Served:
             self.stats[:], self.pushed[0] = net.stats, 0
         template = {"grad": net.stepper.gradient, "sums": net.template()["sums"], "stats": net.template()["stats"]}
         self.out: dict[str, Array] = template
+        self._best: dict[str, Array] = {}
+        self._has_best = np.zeros(1, np.int64)
         self._room: Array = np.empty((0, 0), net.numpy_dtype)
 
     def push(
@@ -168,6 +170,26 @@ class Served:
         self.go_to(push.step)
         had = push.sums["sums"][3:]
         own.step_as(whole.optimizer.param_groups, share, None if had.min() > 0 else (had > 0).tolist())
+
+    def room_for_best(self, like: Mapping[str, Array], allocate: Allocate, known: Mapping[str, Array]) -> None:
+        """Have room for the best weights and statistics where all ranks see them; ``known`` are those of before."""
+        self._has_best = allocate(8).view(np.int64)
+        self._best = {n: allocate(max(a.nbytes, 8)).view(a.dtype)[: a.size] for n, a in like.items()}
+        if not self._join:
+            self._has_best[0] = 0
+        if known:
+            self.keep_best(known)
+
+    def keep_best(self, best: Mapping[str, Array]) -> dict[str, Array]:
+        """Take over the best weights and statistics; return where they lie."""
+        for name, home in self._best.items():
+            home[:] = best[name]
+        self._has_best[0] = 1
+        return self._best
+
+    def best(self) -> dict[str, Array]:
+        """Return the best weights and statistics, if there are any."""
+        return self._best if self._has_best[0] else {}
 
     def go_to(self, step: int) -> None:
         """Have the learning rates of a global step; there is no way back, and none is needed for a step or two."""

@@ -69,6 +69,9 @@ class ServesNet:
             _begin_epoch(own, state)
         state.served = Served(state.net, ranges, int(state["clock"][_STEP]), keys_in, sums_in, join)
         state["weights"] = state.net.weights
+        best = {f"best_{name}": state[name] for name in ("weights", "stats")}
+        if own.patience is not None:
+            state.served.room_for_best(best, sums_in, {} if join else {n: state[n] for n in best if n in state})
         return state
 
     def keys(self, shared: Arrays) -> Array:
@@ -108,6 +111,11 @@ class ServesNet:
         """Take one step of the optimizer on key range ``i``."""
         _served(shared).move(push, i, share)
 
+    def keep_best(self, state: State, best: dict[str, Array]) -> Mapping[str, Array]:
+        """Return the best weights and statistics, where all ranks see them if they are served."""
+        served = getattr(state, "served", None)
+        return best if served is None else served.keep_best(best)
+
     def tally(self, shared: Arrays, push: Push, parts: int) -> None:
         """Count a push: its losses, its change of the statistics, and the step that it completes."""
         own, served = cast("ModuleLearner", self), _served(shared)
@@ -135,6 +143,7 @@ class ServesNet:
         while state["clock"][_STEP] < step:  # a worker that is gone has left something out
             _advance(own, state)
         served = _served(shared)
+        state.update(served.best())
         served.net.stats[:] = served.stats
         served.net.place_stats()
         served.gather()
