@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 
 from tutti._arena import Arena, ShmLink
 from tutti._board import BEAT, STEP, Board
+from tutti._parcel import unpack
 from tutti._spec import resolve
 from tutti.engines import _wire
 from tutti.engines._common import aborted, describe
@@ -93,7 +94,7 @@ class _Worker:
 
     def _sit(self, frame: _wire.Frame) -> None:
         """Learn who this process is in the coming run."""
-        order = _wire.unpack(frame.n_text, frame.body)
+        order = unpack(frame.n_text, frame.body)
         if frame.fds:
             if self._arena is not None:
                 self._arena.close()
