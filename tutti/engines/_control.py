@@ -21,7 +21,7 @@ VERSION = 1  # of what is said here
 HELLO, WELCOME, REFUSED, PULSE, SEATS, PROGRAM, OFFER, START, WORDS, ABORT, KILL, SAID, EXITED, OVER, BYE = range(1, 16)
 """In the order of a run: a worker's HELLO is answered with WELCOME or REFUSED; SEATS and PROGRAM with OFFER, the
 addresses where its ranks listen; START makes them run.  SAID and EXITED come from ranks, OVER from the caller when it
-has the result, BYE from who leaves."""
+has the result, and back from a worker that is free again; BYE from who leaves."""
 
 TICK_SECONDS = 0.05
 _LARGE = 1 << 16  # bytes of a message that keeps beats waiting
@@ -48,6 +48,7 @@ class Line:
         self.channel, self._room = channel, room
         self.trusted = False  # who has not said HELLO yet sends nothing large
         self.heart = Heart(timeout_seconds, time.monotonic())
+        self.more = False  # there is more to do than one turn holds: do not wait
         self._coming = False
         self._counts = (0, 0)
         channel.place = self._place
@@ -66,7 +67,7 @@ class Line:
         beat = self.heart.beat(now)
         if beat is not None and not self.channel.queued:
             self.channel.post(PULSE, beat)
-        found, _ = self.channel.pump()
+        found, self.more = self.channel.pump()
         if found:
             self._coming = False
         sent, received = self.channel.sent_bytes, self.channel.received_bytes
@@ -100,7 +101,7 @@ class Line:
         self._coming = length > _LARGE
         if kind == PROGRAM and self._room is not None:
             return self._room(length)
-        return memoryview(np.empty(length, np.uint8))
+        return memoryview(np.empty(length, np.uint8).data)
 
 
 def read(message: Message) -> Any:
