@@ -31,6 +31,7 @@ _MAGIC = b"tut1"
 _HEADER = struct.Struct("<4sIQQ")  # magic, kind, number of the frame in its direction, bytes of payload
 _CHUNK = 1 << 20  # bytes handed to the system at once
 _TURN = 1 << 22  # bytes a channel moves in each direction before others have their turn
+_JOINED = 1 << 12  # a payload so small goes in one packet with its header
 _HANDSHAKE_SECONDS = 10.0
 _MAX_STRANGERS = 64  # connections that may be in their handshake at a time
 _MAX_NAMES = 256  # addresses of which a refusal is remembered
@@ -87,7 +88,7 @@ class Channel:
         with contextlib.suppress(OSError):  # a socket pair has no such option
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.sock, self.peer, self.place, self.max_bytes = sock, peer, place, max_bytes
-        self.sent_bytes = self.received_bytes = 0
+        self.posted_bytes = self.sent_bytes = self.received_bytes = 0  # with the headers
         self.heard = time.monotonic()  # when the last bytes came
         self._secure = isinstance(sock, ssl.SSLSocket)
         self._outgoing: deque[memoryview] = deque()
@@ -96,6 +97,7 @@ class Channel:
         self._got = 0  # bytes of the header, then of the payload, that are there
         self._coming: tuple[int, int] | None = None  # kind and length of the frame that arrives
         self._into: memoryview | None = None
+        self._error: OSError | None = None
         self._needs_room = self._needs_data = False  # TLS may have to write to read, or to read to write
 
     def fileno(self) -> int:
@@ -121,10 +123,12 @@ class Channel:
     def post(self, kind: int, *payload: Any) -> None:
         """Queue a message for `pump` to send; the memory of ``payload`` (bytes-like, joined) must stay as it is."""
         views = [memoryview(p).cast("B") for p in payload if memoryview(p).nbytes]
-        header = _HEADER.pack(_MAGIC, kind, self._n_sent, sum(map(len, views)))
+        length = sum(map(len, views))
+        header = _HEADER.pack(_MAGIC, kind, self._n_sent, length)
         self._n_sent += 1
-        if sum(map(len, views)) <= _HEADER.size * 100:
-            self._outgoing.append(memoryview(b"".join([header, *views])))  # one packet, one record
+        self.posted_bytes += _HEADER.size + length
+        if length <= _JOINED:
+            self._outgoing.append(memoryview(b"".join([header, *views])))
         else:
             self._outgoing.extend([memoryview(header), *views])
 
@@ -140,14 +144,22 @@ class Channel:
         FrameError : for a frame that is refused.
         PeerError : if the connection broke or was closed by the peer.
         """
+        if self._error is not None:
+            raise self._broken(self._error)
+        more, found = False, list[Message]()
         try:
             more = self._send()
-            found, more_came = self._receive()
-        except PeerError:
-            raise
         except OSError as error:
-            raise PeerError(self.peer, f"the connection broke ({_reason(error)})") from None
-        return found, more or more_came
+            self._error = error  # and yet what it said before is to be heard
+        try:
+            more |= self._receive(found)
+        except OSError as error:
+            self._error = error
+        if self._error is None:
+            return found, more
+        if not found:
+            raise self._broken(self._error)
+        return found, True
 
     def send(self, kind: int, *payload: Any, seconds: float) -> None:
         """Send a message and return when the system has it all; PeerLate after ``seconds``.
@@ -160,30 +172,32 @@ class Channel:
             while self._send() or self.queued:
                 wait = select.POLLIN if self._needs_data else select.POLLOUT
                 self._wait(wait, deadline, "take what was sent")
-        except PeerError:
-            raise
         except OSError as error:
-            raise PeerError(self.peer, f"the connection broke ({_reason(error)})") from None
+            raise self._broken(error) from None
 
     def receive(self, *, seconds: float) -> Message:
         """Return the next message; PeerLate after ``seconds``."""
         deadline = time.monotonic() + seconds
         try:
+            found: list[Message] = []
             while True:
-                found, more = self._receive(limit=1)
+                more = self._receive(found, limit=1)
                 if found:
                     return found[0]
                 if not more:
                     self._wait(self.interest or select.POLLIN, deadline, "answer")
-        except PeerError:
-            raise
         except OSError as error:
-            raise PeerError(self.peer, f"the connection broke ({_reason(error)})") from None
+            raise self._broken(error) from None
 
     def close(self) -> None:
         """Close the connection; what is queued is dropped."""
         self._outgoing.clear()
         self.sock.close()
+
+    def _broken(self, error: OSError) -> PeerError:
+        if isinstance(error, PeerError):
+            return error
+        return PeerError(self.peer, f"the connection broke ({_reason(error)})")
 
     def _wait(self, events: int, deadline: float, what: str) -> None:
         poll = select.poll()
@@ -211,15 +225,13 @@ class Channel:
                 self._outgoing[0] = view[n:]
         return bool(self._outgoing)
 
-    def _receive(self, limit: int = 1 << 30) -> tuple[list[Message], bool]:
-        """Return the messages now complete, and True if a turn was too short for what is there."""
-        moved = 0
-        found: list[Message] = []
-        self._needs_room = False
+    def _receive(self, found: list[Message], limit: int = 1 << 30) -> bool:
+        """Append the messages that are complete now to ``found``; True if a turn was too short for what is there."""
+        moved, self._needs_room = 0, False
         while moved < _TURN and len(found) < limit:
             if self._coming is None:
                 if not (n := self._read(self._head[self._got :])):
-                    return found, False
+                    return False
                 self._got += n
                 if self._got < _HEADER.size:
                     continue
@@ -227,16 +239,16 @@ class Channel:
             if self._into is None and (into := self._placed(*self._coming)) is not None:
                 self._into = into
             if self._into is None:
-                return found, False
+                return False
             kind, length = self._coming
             while self._got < length and moved < _TURN:
                 if not (n := self._read(self._into[self._got : self._got + _CHUNK])):
-                    return found, False
+                    return False
                 self._got, moved = self._got + n, moved + n
             if self._got == length:
                 found.append(Message(kind, self._into))
                 self._coming, self._into, self._got = None, None, 0
-        return found, True
+        return True
 
     def _read(self, view: memoryview) -> int:
         """Return how many bytes came into ``view``, 0 if none is there."""
@@ -249,7 +261,7 @@ class Channel:
             return 0
         if n == 0:
             if self._got or self._coming is not None:
-                raise FrameError(self.peer, "closed the connection in the middle of a frame")
+                raise PeerError(self.peer, "closed the connection in the middle of a frame")
             raise PeerError(self.peer, "closed the connection")
         self.received_bytes += n
         self.heard = time.monotonic()

@@ -38,7 +38,7 @@ from tutti.protocols import Link, Program
 from tutti.types import Event, Fault, Place, Plan, Seat
 
 _GRACE_SECONDS = 1.0  # a stopped rank that has not come back by then is killed
-_TRANSPORTS = ("shm", "gloo", "nccl")
+_TRANSPORTS = ("shm", "tcp", "gloo", "nccl")
 
 _Heard = Raised | Returned | Exited | Event
 
@@ -53,8 +53,8 @@ class Processes(Spec):
     timeout_seconds : a rank that shows no sign of life for so long is lost.  Python code that keeps the interpreter
         to itself (a long call into C that does not let go of it) looks like that.
     start_timeout_seconds : how long a new worker process may take to start.
-    transport : how arrays travel: "shm" (shared memory), or through torch.distributed with "gloo" (sockets) or "nccl"
-        (a GPU for each worker).  The bits are the same.
+    transport : how arrays travel: "shm" (shared memory), "tcp" (encrypted sockets, as between hosts), or through
+        torch.distributed with "gloo" (sockets) or "nccl" (a GPU for each worker).  The bits are the same.
 
     Example
     -------

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Protocol, runtime_checkable
 
 from tutti._frames import Channel
-from tutti.protocols import Link
+from tutti.protocols import Communicator, Link
 
 
 @runtime_checkable
@@ -30,3 +30,11 @@ class PeerLink(Link, Protocol):
     """
 
     def peers(self) -> Mapping[int, Channel]: ...
+
+
+def connect_sockets(link: Link) -> Communicator:
+    """Return the communicator over the connections of a `PeerLink`, or over those that ranks of one host make now."""
+    from tutti.comm.tcp._group import TcpComm
+    from tutti.comm.tcp._rendezvous import meet
+
+    return TcpComm(link, link.peers() if isinstance(link, PeerLink) else meet(link))
