@@ -20,6 +20,7 @@ _HOME: dict[str, str] = {
     "AllReduce": "tutti.strategies.all_reduce",
     "CoCoA": "tutti.strategies.cocoa",
     "Checkpoint": "tutti.runtime.checkpoint",
+    "Hosts": "tutti.engines.hosts",
     "Processes": "tutti.engines.processes",
     "Threads": "tutti.engines.threads",
     "LinearRegression": "tutti.estimators.linear",

@@ -237,18 +237,19 @@ class _Part:
                 if said.kind != _wire.EVENT:
                     self.away.discard(rank)
                     self.back.add(rank)
+                    self.tell(last=True)
                 self._line.channel.post(control.SAID, *control.said(rank, said.kind, said.n_text, said.take()))
         if self._kill_at is not None and time.monotonic() > self._kill_at:
             for rank in sorted(self.away):
                 self.kill(rank)
 
-    def tell(self) -> None:
-        """Tell the caller what the ranks have written on the board."""
+    def tell(self, *, last: bool = False) -> None:
+        """Tell the caller what the ranks have written on the board; ``last``: before one of them is gone."""
         if self.board.aborted() and not self._told:
             self._told = True
             self._line.post(control.ABORT)
         words = control.words_of(self.board, self.own)
-        if words != self._words and not self._line.channel.queued:
+        if words != self._words and (last or not self._line.channel.queued):
             self._words = words
             self._line.channel.post(control.WORDS, words)
 
@@ -276,4 +277,5 @@ class _Part:
     def _gone(self, rank: int, gone: Gone) -> None:
         if rank in self.away:
             self.away.discard(rank)
+            self.tell(last=True)
             self._line.post(control.EXITED, {"rank": rank, "code": gone.code, "ready": gone.ready})
