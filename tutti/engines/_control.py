@@ -49,6 +49,7 @@ class Line:
         self.trusted = False  # who has not said HELLO yet sends nothing large
         self.heart = Heart(timeout_seconds, time.monotonic())
         self.more = False  # there is more to do than one turn holds: do not wait
+        self.blocked = False  # something large is on its way out: what can wait is not posted
         self._coming = False
         self._counts = (0, 0)
         channel.place = self._place
@@ -64,14 +65,15 @@ class Line:
         PeerError : the connection is of no use any more; PeerLate : the other end is silent.
         """
         now = time.monotonic()
-        beat = self.heart.beat(now)
-        if beat is not None and not self.channel.queued:
+        beat = None if self.blocked else self.heart.beat(now)
+        if beat is not None:
             self.channel.post(PULSE, beat)
         found, self.more = self.channel.pump()
+        self.blocked = self.channel.queued
         if found:
             self._coming = False
         sent, received = self.channel.sent_bytes, self.channel.received_bytes
-        if (self.channel.queued and sent > self._counts[0]) or (self._coming and received > self._counts[1]):
+        if (self.blocked and sent > self._counts[0]) or (self._coming and received > self._counts[1]):
             self.heart.moved()
         self._counts = sent, received
         for message in found:

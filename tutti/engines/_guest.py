@@ -249,7 +249,7 @@ class _Part:
             self._told = True
             self._line.post(control.ABORT)
         words = control.words_of(self.board, self.own)
-        if words != self._words and (last or not self._line.channel.queued):
+        if words != self._words and (last or not self._line.blocked):
             self._words = words
             self._line.channel.post(control.WORDS, words)
 

@@ -247,7 +247,7 @@ class Lobby(threading.Thread):
             kind, pieces = guest.outbox.get()
             guest.line.channel.post(kind, *pieces)
         run = guest.run
-        if run is not None and run.started and not guest.line.channel.queued:
+        if run is not None and run.started and not guest.line.blocked:
             words = control.words_of(run.board, range(run.size))
             if words != guest.words:
                 guest.words = words
