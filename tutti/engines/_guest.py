@@ -20,6 +20,7 @@ from tutti._frames import Channel, Message, PeerError, connect, listen
 from tutti._secure import Credentials, Token, forbid_core_dumps
 from tutti.engines import _control as control
 from tutti.engines import _wire
+from tutti.engines._pool import POOL
 from tutti.engines._ranks import Gone, Ranks
 from tutti.errors import RunError
 from tutti.types import Seat
@@ -71,6 +72,7 @@ def serve(
                 raise RunError(f"the connection to the caller at {host}:{port} was lost: {error.reason}") from error
         finally:
             session.close()
+            POOL.shutdown(busy=True)
 
 
 def _reach(host: str, port: int, credentials: Credentials, wait_seconds: float, say: Callable[[str], None]) -> Channel:
