@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +20,7 @@ class Company:
 
     def __init__(self, folder: Path) -> None:
         self.token_file = str(folder / "token")
+        self.environment: dict[str, str] = {}
         self.workers: list[subprocess.Popen[str]] = []
 
     def engine(self, n: int, workers: Sequence[int] = (), **params: object) -> Hosts:
@@ -34,6 +36,7 @@ class Company:
         worker = subprocess.Popen(
             [sys.executable, "-m", "tutti", *command, "--workers", str(k), *more],
             cwd=ROOT,
+            env={**os.environ, **self.environment},
             stderr=subprocess.PIPE,
             text=True,
         )

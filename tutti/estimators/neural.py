@@ -13,6 +13,7 @@ from tutti.estimators._classifier import accuracy, check_classes, class_factors
 from tutti.estimators._intake import is_dataset
 from tutti.estimators._linear import labels_array, require_real, require_whole
 from tutti.estimators._log import EpochLog
+from tutti.estimators._net_code import written
 from tutti.estimators._net_plan import reason, strategy_of, where_of, workers_of
 from tutti.estimators._net_rows import Rows, flat, intake
 from tutti.estimators._net_store import Stored
@@ -226,7 +227,6 @@ class NeuralNet(Stored):
 
     def _job(self, X: Any, y: Any, sample_weight: Any, epochs: int) -> _Job:
         from tutti.learners.module import _build
-        from tutti.learners.module._blueprint import write
 
         self._check_params()
         where = where_of(self.device, self.engine, self.precision, self.compile)
@@ -246,7 +246,7 @@ class NeuralNet(Stored):
         engine = where.engine(self.engine, schema, epochs * n_rows * tried.flops)
         n_shards = n_shards if self.exact else workers_of(engine, n_shards)
         learner = ModuleLearner(
-            code=write(blueprint),
+            code=written(self, blueprint, engine, schema, where.device, seed, epochs),
             shard_rows=dataset.shard_rows(n_shards, schema),
             n_weights=tried.n_weights,
             layout=tried.layout,

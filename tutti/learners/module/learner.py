@@ -23,6 +23,7 @@ from tutti.learners.module._blueprint import Code
 from tutti.learners.module._rows import ShardRows
 from tutti.learners.module.batches import Deal, Picks
 from tutti.learners.module.fields import Field
+from tutti.learners.module.recipe import Recipe
 from tutti.protocols import ShardData, Shares
 from tutti.seeds import seed as seed_of
 from tutti.types import Array, Arrays, Cost, Kind, Order, Progress, Proposal, Schema, Update
@@ -70,7 +71,7 @@ class ModuleLearner(Spec):
     exact : True refuses operations of a device that give other bits each time.
     """
 
-    code: Code
+    code: Code | Recipe
     shard_rows: tuple[int, ...]
     n_weights: int
     layout: str = ""
