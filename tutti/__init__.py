@@ -26,6 +26,7 @@ _HOME: dict[str, str] = {
     "PowerSGD": "tutti.transforms",
     "TopK": "tutti.transforms",
     "Checkpoint": "tutti.runtime.checkpoint",
+    "Hosts": "tutti.engines.hosts",
     "Processes": "tutti.engines.processes",
     "Threads": "tutti.engines.threads",
     "LinearRegression": "tutti.estimators.linear",

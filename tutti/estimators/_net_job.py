@@ -10,6 +10,7 @@ from tutti.errors import ParameterError
 from tutti.estimators._classifier import check_classes
 from tutti.estimators._linear import require_real, require_whole
 from tutti.estimators._log import EpochLog
+from tutti.estimators._net_code import written
 from tutti.estimators._net_plan import identity_of, reason, strategy_of, where_of, workers_of
 from tutti.learners.module.fields import Field
 from tutti.learners.module.learner import ModuleLearner
@@ -48,7 +49,6 @@ def job_of(net: NeuralNet, X: Any, y: Any, sample_weight: Any, epochs: int, done
     epochs : at the end of the fit, of which ``done`` are behind the net.
     """
     from tutti.learners.module import _build
-    from tutti.learners.module._blueprint import write
 
     _check_params(net)
     where = where_of(net.device, net.engine, net.precision, net.compile)
@@ -68,7 +68,7 @@ def job_of(net: NeuralNet, X: Any, y: Any, sample_weight: Any, epochs: int, done
     engine = where.engine(net.engine, schema, (epochs - done) * n_rows * tried.flops)
     n_shards = n_shards if net.exact else workers_of(engine, n_shards)
     learner = ModuleLearner(
-        code=write(blueprint),
+        code=written(net, blueprint, engine, schema, where.device, seed, epochs),
         shard_rows=dataset.shard_rows(n_shards, schema),
         n_weights=tried.n_weights,
         layout=tried.layout,

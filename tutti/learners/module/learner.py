@@ -24,6 +24,7 @@ from tutti.learners.module._rows import ShardRows
 from tutti.learners.module._serving import ServesNet
 from tutti.learners.module.batches import Deal, Picks
 from tutti.learners.module.fields import Field
+from tutti.learners.module.recipe import Recipe
 from tutti.protocols import ShardData, Shares
 from tutti.seeds import seed as seed_of
 from tutti.types import Array, Arrays, Cost, Kind, Order, Progress, Proposal, Schema, Update
@@ -76,7 +77,7 @@ class ModuleLearner(ServesNet, Spec):
     factored : True lets wide dense layers give rows instead of a gradient for each shard; see `whole`.
     """
 
-    code: Code
+    code: Code | Recipe
     shard_rows: tuple[int, ...]
     n_weights: int
     layout: str = ""
