@@ -34,7 +34,7 @@ class Company:
         """Start `tutti worker` with k processes."""
         _, *command = engine.open().split()
         worker = subprocess.Popen(
-            [sys.executable, "-m", "tutti", *command, "--workers", str(k), *more],
+            [sys.executable, "-m", "tutti", *command, "--workers", str(k), "--wait", "5", *more],
             cwd=ROOT,
             env={**os.environ, **self.environment},
             stderr=subprocess.PIPE,

@@ -50,7 +50,7 @@ class Line:
         self.heart = Heart(timeout_seconds, time.monotonic())
         self.more = False  # there is more to do than one turn holds: do not wait
         self.blocked = False  # something large is on its way out: what can wait is not posted
-        self._coming = False
+        self.receiving = False  # something large is on its way in: what the ranks write comes after it
         self._counts = (0, 0)
         channel.place = self._place
 
@@ -70,10 +70,8 @@ class Line:
             self.channel.post(PULSE, beat)
         found, self.more = self.channel.pump()
         self.blocked = self.channel.queued
-        if found:
-            self._coming = False
         sent, received = self.channel.sent_bytes, self.channel.received_bytes
-        if (self.blocked and sent > self._counts[0]) or (self._coming and received > self._counts[1]):
+        if (self.blocked and sent > self._counts[0]) or (self.receiving and received > self._counts[1]):
             self.heart.moved()
         self._counts = sent, received
         for message in found:
@@ -100,7 +98,7 @@ class Line:
         most = _MOST.get(kind, _SMALL) if self.trusted else _LARGE
         if length > most:
             raise ValueError(f"{length} bytes where at most {most} are taken")
-        self._coming = length > _LARGE
+        self.receiving = length > _LARGE
         if kind == PROGRAM and self._room is not None:
             return self._room(length)
         return memoryview(np.empty(length, np.uint8).data)

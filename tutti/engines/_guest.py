@@ -62,16 +62,17 @@ def serve(
     credentials = Credentials(token)
     while True:
         channel = _reach(host, port, credentials, wait_seconds, say)
-        session = _Session(channel, token, workers, say)
+        session, lost = _Session(channel, token, workers, say), False
         try:
             session.serve(once)
             return
         except PeerError as error:
+            lost = True
             say(f"the connection to the caller was lost ({error.reason})")
             if once:
                 raise RunError(f"the connection to the caller at {host}:{port} was lost: {error.reason}") from error
         finally:
-            session.close()
+            session.close(None if lost else control.BYE)
             POOL.shutdown(busy=True)
 
 
@@ -119,13 +120,13 @@ class _Session:
                 self._obey(message)
             self._wait()
 
-    def close(self) -> None:
-        """Stop the ranks and leave."""
+    def close(self, last: int | None) -> None:
+        """Stop the ranks and leave, with a last message."""
         if self._run is not None:
             self._run.end()
             self._run = None
         self._forget_memory()
-        self._line.close(control.BYE)
+        self._line.close(last)
 
     def _obey(self, message: Message) -> None:
         kind, run = message.kind, self._run

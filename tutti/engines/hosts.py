@@ -229,7 +229,7 @@ class HostRun:
                 self._tell(control.ABORT)
             for rank in self._away:
                 beat = self.board.get(rank, BEAT)
-                judge.hear(Sign(rank, beat, excused=not beat))
+                judge.hear(Sign(rank, beat, excused=not beat or self._guest(rank).line.receiving))
             now = self._clock.now()
             while (verdict := judge.look(now) or self._not_started(now - began)) is not None:
                 fault = self._without(judge, verdict)
