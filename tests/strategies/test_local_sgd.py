@@ -29,7 +29,7 @@ pytestmark = pytest.mark.timeout(300)
 nn = torch.nn
 SGD = {"optimizer": "sgd", "lr": 0.05, "optimizer__momentum": 0.9}
 ADAM = {"optimizer": "adamw", "lr": 2e-3, "weight_decay": 0.1}
-ENGINES = [Threads(1), Threads(2), Processes(2), Threads(3), Threads(5), Processes(8)]
+ENGINES = [Threads(1), Threads(2), Processes(2), Threads(3), Threads(5), Processes(8), Processes(2, transport="gloo")]
 
 
 def net(kind: Any, **params: Any) -> NeuralNetClassifier:
