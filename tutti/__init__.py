@@ -22,6 +22,7 @@ _HOME: dict[str, str] = {
     "ParameterServer": "tutti.strategies.parameter_server",
     "LocalSGD": "tutti.strategies.local_sgd",
     "Checkpoint": "tutti.runtime.checkpoint",
+    "Hosts": "tutti.engines.hosts",
     "Processes": "tutti.engines.processes",
     "Threads": "tutti.engines.threads",
     "LinearRegression": "tutti.estimators.linear",

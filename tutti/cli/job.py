@@ -24,7 +24,7 @@ TABLES = ("data", "model", "strategy", "engine", "output")
 READERS = {"libsvm": "read_libsvm", "csv": "read_csv", "parquet": "read_parquet"}
 MODELS = ("LogisticRegression", "LinearSVC", "LinearRegression", "Ridge", *_nets.NETS)
 STRATEGIES = ("AllReduce", "CoCoA", "LocalSGD", "ParameterServer")
-ENGINES = ("Threads", "Processes")
+ENGINES = ("Threads", "Processes", "Hosts")
 REPORT_SUFFIXES = (".json", ".html", ".txt")
 
 DATA_OPTIONS: dict[str, Any] = {

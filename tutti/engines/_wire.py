@@ -123,6 +123,15 @@ class Frame:
         finally:
             os.close(fd)
 
+    def take(self) -> bytes | mmap.mmap:
+        """Return the memory of the parcel as it came, and close its descriptor."""
+        if not self.placed:
+            return self.body
+        try:
+            return mmap.mmap(self.fds[-1], 0, prot=mmap.PROT_READ)
+        finally:
+            self.close()
+
     def close(self) -> None:
         for fd in self.fds:
             os.close(fd)
