@@ -29,8 +29,8 @@ class Host(ShmLink):
         self.hosts, self.channels = hosts, dict[int, Channel]()
         self._boards = boards
 
-    def peers(self) -> dict[int, Channel]:
-        return self.channels
+    def peers(self, among: Sequence[int] | None = None) -> dict[int, Channel]:
+        return {rank: channel for rank, channel in self.channels.items() if among is None or rank in among}
 
     def abort(self) -> None:
         for board in self._boards:  # what an engine does by messages

@@ -18,20 +18,20 @@ class PeerLink(Link, Protocol):
 
     Contract
     --------
-    - ``transport`` is "tcp"; ``allocate`` and ``lock`` are not used, but see ``hosts``.
-    - ``peers()`` returns one `Channel` to each other rank, by rank.  Both ends have proved who they are and know which
-      rank the other one is; nothing is queued on it or half received.  The communicator owns it from then on and
-      closes it.  Ranks ask once in a run, before anything else, in no order; a second run needs new connections.
+    - ``transport`` is "tcp"; ``allocate`` and the locks are not used, but see ``hosts``.
+    - ``peers(among)`` returns one `Channel` to each other rank of ``among`` (None: of all), by rank; just these ranks
+      ask, once in a run, before anything else, in no order.  Both ends have proved who they are and know which rank the
+      other one is; nothing is queued or half received.  The communicator owns the channels from then on and closes
+      them; a second run needs new ones.
     - ``board`` lies in memory of this process or host.  The engine aborts it when the run is to stop, for whatever
       reason; a rank that waits sees that within 0.05 s.  ``abort()`` reaches the ranks of all hosts through the engine.
     - ``hosts``, if there is such an attribute, lists the ranks of each host, the same list on every rank.  Then
-      ``allocate`` and ``board`` are those of all ranks of a host, and only the first rank of each asks for peers and
-      gets those to the first ranks of the other hosts, by rank; the others of its host reach it in their memory.
+      ``allocate``, ``lock`` and ``board`` are those of all ranks of a host, and only the first of them asks for peers.
     - Closed connections do not say why: a rank that meets one waits 0.2 s for the board to tell, then raises `Aborted`
       and leaves it to the engine to name the guilty rank.
     """
 
-    def peers(self) -> Mapping[int, Channel]: ...
+    def peers(self, among: Sequence[int] | None = None) -> Mapping[int, Channel]: ...
 
 
 def connect_sockets(link: Link) -> Communicator:

@@ -67,7 +67,7 @@ class HostsComm(RankComm):
         self._results: dict[tuple[int, int], Array] = {}
         if own[0] == self._rank:
             firsts = [ranks[0] for ranks in self._hosts]
-            peers = link.peers()
+            peers = link.peers(firsts)
             self._far = TcpComm(_Some(link, firsts, "tcp"), {firsts.index(r): c for r, c in peers.items()})
 
     @property
