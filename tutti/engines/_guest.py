@@ -145,7 +145,8 @@ class _Session:
             run.take_program(self._memory[0])
             self._forget_memory(keep_file=True)
         elif kind == control.START:
-            run.start(control.read(message)["addresses"])
+            start = control.read(message)
+            run.start(start["addresses"], start["hosts"])
         elif kind == control.WORDS:
             control.copy_words(message.payload, run.board, range(run.size), run.own, caller=False)
         elif kind == control.ABORT:
@@ -207,13 +208,13 @@ class _Part:
     def take_program(self, fd: int) -> None:
         self._parcel = _wire.Parcel(self._n_text, fd=fd)
 
-    def start(self, addresses: list[Any]) -> None:
-        """Let the ranks run, now that it is known where all of them listen."""
+    def start(self, addresses: list[Any], hosts: list[Any]) -> None:
+        """Let the ranks run, now that it is known where all of them listen and which of them share a host."""
         assert self._parcel is not None
         peers = {"addresses": addresses, "token": bytes(self._token), "run": self._name, "seconds": self._seconds}
         for rank, seat in self._seats.items():
             door = self._doors.pop(rank)
-            order = {"seat": seat, "size": self.size, "transport": "tcp", "peers": peers}
+            order = {"seat": seat, "size": self.size, "transport": "tcp", "peers": peers, "hosts": hosts}
             self.ranks.begin(rank, order, self._parcel, (door.fileno(),))
             door.close()
         self._parcel.close()

@@ -209,7 +209,8 @@ class HostRun:
                 rank = min(self._away - self._offers.keys())
                 return Silent(rank, self._engine.start_timeout_seconds)
         addresses = [self._offers[rank][:2] for rank in range(self.size)]
-        self._tell(control.START, {"addresses": addresses})
+        hosts = [list(guest.ranks) for guest in self._guests]
+        self._tell(control.START, {"addresses": addresses, "hosts": hosts})
         self.started = True
         return None
 
