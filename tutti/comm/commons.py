@@ -50,7 +50,7 @@ class Commons:
 
     def gone(self, rank: int) -> bool:
         """Tell whether a rank writes nothing any more."""
-        return bool(self._board.get(rank, FINISHED))
+        return bool(self._board.get(rank, FINISHED)) or self._board.lost(rank)
 
     def ring(self) -> None:
         """Have everybody who waits look again."""

@@ -165,16 +165,18 @@ class Service:
 
     def _pause(self) -> None:
         """Do what needs all workers at rest: judge, tell, keep; then one of them opens the desk again."""
-        learner, desk, pauses = self.learner, self.desk, self.desk.pauses
-        own = None
+        learner, desk = self.learner, self.desk
+        pauses, step = desk.pause
+        with self.store.locks[-1]:
+            learner.reached(self.shared, step)
+        due, own = learner.due(self.shared), None
         if self._elastic is not None:
             keys = learner.keys(self.shared)
             own, keys[:] = keys.copy(), self._states[0]
-        with self.store.locks[-1]:
-            learner.reached(self.shared, desk.limit)
-        judged = self._judge(pauses)
+        desk.rest()
+        judged = self._judge(pauses, step) if due else None
         while desk.pauses == pauses:
-            self._commons.wait(lambda: desk.pauses > pauses or desk.speaks())
+            self._commons.wait(lambda: desk.pauses > pauses or (desk.speaks() and desk.at_rest()))
             if desk.pauses == pauses:
                 self._speak(judged)
         if own is not None and not desk.ended:
@@ -192,18 +194,16 @@ class Service:
         over = learner.progress(self.shared).done
         desk.go_on(desk.limit if over else learner.next_pause(self.shared, worker.keeps), over)
 
-    def _judge(self, pauses: int) -> Arrays | None:
-        """Return the sums over all validation rows, each shard's from one rank; None if nothing is due."""
+    def _judge(self, pauses: int, step: int) -> Arrays:
+        """Return the sums over all validation rows, each shard's from one rank."""
         worker, learner = self.worker, self.learner
-        if not learner.due(self.shared):
-            return None
         found: Arrays = {}
         while True:
             for s in self._unjudged(pauses, mine=True):
                 data = worker.open(s)
                 private = self._private.setdefault(s, learner.adopt(worker.schema, data))
                 with worker.phase("compute"):
-                    order = Order(self.desk.limit, "summary", worker.seed, s)
+                    order = Order(step, "summary", worker.seed, s)
                     found = learner.propose(self.shared, private, data, order).update.arrays
                     self._table(found)[s] = np.concatenate([array.ravel() for array in found.values()])
                 self._judged[s] = pauses + 1

@@ -93,7 +93,8 @@ class ParameterServer(Spec):
             "staleness=0 gives those of AllReduce"
         )
         bound = "no worker waits for another" if self.staleness == math.inf else _bound(int(self.staleness))
-        return dataclasses.replace(draft, strategy=type(self).__name__, notes=(*draft.notes, note, bound))
+        notes = (*draft.notes, note, bound)
+        return dataclasses.replace(draft, strategy=type(self).__name__, notes=notes, tolerant=True)
 
     def run(self, worker: Worker, learner: Learner) -> Arrays:
         """Take items, compute pushes, apply them; `AllReduce`'s program where staleness is 0."""

@@ -147,11 +147,15 @@ class Served:
         if push.keys is not whole.gradient:
             lo, hi = own._own
             whole.gradient[lo:hi] = push.keys[lo:hi]
-        if push.step > self._steps:
-            whole.skip(push.step - self._steps)
-            self._steps = push.step
+        self.go_to(push.step)
         had = push.sums["sums"][3:]
         own.step_as(whole.optimizer.param_groups, share, None if had.min() > 0 else (had > 0).tolist())
+
+    def go_to(self, step: int) -> None:
+        """Have the learning rates of a global step; there is no way back, and none is needed for a step or two."""
+        if step > self._steps:
+            self.net.stepper.skip(step - self._steps)
+            self._steps = step
 
     def gather(self) -> None:
         """Have the optimizer's tensors, counters too, where `Stepper.state` finds them."""

@@ -138,6 +138,7 @@ class ServesNet:
 
 
 def _advance(own: ModuleLearner, state: State) -> None:
+    _served(state).go_to(int(state["clock"][_STEP]) + 1)  # as after a step that all make together
     own._advance(state)
     _begin_epoch(own, state)
 
