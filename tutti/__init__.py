@@ -20,6 +20,7 @@ _HOME: dict[str, str] = {
     "AllReduce": "tutti.strategies.all_reduce",
     "CoCoA": "tutti.strategies.cocoa",
     "ParameterServer": "tutti.strategies.parameter_server",
+    "Replay": "tutti.strategies.replay",
     "Checkpoint": "tutti.runtime.checkpoint",
     "Processes": "tutti.engines.processes",
     "Threads": "tutti.engines.threads",

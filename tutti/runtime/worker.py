@@ -44,9 +44,12 @@ class RankWorker:
         writer: Speaker | None = None,
         open_shard: Callable[[int], ShardData] | None = None,
         keeps: int | None = None,
+        job: str = "",
     ) -> None:
         self._ctx, self._comm, self._writer = ctx, comm, writer
         self.shards, self.schema, self.n_shards, self.seed, self.start = shards, schema, n_shards, seed, start
+        self.job = job
+        """`checkpoint.fingerprint` of the training."""
         self._open, self._opened, self._keeps = open_shard, dict(shards), keeps
         self._commons: Commons | None = None
         self.counts: dict[str, float] = {}
@@ -275,7 +278,7 @@ def fit_rank(
         seen = dataset.keeps(schema) == "memory"  # rows that would be read anew at every step are left where they are
         keeps = None if checkpoint is None else checkpoint.every_steps or 0
         worker = RankWorker(
-            ctx, comm, shards, schema, n_shards, seed, start, speaker, open_shard if seen else None, keeps
+            ctx, comm, shards, schema, n_shards, seed, start, speaker, open_shard if seen else None, keeps, job
         )
         worker.seconds["read"] += time.perf_counter() - opened
         placed = learner.on(ctx.seat.place.device) if isinstance(learner, Movable) else learner
