@@ -29,7 +29,7 @@ from tutti.seeds import run_seed
 from tutti.types import Array, Event, Result, Schema
 
 _WHERE = ("engine", "strategy", "device")
-_MAY_CHANGE = ("epochs", "patience", "resume", "warm_start", "log", "verbose", "random_state", *_WHERE)
+_MAY_CHANGE = ("epochs", "patience", "checkpoint", "resume", "warm_start", "log", "verbose", "random_state", *_WHERE)
 _PROGRESS = ("clock", "meter", "objective")
 """What a warm start leaves behind: it begins to count anew."""
 

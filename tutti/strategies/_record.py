@@ -106,8 +106,13 @@ def check_free(folder: Path) -> None:
         raise InputError(f"record={str(folder)!r} has files that are no record; name another folder, or remove them")
 
 
-def known(worker: Worker, learner: Detaching, copies: Sequence[tuple[Array, Array]], first: int) -> dict[str, Any]:
-    """Return what has to be the same for a run to be repeated; every rank calls it, before the first update."""
+def known(
+    worker: Worker, learner: Detaching, copies: Sequence[tuple[Array, Array]], first: int, pause: int
+) -> dict[str, Any]:
+    """Return what has to be the same for a run to be repeated; every rank calls it, before the first update.
+
+    ``first`` is the step it begins with, ``pause`` the one before which all meet for the first time.
+    """
     own = {s: rows_sha256(worker.open(s)) for s in worker.seat.shards}
     said = [json.loads(found) for found in worker.all_gather(json.dumps(own).encode())]
     rows = {int(s): digest for found in said for s, digest in found.items()}
@@ -119,6 +124,7 @@ def known(worker: Worker, learner: Detaching, copies: Sequence[tuple[Array, Arra
         "seed": worker.seed,
         "settings": worker.job,
         "first": first,
+        "pause": pause,
         "began": arrays_sha256([own for _, own in copies]),
     }
 
@@ -131,6 +137,7 @@ _ADVICE = {
     "seed": "its seed is {theirs}, this one's {ours}: write random_state={theirs}",
     "settings": "a setting that decides the bits differs: write optimizer, lr, batch_size, ... as they were",
     "first": "it began with step {theirs}, this one with {ours}: start from the same checkpoint or fitted model",
+    "pause": "its first pause was at step {theirs}, this one's at {ours}: write epochs and patience as they were",
     "began": "it began with other weights: give the same module, and start from the same checkpoint or fitted model",
 }
 

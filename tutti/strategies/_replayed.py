@@ -37,7 +37,8 @@ class Replayed(Service):
         super().__init__(worker, learner, 1, math.inf, None if table is None else made(table), claim=False)
         self._detaching, self._copies = learner, learner.detach(self.shared)
         self._first, _ = learner.milestone(self.shared)
-        _record.check_same(record, _record.known(worker, learner, self._copies, self._first))
+        known = _record.known(worker, learner, self._copies, self._first, self.desk.limit)
+        _record.check_same(record, known)
         self._base = [0] * record.n_ranges
         self._seen: dict[Item, dict[int, Array]] = defaultdict(dict)
         self._pushes: dict[Item, Push] = {}
@@ -66,6 +67,9 @@ class Replayed(Service):
         learner, desk = self._detaching, self.desk
         while not desk.ended:
             limit = desk.limit
+            if self._record_of.steps is not None and limit > self._record_of.steps:
+                self._first = limit
+                break
             if self._repeat(limit):
                 learner.reached(self.shared, learner.milestone(self.shared)[0])
                 state = learner.snapshot(self.shared)
@@ -73,12 +77,15 @@ class Replayed(Service):
             desk.pause = desk.pauses, limit
             self._pause()
             self._first = limit
-        if self._first != self._record_of.steps:
-            raise InputError(
-                f"{self._record_of.folder} is the record of another run: it ended at step {self._record_of.steps}, "
-                f"this one at {self._first}; write epochs and patience as they were"
-            )
+        self._check_end(self._record_of.steps)
         return {**learner.result(self.shared), **self._kept(), **self._gradient()}
+
+    def _check_end(self, steps: int | None) -> None:
+        if steps is not None and self._first != steps:
+            raise InputError(
+                f"{self._record_of.folder} is the record of another run: it ended at step {steps}, this one at "
+                f"{self._first}; write epochs and patience as they were"
+            )
 
     def _repeat(self, limit: int) -> bool:
         """Repeat the steps before the next pause; True if the last one that was asked for was among them."""

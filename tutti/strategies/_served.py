@@ -98,7 +98,7 @@ class Service:
         """Compute on copies from now on, and write down what this rank applies."""
         assert isinstance(self.learner, Detaching)
         self._copies = self.learner.detach(self.shared)
-        facts = _record.known(self.worker, self.learner, self._copies, first)
+        facts = _record.known(self.worker, self.learner, self._copies, first, self.desk.limit)
         if self.rank == 0:
             more = {"parts": self._parts, "ranges": self._ranges, "servers": self._servers, "keeps": self._every}
             _record.begin(folder, {**facts, **more, "server_optimizer": table_of(self.optimizer)})
