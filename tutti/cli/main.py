@@ -88,6 +88,12 @@ def build_parser() -> argparse.ArgumentParser:
     predict = command("predict", "write the model's predictions for each row, in the order of the data", data)
     predict.add_argument("--out", metavar="FILE", required=True, help="where to: .csv, .parquet or .npy")
     predict.add_argument("--proba", action="store_true", help="write the probability of each class too")
+    again = command("replay", "repeat a recorded asynchronous run in one process; 1 if another model comes out")
+    again.add_argument("run", metavar="RUN", help="folder that [strategy] record named")
+    text = "stop after the updates of this global step and show norms of weights and of the last gradient"
+    again.add_argument("--to", metavar="STEP", type=int, help=text)
+    text = "write weights.safetensors and gradient.safetensors there"
+    again.add_argument("--save", metavar="FOLDER", help=text)
     command("evaluate", "score the model on labelled rows: accuracy, log loss, AUC; or R^2, MSE", data)
     return parser
 
@@ -128,13 +134,14 @@ def _run(args: argparse.Namespace, arguments: Sequence[str]) -> int:
         print(f'{{"version": "{__version__}"}}' if args.json else f"tutti {__version__}")
         return OK
     if args.command is None:
-        raise UsageError("a command is missing: train, explain, predict or evaluate (see tutti --help)")
-    from tutti.cli import commands
+        raise UsageError("a command is missing: train, explain, predict, replay or evaluate (see tutti --help)")
+    from tutti.cli import commands, replay
 
     run = {
         "train": commands.train,
         "explain": commands.explain,
         "predict": commands.predict,
+        "replay": replay.replay,
         "evaluate": commands.evaluate,
     }[args.command]
     return run(args, arguments)

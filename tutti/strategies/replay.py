@@ -65,10 +65,7 @@ class Replay(Spec):
                 f"Replay repeats the work of all workers in one, and there are {draft.size}; write "
                 "engine=tutti.Threads(1)"
             )
-        facts, ended = _record.read_facts(Path(self.folder))
-        if ended is None and self.to is None:
-            raise InputError(f"{self.folder}: the run was cut short; write Replay(..., to=STEP) to see a step of it")
-        note = f"a run of {len(facts['parts'])} workers is repeated from the order of its updates in {self.folder}"
+        note = f"a run of {self.check()} workers is repeated from the order of its updates in {self.folder}"
         return dataclasses.replace(draft, strategy=type(self).__name__, notes=(*draft.notes, note))
 
     def run(self, worker: Worker, learner: Learner) -> Arrays:
@@ -81,7 +78,7 @@ class Replay(Spec):
 
     def seal(self, sha256: str) -> None:
         """Warn if the model that came out is not the one of the record."""
-        found = "" if self.to is not None else _record.read(Path(self.folder)).model_sha256
+        found = "" if self.to is not None else self.recorded_sha256
         if found and found != sha256:
             warnings.warn(
                 f"{self.folder}: the repeated run gave the model {sha256}, the recorded one {found}; other versions of "
@@ -89,6 +86,24 @@ class Replay(Spec):
                 RuntimeWarning,
                 stacklevel=2,
             )
+
+    @property
+    def recorded_sha256(self) -> str:
+        """The SHA-256 of the model that the recorded run gave; "" if it gave none."""
+        _, ended = _record.read_facts(Path(self.folder))
+        return "" if ended is None else str(ended.get("model_sha256", ""))
+
+    def check(self) -> int:
+        """Return how many workers the recorded run had.
+
+        Raises
+        ------
+        InputError : there is no record, or only of a part of a run, of which all is asked for.
+        """
+        facts, ended = _record.read_facts(Path(self.folder))
+        if ended is None and self.to is None:
+            raise InputError(f"{self.folder}: the run was cut short; write Replay(..., to=STEP) to see a step of it")
+        return len(facts["parts"])
 
     def _checked(self, learner: Learner) -> Detaching:
         if not isinstance(learner, Detaching):
