@@ -155,9 +155,11 @@ class Commons(Protocol):
     - ``wait(until)`` returns when ``until()`` is true.  It asks again whenever a rank has called ``ring``, and now and
       then; it raises `Aborted` if the run was stopped.  ``waited`` is what all waits took, in seconds.
     - ``gone(rank)`` tells that a rank has returned or is lost, and writes nothing any more.
+    - ``run`` is a number that no earlier run on the same memory had.
     """
 
     waited: float
+    run: int
 
     def memory(self, n_bytes: int) -> Array: ...
     def locks(self, n: int) -> Sequence[AbstractContextManager[object]]: ...

@@ -19,7 +19,8 @@ class Serving(Trainable, Protocol):
     - ``ranges(shared, n)`` cuts the keys into about ``n`` ranges (start, stop), in order and without a gap.
     - ``serve(shared, ranges, keys_in, sums_in)`` returns the state with the keys and all that moves with them in
       memory of ``keys_in(n_bytes)``, and what counts and judges in memory of ``sums_in``; every rank writes the same
-      into it.  ``keys(shared)`` is the flat array of the keys.
+      into it, but who comes late (``join``) takes what lies there as it is.  ``keys(shared)`` is the flat array of the
+      keys.
     - ``work`` returns the push of some shards' rows in the global step ``Order.step``, from the keys as they are.  It
       may keep buffers of its own in it: a push is good until the next one.
     - ``move(shared, push, i, share)`` moves the keys of range ``i`` along a push; ``share`` scales the learning rate.
@@ -39,6 +40,7 @@ class Serving(Trainable, Protocol):
         ranges: Sequence[tuple[int, int]],
         keys_in: Callable[[int], Array],
         sums_in: Callable[[int], Array],
+        join: bool = False,
     ) -> Arrays: ...
     def keys(self, shared: Arrays) -> Array: ...
     def work(

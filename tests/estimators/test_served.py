@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
 import signal
@@ -168,16 +169,25 @@ class Dying(MLP):
         return super().forward(x)
 
 
+@dataclasses.dataclass(frozen=True)
+class NoneAgain(tutti.ParameterServer):
+    """Lost workers are not started again."""
+
+    def plan(self, schema, learner, draft):
+        return dataclasses.replace(super().plan(schema, learner, draft), restarts=0)
+
+
 @pytest.mark.thorough
 @pytest.mark.parametrize("staleness", [1, math.inf])
 @pytest.mark.parametrize("claim", [True, False])
-def test_others_go_on_without_a_worker_that_was_killed(staleness, claim, tmp_path):
+@pytest.mark.parametrize("again", [True, False])
+def test_others_go_on_without_a_worker_that_was_killed_and_it_may_come_back(staleness, claim, again, tmp_path):
     options = {"module__here": os.getpid(), "module__note": str(tmp_path / "note"), "validation": 0.1, "epochs": 6}
-    strategy = tutti.ParameterServer(staleness=staleness, claim=claim)
+    strategy = (tutti.ParameterServer if again else NoneAgain)(staleness=staleness, claim=claim)
     with pytest.warns(RuntimeWarning, match="was lost"):
         model = net(Dying, strategy=strategy, engine=Processes(3), **options).fit(*rows(MLP))
     assert [h["epoch"] for h in model.history_] == list(range(1, 7))
-    assert len(model.report_.ranks) == 2
+    assert len(model.report_.ranks) == (3 if again else 2)
     assert model.score(*rows(MLP)) > 0.8
 
 

@@ -42,7 +42,7 @@ class Commons:
         self._sleepers = [_LINE * (1 + rank) for rank in range(link.size) if rank != link.rank]
         self._words[self._mine] = 0
         self._fence = threading.Lock()
-        self.waited = 0.0
+        self.waited, self.run = 0.0, link.board.run
 
     def locks(self, n: int) -> Sequence[AbstractContextManager[object]]:
         """Return ``n`` locks, the same ones to every rank if all ask in the same order."""

@@ -15,8 +15,8 @@ def parted(arrays: Arrays) -> tuple[dict[str, Array], dict[str, Array]]:
     return state, {name.removeprefix(GRADIENT): arrays[name] for name in arrays.keys() - state.keys()}
 
 
-def seal(strategy: Any, sha256: str) -> None:
-    """Tell a strategy that records or repeats which model came out."""
+def seal(strategy: Any, steps: int, sha256: str) -> None:
+    """Tell a strategy that records or repeats after how many steps which model came out."""
     told = getattr(strategy, "seal", None)
     if told is not None:
-        told(sha256)
+        told(steps, sha256)

@@ -355,7 +355,7 @@ class NeuralNet(Stored):
         ]
         self.plan_ = job.explanation.plan
         self.report_ = make_report(result, _build.arrays_of(self.module_))
-        seal(job.choice.strategy, self.report_.sha256)
+        seal(job.choice.strategy, int(self._state["clock"][STEP]), self.report_.sha256)
 
     # prediction
 

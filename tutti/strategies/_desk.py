@@ -70,6 +70,7 @@ class Desk:
         view = words.data
         self._all = view[:_LINE]
         self._lines = [view[(1 + r) * _LINE :][:_LINE] for r in range(size)]
+        self._late = False
         self.pause = 0, 0
         """Of the pause that this rank has come to: how many there were before, and the step it comes before."""
 
@@ -85,6 +86,10 @@ class Desk:
         self._all[_NEXT], self._all[_LIMIT] = first * self._parts, limit * self._parts
         for line in self._lines:
             line[_OWN] = first
+
+    def rejoin(self) -> None:
+        """Go on in the seat of a rank that was lost, with what it had begun, instead of `open`."""
+        self._late = True
 
     def take(self) -> Task | None:
         """Finish the task in hand and return the next one; None at a pause, when all others have come there, too."""
@@ -103,6 +108,9 @@ class Desk:
     def choose(self) -> Task | Sign:
         """Finish the task in hand; return the next one, or why there is none."""
         with self._lock:
+            if self._late and (item := self._lines[self._rank][_ITEM] - 1) >= 0:
+                return Task(item, *divmod(item, self._parts), left=True)
+            self._late = False
             self._finish()
             left = self._left()
             item = self._mine() if left is None else left
@@ -117,8 +125,9 @@ class Desk:
             return Task(item, *divmod(item, self._parts), left is not None)
 
     def losers(self, item: int) -> list[int]:
-        """Return the ranks that are gone and had begun the item."""
-        return [r for r in self._gone() if self._lines[r][_ITEM] == item + 1]
+        """Return the ranks that are gone and had begun the item, this one's former life too."""
+        late, self._late = self._late, False
+        return [r for r in (*self._gone(), *[self._rank] * late) if self._lines[r][_ITEM] == item + 1]
 
     @property
     def done(self) -> int:

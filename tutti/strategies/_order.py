@@ -108,7 +108,7 @@ def _tables(logs: Sequence[Array], base: Sequence[int], whole: bool) -> _Tables:
     n = len(base)
     found = _Tables([[] for _ in range(n)])
     steps: list[dict[int, Item]] = [{} for _ in range(n)]  # of each range, by version
-    torn = set()
+    torn = set[tuple[int, int, int]]()
     for worker, entries in enumerate(logs):
         if entries.dtype != ENTRY:
             raise InputError(broken(f"its entries are {entries.dtype}"))
@@ -117,17 +117,17 @@ def _tables(logs: Sequence[Array], base: Sequence[int], whole: bool) -> _Tables:
             if where >= n or found.reads[item].setdefault(where, read) != read:
                 raise InputError(broken(f"step {step} has two readings of range {where} of {n}"))
             if moved == TORN:
-                torn.add((item, where))
+                torn.add((step, part, where))
             elif moved != NEVER:
                 if moved < read or read < base[where]:
                     raise InputError(broken(f"range {where} was read at a version that came later, or long before"))
                 if steps[where].setdefault(moved, item) is not item:
                     raise InputError(broken(f"range {where} was moved twice from version {moved}"))
                 found.left[item] += 1
-    for item, where in torn:
-        if not any(other == item for other in steps[where].values()):
+    for step, part, where in torn:  # unless it was lost just after
+        if not any(item[:2] == (step, part) for item in steps[where].values()):
             raise InputError(
-                broken(f"a worker was lost in the middle of a move of range {where} of {n}, in step {item.step}")
+                broken(f"a worker was lost in the middle of a move of range {where} of {n}, in step {step}")
             )
     for where, row in enumerate(steps):
         at = base[where]

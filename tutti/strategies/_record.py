@@ -1,8 +1,8 @@
 """The folder in which an asynchronous run is recorded: what it was, and the order in which updates were applied.
 
-    run.json        what the run was: seed, shards, hashes of the rows and of the weights it began with, parts, ranges
-    order-RANK.bin  16 bytes that say what the file is, then an `ENTRY` for each move
-    end.json        written when the run has ended: hashes of the other files and of the model
+    run.json              what the run was: seed, parts, ranges, hashes of the rows and of the weights it began with
+    order-RANK-LIFE.bin   16 bytes that say what the file is, then an `ENTRY` for each move
+    end.json              written when the run has ended: hashes of the other files and of the model
 
 Every entry is written before its range is free again, so a rank that is killed leaves all that it has moved.
 """
@@ -21,20 +21,20 @@ from typing import Any
 import numpy as np
 
 from tutti.errors import InputError, RunError
-from tutti.protocols import Commons, ShardData, Worker
-from tutti.serving import Detaching
+from tutti.protocols import Commons, Learner, ShardData, Worker
 from tutti.strategies._order import ENTRY, NEVER, TORN
-from tutti.types import Array, Csr
+from tutti.types import Array, Csr, Seat
 
 FORMAT, FORMAT_VERSION = "tutti-order", 1
 RUN, END, JOB, PLACE = "run.json", "end.json", "job.toml", "job.json"
 _MAGIC = struct.pack("<12sI", b"tutti-order\0", FORMAT_VERSION)
 _LINE = struct.Struct("<IHHII")
+DIGEST = 32  # bytes
 _MOST = 2**16 - 1  # parts and ranges that an entry has room for
 
 
-def order_file(rank: int) -> str:
-    return f"order-{rank}.bin"
+def order_file(rank: int, life: int) -> str:
+    return f"order-{rank}-{life}.bin"
 
 
 class Recorder:
@@ -43,22 +43,24 @@ class Recorder:
     Parameters
     ----------
     folder : of the record, which is there.
-    rank, size, parts : this rank, of how many; items of a step.
-    commons : has room for what every rank has read last, so that others can write it down for one that is lost.
+    seat, size, parts : of this rank, of how many; items of a step.
+    commons : has room for what every rank has read last, and in which life, so that others can write it down for one
+        that is lost.
     n_ranges : key ranges, the sums among them.
     """
 
-    def __init__(self, folder: Path, rank: int, size: int, parts: int, commons: Commons, n_ranges: int) -> None:
+    def __init__(self, folder: Path, seat: Seat, size: int, parts: int, commons: Commons, n_ranges: int) -> None:
         self.folder, self._parts = folder, parts
-        self._reads = commons.memory(8 * size * n_ranges).view(np.int64).reshape(size, n_ranges)
-        self._mine = self._reads[rank]
+        self._reads = commons.memory(8 * size * (n_ranges + 1)).view(np.int64).reshape(size, n_ranges + 1)
+        self._mine, self._life = self._reads[seat.rank], seat.life
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND
-        self._file = os.open(folder / order_file(rank), flags, 0o600)
+        self._file = os.open(folder / order_file(seat.rank, seat.life), flags, 0o600)
         self._write(self._file, _MAGIC)
 
     def read(self, versions: Sequence[int]) -> None:
         """Note the versions that this rank computes on."""
-        self._mine[:] = versions
+        self._mine[:-1] = versions
+        self._mine[-1] = self._life
 
     def note(self, item: int, i: int, read: int, moved: int = NEVER) -> None:
         """Write down that an item has moved range ``i`` from a version, or has only read it."""
@@ -68,20 +70,18 @@ class Recorder:
         """Write down for a rank that is lost what it had read, and which moves were cut in the middle."""
         if not moved:
             return
-        file = os.open(self.folder / order_file(rank), os.O_WRONLY | os.O_APPEND)
+        *versions, life = self._reads[rank].tolist()
+        file = os.open(self.folder / order_file(rank, life), os.O_WRONLY | os.O_APPEND)
         try:
-            for i, version in enumerate(self._reads[rank].tolist()):
-                if i in torn or i not in moved:
-                    how = TORN if i in torn else NEVER
-                    self._write(file, _LINE.pack(*divmod(item, self._parts), i, version, how))
+            for i, version in enumerate(versions):
+                how = TORN if i in torn else NEVER
+                self._write(file, _LINE.pack(*divmod(item, self._parts), i, version, how))
         finally:
             os.close(file)
 
     def close(self) -> None:
         """End this rank's file."""
-        if self._file >= 0:
-            os.close(self._file)
-            self._file = -1
+        os.close(self._file)
 
     def _write(self, file: int, content: bytes) -> None:
         try:
@@ -107,20 +107,20 @@ def check_free(folder: Path) -> None:
 
 
 def known(
-    worker: Worker, learner: Detaching, copies: Sequence[tuple[Array, Array]], first: int, pause: int
+    worker: Worker, learner: Learner, copies: Sequence[tuple[Array, Array]], rows: Array, first: int, pause: int
 ) -> dict[str, Any]:
-    """Return what has to be the same for a run to be repeated; every rank calls it, before the first update.
+    """Return what has to be the same for a run to be repeated.
 
-    ``first`` is the step it begins with, ``pause`` the one before which all meet for the first time.
+    Parameters
+    ----------
+    copies : what the first items read.   rows : `rows_sha256` of every shard.
+    first, pause : the step it begins with, and the one before which all meet for the first time.
     """
-    own = {s: rows_sha256(worker.open(s)) for s in worker.seat.shards}
-    said = [json.loads(found) for found in worker.all_gather(json.dumps(own).encode())]
-    rows = {int(s): digest for found in said for s, digest in found.items()}
     return {
         "learner": type(learner).__name__,
         "n_shards": worker.n_shards,
         "n_features": worker.schema.n_features,
-        "rows": [rows[s] for s in range(worker.n_shards)],
+        "rows": [digest.tobytes().hex() for digest in rows],
         "seed": worker.seed,
         "settings": worker.job,
         "first": first,
@@ -150,27 +150,29 @@ def check_same(record: Record, ours: Mapping[str, Any]) -> None:
             raise InputError(f"{record.folder} is the record of another run: {why}")
 
 
-def begin(folder: Path, facts: Mapping[str, Any]) -> None:
-    """Make the folder ready, instead of an older record, and say in it what the run is."""
-    if max(len(facts["parts"]), len(facts["ranges"]) + 1) > _MOST:
-        raise InputError(f"an entry of a record has room for {_MOST:,} parts and ranges; write fewer servers")
+def make_room(folder: Path) -> None:
+    """Make the folder ready, instead of an older record."""
     check_free(folder)
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     for old in (folder / END, folder / RUN, *folder.glob("order-*.bin")):
         old.unlink(missing_ok=True)
+
+
+def begin(folder: Path, facts: Mapping[str, Any]) -> None:
+    """Say what the run is."""
+    if max(len(facts["parts"]), len(facts["ranges"]) + 1) > _MOST:
+        raise InputError(f"an entry of a record has room for {_MOST:,} parts and ranges; write fewer servers")
     write_json(folder / RUN, {"format": FORMAT, "format_version": FORMAT_VERSION, **facts})
 
 
-def end(folder: Path, steps: int) -> None:
-    """Say that the run has ended, and what was recorded of it."""
-    files = {f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in sorted(folder.glob("order-*.bin"))}
-    files[RUN] = hashlib.sha256((folder / RUN).read_bytes()).hexdigest()
-    write_json(folder / END, {"steps": steps, "sha256": files})
+def seal(folder: Path, steps: int, model_sha256: str) -> None:
+    """Say that the run has ended, at which step and with which model, and what was recorded of it."""
+    files = {f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in (folder / RUN, *_orders(folder))}
+    write_json(folder / END, {"steps": steps, "model_sha256": model_sha256, "sha256": files})
 
 
-def seal(folder: Path, model_sha256: str) -> None:
-    """Add the hash of the model to a record that has ended."""
-    write_json(folder / END, {**json.loads((folder / END).read_bytes()), "model_sha256": model_sha256})
+def _orders(folder: Path) -> list[Path]:
+    return sorted(folder.glob("order-*.bin"))
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
@@ -195,7 +197,7 @@ class Record:
 
     Parameters
     ----------
-    folder : where it was found.   facts : what `begin` was told.   logs : entries of every rank.
+    folder : where it was found.   facts : what `begin` was told.   logs : entries of every worker.
     steps : at which the run ended; None for one that was cut short.   model_sha256 : of its model; "" if unknown.
     """
 
@@ -221,7 +223,7 @@ class Record:
         return max((int(log["step"].max()) for log in self.logs if len(log)), default=-1)
 
     def between(self, first: int, limit: int) -> list[Array]:
-        """Return the entries of some steps, by rank."""
+        """Return the entries of some steps, by worker."""
         return [log[(log["step"] >= first) & (log["step"] < limit)] for log in self.logs]
 
 
@@ -251,9 +253,12 @@ def read(folder: Path) -> Record:
     """Return a recorded run; raises as `read_facts`."""
     facts, ended = read_facts(folder)
     hashes = None if ended is None else ended["sha256"]
-    logs = [_log(folder / order_file(rank), hashes) for rank in range(len(facts["parts"]))]
+    names = {f.name for f in _orders(folder)} | {name for name in hashes or () if name != RUN}
+    logs = [_log(folder / name, hashes) for name in sorted(names)]
     for log in logs:
-        if len(log) and (int(log["part"].max()) >= len(logs) or int(log["range"].max()) > len(facts["ranges"])):
+        if len(log) and (
+            int(log["part"].max()) >= len(facts["parts"]) or int(log["range"].max()) > len(facts["ranges"])
+        ):
             raise InputError(f"{folder} has entries of parts or ranges that its {RUN} does not know")
     steps = None if ended is None else int(ended["steps"])
     return Record(folder, facts, tuple(logs), steps, "" if ended is None else str(ended.get("model_sha256", "")))
@@ -284,8 +289,6 @@ def _check(folder: Path, facts: Mapping[str, Any]) -> None:
 
 def _log(path: Path, hashes: Mapping[str, str] | None) -> Array:
     if not path.is_file():
-        if hashes is None:
-            return np.zeros(0, ENTRY)
         raise InputError(f"{path} is missing: the record is not whole; record the run again")
     content = path.read_bytes()
     if hashes is not None and hashlib.sha256(content).hexdigest() != hashes.get(path.name):
@@ -296,7 +299,7 @@ def _log(path: Path, hashes: Mapping[str, str] | None) -> Array:
     return np.frombuffer(body[: len(body) // ENTRY.itemsize * ENTRY.itemsize], ENTRY)
 
 
-def rows_sha256(data: ShardData) -> str:
+def rows_sha256(data: ShardData) -> bytes:
     """Return the SHA-256 of a shard's rows."""
     digest = hashlib.sha256()
     for i in range(len(data.bounds)):
@@ -306,7 +309,7 @@ def rows_sha256(data: ShardData) -> str:
         for array in (*arrays, block.y, *([] if block.weight is None else [block.weight])):
             digest.update(f"{array.dtype.str}{array.shape}".encode())
             digest.update(np.ascontiguousarray(array).data.cast("B") if array.size else b"")
-    return digest.hexdigest()
+    return digest.digest()
 
 
 def arrays_sha256(arrays: Sequence[Array]) -> str:

@@ -37,15 +37,20 @@ class Replayed(Service):
         super().__init__(worker, learner, 1, math.inf, None if table is None else made(table), claim=False)
         self._detaching, self._copies = learner, learner.detach(self.shared)
         self._first, _ = learner.milestone(self.shared)
-        known = _record.known(worker, learner, self._copies, self._first, self.desk.limit)
+        digests = [np.frombuffer(_record.rows_sha256(worker.open(s)), np.uint8) for s in range(worker.n_shards)]
+        known = _record.known(worker, learner, self._copies, np.array(digests), self._first, self.desk.limit)
         _record.check_same(record, known)
         self._base = [0] * record.n_ranges
         self._seen: dict[Item, dict[int, Array]] = defaultdict(dict)
         self._pushes: dict[Item, Push] = {}
         self._latest: Array | None = None
 
-    def _dealt(self) -> list[list[int]]:
-        return self._record_of.parts
+    def _gather(self) -> None:
+        self._parts = self._record_of.parts
+
+    @property
+    def _n_parts(self) -> int:
+        return len(self._record_of.parts)
 
     def _cut(self, shared: Arrays, servers: int) -> list[tuple[int, int]]:
         length = len(self.learner.keys(shared))

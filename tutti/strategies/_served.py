@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping
-from contextlib import closing
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tutti.errors import PlanError
+from tutti.errors import PlanError, RunError
 from tutti.protocols import ShardData, Worker
 from tutti.serving import Detaching, Serving
 from tutti.strategies import _record
@@ -57,65 +56,93 @@ class Service:
         self.rank, self.size = worker.seat.rank, worker.size
         self._elastic = optimizer if isinstance(optimizer, Elastic) else None
         self._private: dict[int, Any] = {}
-        claim = claim and worker.opens
-        self._parts = parts = self._dealt()
+        self._owners = commons.memory(8 * worker.n_shards).view(np.int64)
+        self._ready = commons.memory(8 * self.size).view(np.int64)
+        join = worker.seat.life > 0 and self._ready[self.rank] == commons.run
         with worker.phase("read"):
             shared = learner.init(worker.schema, seed=worker.seed, start=worker.start)
             self._servers, ranges = servers, self._cut(shared, servers)
             keys_in = _own_memory if self._elastic else commons.memory
-            self.shared = learner.serve(shared, ranges, keys_in, commons.memory)
+            self.shared = learner.serve(shared, ranges, keys_in, commons.memory, join)
         self._ranges = ranges
-        self._states = self._server_states()
-        self.store = Store(commons, self.rank, self.size, len(ranges) + 1, self._move)
+        self._states = self._server_states(join)
+        self.store = Store(commons, self.rank, self.size, len(ranges) + 1, self._move, join)
         words = commons.memory(8 * Desk.n_words(self.size)).view(np.int64)
         (lock,) = commons.locks(1)
-        self.desk = Desk(words, lock, commons, self.rank, self.size, len(parts), staleness, claim)
+        self.desk = Desk(words, lock, commons, self.rank, self.size, self._n_parts, staleness, claim and worker.opens)
         first, _ = learner.milestone(self.shared)
-        self.told = Told(commons, learner.progress(self.shared), first)
+        self.told = Told(commons, learner.progress(self.shared), first, join)
         self._sums: Array | None = None
         self._judged = commons.memory(8 * worker.n_shards).view(np.int64)
-        self._judged[:] = 0
-        self._over = learner.progress(self.shared).done
-        self.desk.open(first, first if self._over else learner.next_pause(self.shared, self._every))
-        self._turns = 0
+        self._turns, self._parts = 0, list[list[int]]()
+        if join:
+            self.desk.rejoin()
+        else:
+            self._judged[:] = 0
+            over = learner.progress(self.shared).done
+            self.desk.open(first, first if over else learner.next_pause(self.shared, self._every))
         if record is not None:
-            self._begin_record(Path(record), first)
-        worker.meet()
+            self._begin_record(Path(record), join)
+        self._gather()
+        if record is not None:
+            self._open_record(Path(record), first, join)
 
-    def _dealt(self) -> list[list[int]]:
-        """Return the shards of each part of a step."""
-        return [json.loads(said) for said in self.worker.all_gather(json.dumps(self.worker.seat.shards).encode())]
+    def _gather(self) -> None:
+        """Wait until all have written what they begin with."""
+        for s in self.worker.seat.shards:
+            self._owners[s] = self.rank
+        self._ready[self.rank] = self._commons.run
+        self._commons.ring()
+        ready, run = self._ready, self._commons.run
+        self._commons.wait(lambda: all(ready[r] == run or self._commons.gone(r) for r in range(self.size)))
+        owners = self._owners.tolist()
+        self._parts = [[s for s, owner in enumerate(owners) if owner == r] for r in range(self.size)]
+        if not all(self._parts):
+            raise RunError(f"rank {self._parts.index([])} was lost before it had begun")
 
     def _cut(self, shared: Arrays, servers: int) -> list[tuple[int, int]]:
         n_bytes = self.learner.keys(shared).nbytes
         return self.learner.ranges(shared, max(servers, min(_RANGES * self.size, n_bytes // _RANGE_BYTES)))
 
     @property
+    def _n_parts(self) -> int:
+        return self.size
+
+    @property
     def _every(self) -> int | None:
         return self.worker.keeps
 
-    def _begin_record(self, folder: Path, first: int) -> None:
-        """Compute on copies from now on, and write down what this rank applies."""
+    def _begin_record(self, folder: Path, join: bool) -> None:
+        """Compute on copies from now on; have the folder ready before anybody writes into it."""
+        worker, commons = self.worker, self._commons
         assert isinstance(self.learner, Detaching)
         self._copies = self.learner.detach(self.shared)
-        facts = _record.known(self.worker, self.learner, self._copies, first, self.desk.limit)
-        if self.rank == 0:
+        self._rows = commons.memory(_record.DIGEST * worker.n_shards).reshape(worker.n_shards, _record.DIGEST)
+        ready = commons.memory(8).view(np.int64)
+        if join:
+            return
+        for s in worker.seat.shards:
+            self._rows[s] = np.frombuffer(_record.rows_sha256(worker.open(s)), np.uint8)
+        if self.rank == 0 and ready[0] != commons.run:
+            _record.make_room(folder)
+            ready[0] = commons.run
+            commons.ring()
+        commons.wait(lambda: ready[0] == commons.run or commons.gone(0))
+
+    def _open_record(self, folder: Path, first: int, join: bool) -> None:
+        if self.rank == 0 and not join:
+            known = _record.known(self.worker, self.learner, self._copies or [], self._rows, first, self.desk.limit)
             more = {"parts": self._parts, "ranges": self._ranges, "servers": self._servers, "keeps": self._every}
-            _record.begin(folder, {**facts, **more, "server_optimizer": table_of(self.optimizer)})
-        self.worker.meet()
+            _record.begin(folder, {**known, **more, "server_optimizer": table_of(self.optimizer)})
         n_ranges = len(self._ranges) + 1
-        self.store.recorder = Recorder(folder, self.rank, self.size, len(self._parts), self._commons, n_ranges)
+        self.store.recorder = Recorder(folder, self.worker.seat, self.size, len(self._parts), self._commons, n_ranges)
 
     def run(self) -> Arrays:
         """Return the state when all is done."""
-        recorder = self.store.recorder
-        if recorder is None:
+        with ExitStack() as stack:
+            if self.store.recorder is not None:
+                stack.callback(self.store.recorder.close)
             return self._run()
-        with closing(recorder):
-            arrays = self._run()
-        if self.desk.speaks():
-            _record.end(recorder.folder, self.learner.milestone(self.shared)[0])
-        return arrays
 
     def _run(self) -> Arrays:
         while not self.desk.ended:
@@ -200,21 +227,26 @@ class Service:
             self._counts[i] += 1
             optimizer.move(own, push.keys[lo:hi], states, int(self._counts[i]), push.share)
 
-    def _server_states(self) -> list[Array]:
+    def _server_states(self, join: bool) -> list[Array]:
         """Return what the server's optimizer keeps of all keys; the first of elastic averaging is the model itself."""
         if self.optimizer is None:
             return []
         keys, start = self.learner.keys(self.shared), self.worker.start or {}
         self._counts = self._commons.memory(8 * len(self._ranges)).view(np.int64)
-        self._counts[:] = int(start.get("server/count", 0))
+        if not join:
+            self._counts[:] = int(start.get("server/count", 0))
         found = []
         for k in range(self.optimizer.n_states):
             state = self._commons.memory(keys.nbytes).view(keys.dtype)
-            state[:] = start.get(f"server/{k}", 0)
+            if not join:
+                state[:] = start.get(f"server/{k}", 0)
             found.append(state)
         if self._elastic is not None:
             center = self._commons.memory(keys.nbytes).view(keys.dtype)
-            center[:] = keys
+            if join:
+                keys[:] = center
+            else:
+                center[:] = keys
             found.append(center)
         return found
 
@@ -249,7 +281,7 @@ class Service:
     def _speak(self, judged: Arrays | None) -> None:
         """Do what only one rank does at a pause."""
         learner, worker, desk = self.learner, self.worker, self.desk
-        if judged is not None:
+        if judged is not None and learner.due(self.shared):  # else a rank that is gone has done it
             self.shared = learner.apply(self.shared, Update("summary", judged), 1.0)
             self.told.note(learner, self.shared)
         self.told.tell(worker)

@@ -10,7 +10,7 @@ from tutti.protocols import Commons, Trainable, Worker
 from tutti.types import Arrays, Progress, Round
 
 _ROWS = 1024  # noted and not told yet, at most
-_NOTED, _TOLD, _STEP = range(3)
+_NOTED, _TOLD, _STEP, _BEGAN = range(4)
 _STEP_OF, _SECONDS, _OBJECTIVE, _GAP, _PASSES, _METRICS = range(6)
 
 
@@ -20,13 +20,14 @@ class Told:
     Parameters
     ----------
     commons : has that memory.   progress : of the state before the first push.   step : of that state.
+    join : others have begun; what is noted stays as it is.
     """
 
-    def __init__(self, commons: Commons, progress: Progress, step: int) -> None:
-        self._began = time.perf_counter()
+    def __init__(self, commons: Commons, progress: Progress, step: int, join: bool = False) -> None:
         self._names = sorted(progress.metrics)
-        self._words = commons.memory(8 * 3).view(np.int64)
-        self._words[:] = 0, 0, step
+        self._words = commons.memory(8 * 4).view(np.int64)
+        if not join:
+            self._words[:] = 0, 0, step, time.perf_counter_ns()
         width = _METRICS + len(self._names)
         self._rows = commons.memory(8 * _ROWS * width).view(np.float64).reshape(_ROWS, width)
 
@@ -39,7 +40,7 @@ class Told:
         if step <= words[_STEP] or words[_NOTED] - words[_TOLD] >= _ROWS:
             return
         p = learner.progress(shared)
-        seconds = time.perf_counter() - self._began
+        seconds = (time.perf_counter_ns() - words[_BEGAN]) / 1e9
         metrics = [p.metrics[name] for name in self._names]
         self._rows[words[_NOTED] % _ROWS] = step, seconds, p.objective, p.gap, p.passes, *metrics
         words[_STEP] = step

@@ -117,7 +117,7 @@ class ParameterServer(Spec):
         if self.record is not None:
             _record.check_free(Path(self.record))
             notes = (*notes, f"the order of updates is recorded in {self.record}: tutti.Replay repeats the run from it")
-        return dataclasses.replace(draft, strategy=type(self).__name__, notes=notes, tolerant=True)
+        return dataclasses.replace(draft, strategy=type(self).__name__, notes=notes, tolerant=True, restarts=draft.size)
 
     def run(self, worker: Worker, learner: Learner) -> Arrays:
         """Take items, compute pushes, apply them; `AllReduce`'s program where staleness is 0."""
@@ -126,10 +126,10 @@ class ParameterServer(Spec):
         checked, options = check(learner, self), (self.server_optimizer, self.claim, self.record)
         return Service(worker, checked, self.servers, float(self.staleness), *options).run()
 
-    def seal(self, sha256: str) -> None:
-        """Write the SHA-256 of the model that came out into the record, if there is one."""
+    def seal(self, steps: int, sha256: str) -> None:
+        """End the record, if there is one: so many steps were made, and this is the SHA-256 of the model."""
         if self.record is not None:
-            _record.seal(Path(self.record), sha256)
+            _record.seal(Path(self.record), steps, sha256)
 
 
 def check(learner: Learner, strategy: ParameterServer) -> Serving:

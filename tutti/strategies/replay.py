@@ -76,7 +76,7 @@ class Replay(Spec):
             raise InputError(f"to={self.to}: {self.folder} knows of the steps from {first} to {last}")
         return Replayed(worker, self._checked(learner), record, self.to).run()
 
-    def seal(self, sha256: str) -> None:
+    def seal(self, steps: int, sha256: str) -> None:
         """Warn if the model that came out is not the one of the record."""
         found = "" if self.to is not None else self.recorded_sha256
         if found and found != sha256:

@@ -102,13 +102,14 @@ class Net:
 
     _staged = False
 
-    def _put(self, weights: Array) -> None:
-        """Move the parameters into a flat array."""
+    def _put(self, weights: Array, copy: bool = True) -> None:
+        """Move the parameters into a flat array, or take over what it holds."""
         self.weights = weights
         self._flat = flat = self._home(weights)
         for spot, p in zip(self.spots, self.params, strict=True):
             view = flat[spot.start : spot.stop].view(spot.shape)
-            view.copy_(p.detach())
+            if copy:
+                view.copy_(p.detach())
             p.data = view
 
     def arrays(self) -> dict[str, Array]:

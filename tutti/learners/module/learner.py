@@ -388,7 +388,8 @@ class ModuleLearner(ServesNet, Spec):
             meter[BEST], clock[WAITED] = result, 0
             if self.patience is not None:
                 state.net.fetch()
-                state["best_weights"], state["best_stats"] = state["weights"].copy(), state["stats"].copy()
+                best = {f"best_{name}": state[name].copy() for name in ("weights", "stats")}
+                state.update(self.keep_best(state, best))
         else:
             clock[WAITED] += 1
         if self.patience is not None and clock[WAITED] >= self.patience:
