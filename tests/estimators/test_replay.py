@@ -246,10 +246,17 @@ def test_what_was_changed_after_the_run_is_refused(tmp_path):
         ("{", "not what was written"),
         ("{}", "not what describes"),
         (json.dumps({**json.loads(facts), "parts": [[0], [0]]}), "make no sense"),
+        (json.dumps({**json.loads(facts), "first": "0"}), "make no sense"),
         (json.dumps({**json.loads(facts), "ranges": [[0, 4], [8, 9]]}), "make no sense"),
     ]:
         (tmp_path / "run.json").write_text(text)
         with pytest.raises(InputError, match=why):
+            replayed(tmp_path)
+    (tmp_path / "run.json").write_text(facts)
+    ended = json.loads((tmp_path / "end.json").read_text())
+    for changed in ({"steps": "3"}, {"sha256": []}, {"sha256": {**ended["sha256"], "../order-0-0.bin": "0"}}):
+        (tmp_path / "end.json").write_text(json.dumps({**ended, **changed}))
+        with pytest.raises(InputError, match=r"end\.json is not what was written"):
             replayed(tmp_path)
 
 

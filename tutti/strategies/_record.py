@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import struct
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -244,7 +245,9 @@ def read_facts(folder: Path) -> tuple[dict[str, Any], dict[str, Any] | None]:
         raise InputError(f"{folder} was recorded by a newer tutti: format {facts['format_version']}")
     _check(folder, facts)
     ended = _json(folder / END, (folder / END).read_bytes()) if (folder / END).is_file() else None
-    if ended is not None and ended.get("sha256", {}).get(RUN) != hashlib.sha256(text).hexdigest():
+    if ended is not None:
+        _check_end(folder, ended)
+    if ended is not None and ended["sha256"].get(RUN) != hashlib.sha256(text).hexdigest():
         raise InputError(f"{folder / RUN} was changed after the run: its SHA-256 is another one; record the run again")
     return facts, ended
 
@@ -280,11 +283,21 @@ def _check(folder: Path, facts: Mapping[str, Any]) -> None:
         shards = [s for part in facts["parts"] for s in part]
         edges = [int(edge) for pair in facts["ranges"] for edge in pair]
         right = sorted(shards) == list(range(facts["n_shards"])) and edges[0] == 0 and edges[1:-1:2] == edges[2::2]
+        right = right and all(isinstance(facts[name], int) for name in ("first", "pause", "seed"))
+        right = right and isinstance(facts["keeps"], int | None) and isinstance(facts["server_optimizer"], dict | None)
         right = right and 0 < len(facts["parts"]) <= _MOST and len(edges) < 2 * _MOST and edges == sorted(edges)
     except (KeyError, TypeError, ValueError, IndexError):
         right = False
     if not right:
         raise InputError(f"{folder / RUN} is not what was written: its parts or ranges make no sense")
+
+
+def _check_end(folder: Path, ended: Mapping[str, Any]) -> None:
+    """Raise `InputError` unless it has the steps and hashes of files that lie in the folder."""
+    files = ended.get("sha256")
+    names = [name for name in files if name != RUN] if isinstance(files, dict) else ["none"]
+    if not isinstance(ended.get("steps"), int) or not all(re.fullmatch(r"order-\d+-\d+\.bin", n) for n in names):
+        raise InputError(f"{folder / END} is not what was written: its steps or hashes make no sense")
 
 
 def _log(path: Path, hashes: Mapping[str, str] | None) -> Array:
