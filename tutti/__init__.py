@@ -25,6 +25,7 @@ _HOME: dict[str, str] = {
     "Int8": "tutti.transforms",
     "PowerSGD": "tutti.transforms",
     "TopK": "tutti.transforms",
+    "Replay": "tutti.strategies.replay",
     "Checkpoint": "tutti.runtime.checkpoint",
     "Hosts": "tutti.engines.hosts",
     "Processes": "tutti.engines.processes",

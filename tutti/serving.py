@@ -50,3 +50,20 @@ class Serving(Trainable, Protocol):
     def tally(self, shared: Arrays, push: Push, parts: int) -> None: ...
     def next_pause(self, shared: Arrays, every: int | None) -> int: ...
     def reached(self, shared: Arrays, step: int) -> None: ...
+
+
+@runtime_checkable
+class Detaching(Serving, Protocol):
+    """A learner whose work can be repeated: it reads nothing that others move while it computes.
+
+    Contract
+    --------
+    - ``detach(shared)``, after ``serve``, has ``work`` read a copy of the caller's own from now on.  It returns
+      (live, own) for each key range and last for the sums: arrays of the same shape, the one that ``move`` and
+      ``tally`` change and the one that ``work`` reads.  What ``work`` returns follows from ``own``, the orders and the
+      rows alone, and ``move`` from the push, the range and what it moves.
+    - ``named(shared, keys)`` returns a flat array like the keys as arrays by the names of the parameters.
+    """
+
+    def detach(self, shared: Arrays) -> list[tuple[Array, Array]]: ...
+    def named(self, shared: Arrays, keys: Array) -> Arrays: ...

@@ -35,15 +35,18 @@ NOT_CONVERGED = 3
 
 def train(args: argparse.Namespace, arguments: Sequence[str]) -> int:
     """Fit what the job file describes; write the model and the reports; 3 if the certificate did not reach tol."""
+    from tutti.cli.replay import keep_job
+
     job = read_job(args.job)
     _check_outputs(job)
     data, held_out = job.datasets()
-    model = _estimator(job, data, args.quiet)
+    model = estimator(job, data, args.quiet)
     try:
         explanation = model.explain(data)
         _say(args, str(explanation), "")
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".* stopped after .* rounds")  # said below, with the exit code
+            keep_job(job)
             model.fit(data)
     except ParameterError as error:
         raise _placed(job, error) from error
@@ -80,7 +83,7 @@ def explain(args: argparse.Namespace, arguments: Sequence[str]) -> int:
     job = read_job(args.job)
     data, _ = job.datasets()
     try:
-        explanation = _estimator(job, data, args.quiet).explain(data)
+        explanation = estimator(job, data, args.quiet).explain(data)
     except ParameterError as error:
         raise _placed(job, error) from error
     print(to_json(explanation.to_dict()) if args.json else explanation)
@@ -208,7 +211,7 @@ def _format_of(path: str) -> str:
     return form
 
 
-def _estimator(job: Job, data: Any, quiet: bool) -> Any:
+def estimator(job: Job, data: Any, quiet: bool) -> Any:
     """The unfitted model; the keys of a class_weight table, which TOML writes as text, become labels of the data."""
     weights = job.model.options.get("class_weight")
     more = {"class_weight": _by_label(weights, data.classes)} if isinstance(weights, Mapping) else {}

@@ -23,7 +23,7 @@ from tutti.types import Partition
 TABLES = ("data", "model", "strategy", "engine", "output")
 READERS = {"libsvm": "read_libsvm", "csv": "read_csv", "parquet": "read_parquet"}
 MODELS = ("LogisticRegression", "LinearSVC", "LinearRegression", "Ridge", *_nets.NETS)
-STRATEGIES = ("AllReduce", "CoCoA", "LocalSGD", "ParameterServer")
+STRATEGIES = ("AllReduce", "CoCoA", "LocalSGD", "ParameterServer", "Replay")
 ENGINES = ("Threads", "Processes", "Hosts")
 REPORT_SUFFIXES = (".json", ".html", ".txt")
 
@@ -39,6 +39,9 @@ DATA_OPTIONS: dict[str, Any] = {
     "limit": str | int,
 }
 """Options of [data] besides those of the reader itself; ``cached = false`` is Python's ``cached(None)``: stream."""
+
+FOLDERS = ("record", "folder")
+"""Options of strategies that are relative to the job file."""
 
 OUTPUT_OPTIONS: dict[str, Any] = {"model": str, "report": str | list[str]}
 
@@ -115,8 +118,8 @@ def public(name: str) -> Any:
     return getattr(tutti, name)
 
 
-def read_job(path: str | Path) -> Job:
-    """Read and check a job file.
+def read_job(path: str | Path, home: Path | None = None) -> Job:
+    """Read and check a job file; what it names lies in ``home`` if that is not the folder it is in.
 
     Raises
     ------
@@ -133,7 +136,7 @@ def read_job(path: str | Path) -> Job:
         tables = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise JobError(f"{file}: this is not TOML: {error}") from None
-    return _Checker(file.absolute(), str(file), text).job(tables)
+    return _Checker(file.absolute() if home is None else home / file.name, str(file), text).job(tables)
 
 
 class _Checker:
@@ -243,7 +246,10 @@ class _Checker:
                 public(kind)(**(options if arguments is None else arguments))
             except (InputError, PlanError) as error:
                 self.wrong(name, None, f"[{name}] {error}")
-        return Choice(kind, options, arguments)
+            except TypeError:
+                self.wrong(name, None, f"[{name}] type = {kind!r} needs more options; there are {_listed(allowed)}")
+        folders = {n: str(self.file.parent / Path(options[n]).expanduser()) for n in FOLDERS if n in options}
+        return Choice(kind, options, {**(arguments or options), **folders} if folders else arguments)
 
     def net(self, kind: str, options: Mapping[str, Any], allowed: Mapping[str, Any]) -> Choice:
         known = _nets.settable(allowed, options, public(kind)._owners)

@@ -95,6 +95,12 @@ def build_parser() -> argparse.ArgumentParser:
     text = "how long to wait for the caller, and for it to come back; default: 60"
     worker.add_argument("--wait", metavar="SECONDS", type=float, default=60.0, help=text)
     worker.add_argument("--once", action="store_true", help="leave after one run; default: when the caller leaves")
+    again = command("replay", "repeat a recorded asynchronous run in one process; 1 if another model comes out")
+    again.add_argument("run", metavar="RUN", help="folder that [strategy] record named")
+    text = "stop after the updates of this global step and show norms of weights and of the last gradient"
+    again.add_argument("--to", metavar="STEP", type=int, help=text)
+    text = "write weights.safetensors and gradient.safetensors there"
+    again.add_argument("--save", metavar="FOLDER", help=text)
     command("evaluate", "score the model on labelled rows: accuracy, log loss, AUC; or R^2, MSE", data)
     return parser
 
@@ -135,13 +141,14 @@ def _run(args: argparse.Namespace, arguments: Sequence[str]) -> int:
         print(f'{{"version": "{__version__}"}}' if args.json else f"tutti {__version__}")
         return OK
     if args.command is None:
-        raise UsageError("a command is missing: train, explain, predict, evaluate or worker (see tutti --help)")
-    from tutti.cli import commands, worker
+        raise UsageError("a command is missing: train, explain, predict, replay, evaluate or worker (see tutti --help)")
+    from tutti.cli import commands, replay, worker
 
     run = {
         "train": commands.train,
         "explain": commands.explain,
         "predict": commands.predict,
+        "replay": replay.replay,
         "evaluate": commands.evaluate,
         "worker": worker.join,
     }[args.command]

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from tutti.estimators.neural import NeuralNet
 
 _WHERE = ("engine", "strategy", "device")
-_MAY_CHANGE = ("epochs", "patience", "resume", "warm_start", "log", "verbose", "random_state", *_WHERE)
+_MAY_CHANGE = ("epochs", "patience", "checkpoint", "resume", "warm_start", "log", "verbose", "random_state", *_WHERE)
 
 
 @dataclass(frozen=True)

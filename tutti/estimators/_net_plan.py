@@ -137,6 +137,8 @@ def workers_of(engine: Engine, n_shards: int) -> int:
 
 def reason(exact: bool, n_shards: int, n_workers: int, batch_size: int, strategy: Any = "auto") -> str:
     """Return why the gradient is taken in so many parts, and what that costs."""
+    if getattr(strategy, "reason", ""):
+        return str(strategy.reason)
     if not getattr(strategy, "repeats", True):
         rows = -(-batch_size // n_workers)
         return f"updates of about {rows} rows, {n_workers} for a global batch, applied as they come"

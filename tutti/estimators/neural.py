@@ -13,6 +13,7 @@ from tutti.estimators._intake import is_dataset
 from tutti.estimators._linear import labels_array
 from tutti.estimators._log import EpochLog
 from tutti.estimators._net_job import Job, fingerprint_of, job_of
+from tutti.estimators._net_replay import parted, seal
 from tutti.estimators._net_rows import Rows, flat, intake
 from tutti.estimators._net_store import Stored
 from tutti.estimators._progress import EpochProgress
@@ -205,7 +206,7 @@ class NeuralNet(Stored):
 
         schema = job.schema
         self.module_ = _build.put_weights(job.blueprint, result.arrays)
-        self._state = dict(result.arrays)
+        self._state, self.gradients_ = parted(result.arrays)
         self._fields, self._moving = job.fields, job.blueprint.moving
         self.n_features_in_ = schema.n_features
         self._set_names(schema.feature_names)
@@ -218,6 +219,7 @@ class NeuralNet(Stored):
         ]
         self.plan_ = job.explanation.plan
         self.report_ = make_report(result, _build.arrays_of(self.module_))
+        seal(job.choice.strategy, int(self._state["clock"][STEP]), self.report_.sha256)
 
     # prediction
 
@@ -290,6 +292,7 @@ class NeuralNetClassifier(NeuralNet):
     ----------
     module_ : the trained module.   classes_, n_features_in_, n_iter_ (global steps).
     history_ : a dict per epoch.   plan_, report_ : what was planned and what was measured.
+    gradients_ : after a `tutti.Replay`, by parameter what the last update moved along; else empty.
 
     Example
     -------

@@ -52,11 +52,14 @@ class RankWorker:
         writer: Speaker | None = None,
         open_shard: Callable[[int], ShardData] | None = None,
         checkpoint: Checkpoint | None = None,
+        job: str = "",
     ) -> None:
         self._ctx, self._comm, self._writer, self._checkpoint = ctx, comm, writer, checkpoint
         self.shards, self.schema, self.n_shards, self.seed = shards, schema, n_shards, seed
         self.start, kept = split(start)
         self.private = {s: {name: np.array(a) for name, a in kept.get(s, {}).items()} for s in shards}
+        self.job = job
+        """`checkpoint.fingerprint` of the training."""
         self._open, self._opened = open_shard, dict(shards)
         self._commons: Commons | None = None
         self.counts: dict[str, float] = {}
@@ -333,7 +336,7 @@ def fit_rank(
         stack.callback(speaker.close)
         seen = dataset.keeps(schema) == "memory"  # rows that would be read anew at every step are left where they are
         worker = RankWorker(
-            ctx, comm, shards, schema, n_shards, seed, start, speaker, open_shard if seen else None, checkpoint
+            ctx, comm, shards, schema, n_shards, seed, start, speaker, open_shard if seen else None, checkpoint, job
         )
         worker.seconds["read"] += time.perf_counter() - opened
         placed = learner.on(ctx.seat.place.device) if isinstance(learner, Movable) else learner

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tutti.errors import PlanError, RunError
-from tutti.protocols import Worker
-from tutti.serving import Serving
+from tutti.protocols import ShardData, Worker
+from tutti.serving import Detaching, Serving
+from tutti.strategies import _record
 from tutti.strategies._desk import Desk, Task
+from tutti.strategies._record import Recorder
 from tutti.strategies._store import Store
 from tutti.strategies._told import Told
-from tutti.strategies.server_optimizers import Elastic
+from tutti.strategies.server_optimizers import Elastic, table_of
 from tutti.types import Array, Arrays, Fault, Order, Push, Update
 
 _RANGE_BYTES = 4 << 20  # keys of a range, where more ranges than servers are worth their locks
@@ -29,8 +33,18 @@ class Service:
     worker, learner : who works on what.   Others : as in `ParameterServer`.
     """
 
+    _copies: list[tuple[Array, Array]] | None = None
+    """(live, own) of each range where items are computed on copies."""
+
     def __init__(
-        self, worker: Worker, learner: Serving, servers: int, staleness: float, optimizer: Any, claim: bool
+        self,
+        worker: Worker,
+        learner: Serving,
+        servers: int,
+        staleness: float,
+        optimizer: Any,
+        claim: bool,
+        record: str | None = None,
     ) -> None:
         commons = worker.commons()
         if commons is None:
@@ -47,8 +61,7 @@ class Service:
         join = worker.seat.life > 0 and self._ready[self.rank] == commons.run
         with worker.phase("read"):
             shared = learner.init(worker.schema, seed=worker.seed, start=worker.start)
-            n_bytes = learner.keys(shared).nbytes
-            ranges = learner.ranges(shared, max(servers, min(_RANGES * self.size, n_bytes // _RANGE_BYTES)))
+            self._servers, ranges = servers, self._cut(shared, servers)
             keys_in = _own_memory if self._elastic else commons.memory
             self.shared = learner.serve(shared, ranges, keys_in, commons.memory, join)
         self._ranges = ranges
@@ -56,7 +69,7 @@ class Service:
         self.store = Store(commons, self.rank, self.size, len(ranges) + 1, self._move, join)
         words = commons.memory(8 * Desk.n_words(self.size)).view(np.int64)
         (lock,) = commons.locks(1)
-        self.desk = Desk(words, lock, commons, self.rank, self.size, self.size, staleness, claim and worker.opens)
+        self.desk = Desk(words, lock, commons, self.rank, self.size, self._n_parts, staleness, claim and worker.opens)
         first, _ = learner.milestone(self.shared)
         self.told = Told(commons, learner.progress(self.shared), first, join)
         self._sums: Array | None = None
@@ -67,8 +80,12 @@ class Service:
         else:
             self._judged[:] = 0
             over = learner.progress(self.shared).done
-            self.desk.open(first, first if over else learner.next_pause(self.shared, worker.keeps))
+            self.desk.open(first, first if over else learner.next_pause(self.shared, self._every))
+        if record is not None:
+            self._begin_record(Path(record), join)
         self._gather()
+        if record is not None:
+            self._open_record(Path(record), first, join)
 
     def _gather(self) -> None:
         """Wait until all have written what they begin with."""
@@ -83,8 +100,51 @@ class Service:
         if not all(self._parts):
             raise RunError(f"rank {self._parts.index([])} was lost before it had begun")
 
+    def _cut(self, shared: Arrays, servers: int) -> list[tuple[int, int]]:
+        n_bytes = self.learner.keys(shared).nbytes
+        return self.learner.ranges(shared, max(servers, min(_RANGES * self.size, n_bytes // _RANGE_BYTES)))
+
+    @property
+    def _n_parts(self) -> int:
+        return self.size
+
+    @property
+    def _every(self) -> int | None:
+        return self.worker.keeps
+
+    def _begin_record(self, folder: Path, join: bool) -> None:
+        """Compute on copies from now on; have the folder ready before anybody writes into it."""
+        worker, commons = self.worker, self._commons
+        assert isinstance(self.learner, Detaching)
+        self._copies = self.learner.detach(self.shared)
+        self._rows = commons.memory(_record.DIGEST * worker.n_shards).reshape(worker.n_shards, _record.DIGEST)
+        ready = commons.memory(8).view(np.int64)
+        if join:
+            return
+        for s in worker.seat.shards:
+            self._rows[s] = np.frombuffer(_record.rows_sha256(worker.open(s)), np.uint8)
+        if self.rank == 0 and ready[0] != commons.run:
+            _record.make_room(folder)
+            ready[0] = commons.run
+            commons.ring()
+        commons.wait(lambda: ready[0] == commons.run or commons.gone(0))
+
+    def _open_record(self, folder: Path, first: int, join: bool) -> None:
+        if self.rank == 0 and not join:
+            known = _record.known(self.worker, self.learner, self._copies or [], self._rows, first, self.desk.limit)
+            more = {"parts": self._parts, "ranges": self._ranges, "servers": self._servers, "keeps": self._every}
+            _record.begin(folder, {**known, **more, "server_optimizer": table_of(self.optimizer)})
+        n_ranges = len(self._ranges) + 1
+        self.store.recorder = Recorder(folder, self.worker.seat, self.size, len(self._parts), self._commons, n_ranges)
+
     def run(self) -> Arrays:
         """Return the state when all is done."""
+        with ExitStack() as stack:
+            if self.store.recorder is not None:
+                stack.callback(self.store.recorder.close)
+            return self._run()
+
+    def _run(self) -> Arrays:
         while not self.desk.ended:
             while (task := self.desk.take()) is not None:
                 self._work(task)
@@ -100,10 +160,11 @@ class Service:
     # items
 
     def _work(self, task: Task) -> None:
-        worker, learner = self.worker, self.learner
+        worker = self.worker
         losers = self.desk.losers(task.item) if task.left else []
         moved = self.store.moved(task.item, losers)
-        for i in self.store.torn(task.item, losers):
+        torn = self.store.torn(task.item, losers)
+        for i in torn:
             what = "the counts" if i == len(self._ranges) else f"key range {i} of {len(self._ranges)}"
             worker.emit(
                 Fault(
@@ -111,15 +172,30 @@ class Service:
                     "applied there, and is not applied again"
                 )
             )
-        data = {s: worker.open(s) for s in self._parts[task.part]}
-        for s in data.keys() - self._private.keys():
-            self._private[s] = learner.adopt(worker.schema, data[s])
-        orders = {s: Order(task.step, "gradient", worker.seed, s) for s in data}
+        recorder = self.store.recorder
+        if recorder is not None:
+            for loser in losers:
+                recorder.lost(loser, task.item, self.store.moved(task.item, [loser]), torn)
+        data = self._opened(task.part)
         with worker.phase("compute"):
-            versions = self.store.versions()
-            push = learner.work(self.shared, self._private, data, orders)
-            self._apply(task, push, versions, moved)
+            versions = self.store.versions() if self._copies is None else self.store.pull(self._copies)
+            if recorder is not None:
+                recorder.read(versions)
+            self._apply(task, self._computed(task.step, data), versions, moved)
         worker.at_step(task.step)
+
+    def _opened(self, part: int) -> dict[int, ShardData]:
+        """Return the rows of a part."""
+        worker = self.worker
+        data = {s: worker.open(s) for s in self._parts[part]}
+        for s in data.keys() - self._private.keys():
+            self._private[s] = self.learner.adopt(worker.schema, data[s])
+        return data
+
+    def _computed(self, step: int, data: Mapping[int, ShardData]) -> Push:
+        """Return the push of an item."""
+        orders = {s: Order(step, "gradient", self.worker.seed, s) for s in data}
+        return self.learner.work(self.shared, self._private, data, orders)
 
     def _apply(self, task: Task, push: Push, versions: list[int], moved: Collection[int]) -> None:
         n = len(self._ranges)
@@ -212,7 +288,7 @@ class Service:
         step, best = learner.milestone(self.shared)
         worker.keep(step, lambda: {**learner.snapshot(self.shared), **self._kept()}, best)
         over = learner.progress(self.shared).done
-        desk.go_on(desk.limit if over else learner.next_pause(self.shared, worker.keeps), over)
+        desk.go_on(desk.limit if over else learner.next_pause(self.shared, self._every), over)
 
     def _judge(self, pauses: int, step: int) -> Arrays:
         """Return the sums over all validation rows, each shard's from one rank."""

@@ -6,12 +6,13 @@ it had not begun: no push is applied twice, and one that was cut in the middle i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 import numpy as np
 
 from tutti.protocols import Commons
-from tutti.types import Push
+from tutti.strategies._record import Recorder
+from tutti.types import Array, Push
 
 Move = Callable[[int, Push], None]
 """Moves one key range along a push; the last range is the sums."""
@@ -28,6 +29,9 @@ class Store:
     move : applies a push to a range, whose lock is held.
     join : others have begun; the ledger stays as it is.
     """
+
+    recorder: Recorder | None = None
+    """Writes down what is applied."""
 
     def __init__(self, commons: Commons, rank: int, size: int, n_ranges: int, move: Move, join: bool = False) -> None:
         self._rank, self._n, self._move = rank, n_ranges, move
@@ -46,6 +50,15 @@ class Store:
         """Return how many pushes each range has had: what a pull of now reads."""
         return list(self._versions)
 
+    def pull(self, copies: Sequence[tuple[Array, Array]]) -> list[int]:
+        """Copy each range (live, own) as it is between two pushes; return the versions."""
+        found = []
+        for i, (live, own) in enumerate(copies):
+            with self.locks[i]:
+                own[:] = live
+                found.append(self._versions[i])
+        return found
+
     def push(self, item: int, push: Push, versions: list[int], moved: Collection[int] = ()) -> None:
         """Apply a push to every range but those that another rank has ``moved``; ``versions`` are of its pull."""
         keys = self._n - 1
@@ -54,6 +67,8 @@ class Store:
             if i not in moved:
                 with self.locks[i]:
                     self._apply(item, i, versions[i], push)
+            elif self.recorder is not None:
+                self.recorder.note(item, i, versions[i])
         self.pushes += 1
 
     def _apply(self, item: int, i: int, version: int, push: Push) -> None:
@@ -63,6 +78,8 @@ class Store:
         self._move(i, push)
         now = self._versions[i]
         self._versions[i] = now + 1
+        if self.recorder is not None:
+            self.recorder.note(item, i, version, now)
         done[i] = item + 1
         if i < self._n - 1:
             self._ages += 1

@@ -9,15 +9,17 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from tutti._spec import Spec
 from tutti.errors import ParameterError, PlanError
 from tutti.protocols import Learner, Worker
-from tutti.serving import Serving
+from tutti.serving import Detaching, Serving
+from tutti.strategies import _record
 from tutti.strategies._served import Service
 from tutti.strategies.all_reduce import AllReduce, synchronous
-from tutti.strategies.server_optimizers import ServerOptimizer, made
+from tutti.strategies.server_optimizers import Elastic, ServerOptimizer, made
 from tutti.types import Arrays, Kind, Plan, Schema
 
 
@@ -35,17 +37,21 @@ class ParameterServer(Spec):
         that its rows are of the global batch.
     claim : whoever is free takes the next part of a batch, where all rows are in memory on one host, so that every row
         counts once an epoch even if a worker is slow or lost.  False: every worker does its own part of each batch.
+    record : folder in which the order of all updates is written down, 16 bytes each, so that `Replay` repeats the run
+        to the same bits; None: it is not.  What is read in place may change under the reader, which no order tells, so
+        a worker that is recorded copies the weights before it computes: that costs a copy of the model a step.
 
     Example
     -------
     >>> ParameterServer(staleness=4).get_params()
-    {'servers': 1, 'staleness': 4, 'server_optimizer': None, 'claim': True}
+    {'servers': 1, 'staleness': 4, 'server_optimizer': None, 'claim': True, 'record': None}
     """
 
     servers: int = 1
     staleness: float | Literal["inf"] = 0
     server_optimizer: ServerOptimizer | dict[str, Any] | None = None
     claim: bool = True
+    record: str | None = None
 
     def __post_init__(self) -> None:
         if self.staleness == "inf":
@@ -66,6 +72,20 @@ class ParameterServer(Spec):
         if server is not None and stale == 0:
             raise ParameterError(
                 "server_optimizer", server, "with staleness=0 the learner's own optimizer steps; write staleness=1"
+            )
+
+        self._check_record()
+
+    def _check_record(self) -> None:
+        if self.record is None:
+            return
+        if not isinstance(self.record, str) or not self.record:
+            raise ParameterError("record", self.record, "write None or the name of a folder")
+        if self.staleness == 0:
+            raise ParameterError("record", self.record, "with staleness=0 the same training gives the same bits anyway")
+        if isinstance(self.server_optimizer, Elastic):
+            raise ParameterError(
+                "record", self.record, "with Elastic each worker steps weights of its own, of which no order is known"
             )
 
     @property
@@ -94,15 +114,22 @@ class ParameterServer(Spec):
         )
         bound = "no worker waits for another" if self.staleness == math.inf else _bound(int(self.staleness))
         notes = (*draft.notes, note, bound)
+        if self.record is not None:
+            _record.check_free(Path(self.record))
+            notes = (*notes, f"the order of updates is recorded in {self.record}: tutti.Replay repeats the run from it")
         return dataclasses.replace(draft, strategy=type(self).__name__, notes=notes, tolerant=True, restarts=draft.size)
 
     def run(self, worker: Worker, learner: Learner) -> Arrays:
         """Take items, compute pushes, apply them; `AllReduce`'s program where staleness is 0."""
         if self.staleness == 0:
             return synchronous(worker, learner, self.claim)
-        return Service(
-            worker, check(learner, self), self.servers, float(self.staleness), self.server_optimizer, self.claim
-        ).run()
+        checked, options = check(learner, self), (self.server_optimizer, self.claim, self.record)
+        return Service(worker, checked, self.servers, float(self.staleness), *options).run()
+
+    def seal(self, steps: int, sha256: str) -> None:
+        """End the record, if there is one: so many steps were made, and this is the SHA-256 of the model."""
+        if self.record is not None:
+            _record.seal(Path(self.record), steps, sha256)
 
 
 def check(learner: Learner, strategy: ParameterServer) -> Serving:
@@ -119,6 +146,8 @@ def check(learner: Learner, strategy: ParameterServer) -> Serving:
             f"{type(learner).__name__} has no form of; neural nets (NeuralNetClassifier, NeuralNetRegressor, "
             f"tutti.train) have one{instead}"
         )
+    if strategy.record is not None and not isinstance(learner, Detaching):
+        raise PlanError(f"record={strategy.record!r}: the updates of a {type(learner).__name__} cannot be repeated")
     why = learner.unservable()
     if why is not None:
         raise PlanError(f"ParameterServer(staleness={strategy.staleness}) cannot serve this net: {why}{instead}")

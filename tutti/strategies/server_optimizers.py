@@ -121,6 +121,11 @@ class Elastic(Spec):
 ServerOptimizer = SGD | Adagrad | Adam | Elastic
 
 
+def table_of(optimizer: ServerOptimizer | None) -> dict[str, Any] | None:
+    """Return what `made` makes the optimizer of."""
+    return None if optimizer is None else {"type": type(optimizer).__name__, **optimizer.get_params()}
+
+
 def made(table: Mapping[str, Any]) -> ServerOptimizer:
     """Return the optimizer that a job file's table describes.
 

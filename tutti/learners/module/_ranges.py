@@ -5,6 +5,7 @@ Each range counts its own steps, in the same memory; so whoever moves a range go
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,8 +13,10 @@ import numpy as np
 import torch
 
 from tutti.learners.module._net import Clip, Net
-from tutti.learners.module._stepper import Allocate, Stepper
+from tutti.learners.module._stepper import Allocate, Stepper, aligned
 from tutti.types import Array, Push
+
+_REMEMBERED, _AHEAD = 4096, 64  # steps whose options are kept; that are walked at once where they are not
 
 
 class RangeStepper(Stepper):
@@ -83,6 +86,53 @@ class RangeStepper(Stepper):
                     state[key] = home
 
 
+class Rates:
+    """What the schedule sets in a step: it is walked forwards, and steps that are not long past are remembered.
+
+    Parameters
+    ----------
+    stepper : of all columns, which walks on.   step : where it is.
+    """
+
+    def __init__(self, stepper: Stepper, step: int) -> None:
+        self._whole, self._step = stepper, step
+        self._past: dict[int, list[dict[str, Any]]] = {}
+
+    def at(self, step: int) -> Sequence[Mapping[str, Any]]:
+        """Return the options of each group in a step."""
+        whole = self._whole
+        groups: list[dict[str, Any]] = whole.optimizer.param_groups
+        if whole._scheduler is None or step == self._step:
+            return groups
+        if step < self._step:
+            if step not in self._past:
+                self._walk_again(step)
+            return self._past[step]
+        while self._step < step:
+            self._remember(self._step, groups)
+            whole.skip(1)
+            self._step += 1
+        return groups
+
+    def _remember(self, step: int, groups: Sequence[Mapping[str, Any]]) -> None:
+        self._past[step] = [{key: value for key, value in group.items() if key != "params"} for group in groups]
+        if len(self._past) > _REMEMBERED:
+            del self._past[next(iter(self._past))]
+
+    def _walk_again(self, step: int) -> None:
+        """Walk from the first step to this one, and some more, for others may ask for those next."""
+        whole = self._whole
+        groups = [{"params": [torch.nn.Parameter(torch.zeros(1))], **whole._options[g]} for g, _, _ in whole._groups]
+        again = copy.copy(whole)
+        again.optimizer = whole._blueprint.optimizer(groups)
+        assert whole._blueprint.schedule is not None
+        again._scheduler = whole._blueprint.schedule(again.optimizer)
+        again.skip(step)
+        for at in range(step, min(step + _AHEAD, self._step)):
+            self._remember(at, again.optimizer.param_groups)
+            again.skip(1)
+
+
 class Served:
     """A net whose weights lie in memory that all ranks see, and are moved range by range.
 
@@ -104,7 +154,7 @@ class Served:
         sums_in: Allocate,
         join: bool = False,
     ) -> None:
-        self.net, self._steps, self._join = net, steps, join
+        self.net, self._join = net, join
         kept, whole = net.stepper.state(), net.stepper
         memory: Array = keys_in(net.weights.nbytes).view(net.numpy_dtype)
         if not join:
@@ -125,9 +175,26 @@ class Served:
             self.stats[:], self.pushed[0] = net.stats, 0
         template = {"grad": net.stepper.gradient, "sums": net.template()["sums"], "stats": net.template()["stats"]}
         self.out: dict[str, Array] = template
+        self._rates = Rates(net.stepper, steps)
+        self._ranges, self._keys, self._seen = ranges, memory, self.stats
         self._best: dict[str, Array] = {}
         self._has_best = np.zeros(1, np.int64)
         self._room: Array = np.empty((0, 0), net.numpy_dtype)
+
+    def detach(self) -> list[tuple[Array, Array]]:
+        """Have the net compute on weights and statistics of its own; return (live, own) for each range."""
+        own = aligned(self.net.length, self.net.numpy_dtype)
+        own[:] = self._keys
+        self.net._put(own)
+        self._seen = self.stats.copy()
+        return [*((self._keys[lo:hi], own[lo:hi]) for lo, hi in self._ranges), (self.stats, self._seen)]
+
+    def attend(self) -> None:
+        """Have weights and statistics in the net as they are now, while nobody moves them."""
+        if self.net.weights is not self._keys:
+            self.net.weights[:] = self._keys
+        self.net.stats[:] = self.stats
+        self.net.place_stats()
 
     def push(
         self,
@@ -143,7 +210,7 @@ class Served:
     ) -> Push:
         """Return the push of a batch: its mean gradient, and how the statistics change by it."""
         net, out = self.net, self.out
-        before = self.stats.copy()
+        before = self._seen.copy()
         net.stats[:] = before
         net.gradient(batch, out, n_rows=n_rows, seed=seed, share=1.0, first=True, parts=parts)
         weight = float(out["sums"][1])
@@ -167,9 +234,8 @@ class Served:
         if push.keys is not whole.gradient:
             lo, hi = own._own
             whole.gradient[lo:hi] = push.keys[lo:hi]
-        self.go_to(push.step)
         had = push.sums["sums"][3:]
-        own.step_as(whole.optimizer.param_groups, share, None if had.min() > 0 else (had > 0).tolist())
+        own.step_as(self._rates.at(push.step), share, None if had.min() > 0 else (had > 0).tolist())
 
     def room_for_best(self, like: Mapping[str, Array], allocate: Allocate, known: Mapping[str, Array]) -> None:
         """Have room for the best weights and statistics where all ranks see them; ``known`` are those of before."""
@@ -192,10 +258,8 @@ class Served:
         return self._best if self._has_best[0] else {}
 
     def go_to(self, step: int) -> None:
-        """Have the learning rates of a global step; there is no way back, and none is needed for a step or two."""
-        if step > self._steps:
-            self.net.stepper.skip(step - self._steps)
-            self._steps = step
+        """Have the learning rates of a global step."""
+        self._rates.at(step)
 
     def gather(self) -> None:
         """Have the optimizer's tensors, counters too, where `Stepper.state` finds them."""

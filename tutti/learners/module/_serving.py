@@ -6,6 +6,7 @@ Counts, statistics and the clock lie where all ranks see them; which step a rank
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, cast
@@ -78,6 +79,15 @@ class ServesNet:
         """Return the flat weights."""
         return shared["weights"]
 
+    def detach(self, shared: Arrays) -> list[tuple[Array, Array]]:
+        """Have the net compute on weights and statistics of its own; return (live, own) for each range."""
+        return _served(shared).detach()
+
+    def named(self, shared: Arrays, keys: Array) -> Arrays:
+        """Return flat numbers by the names of the parameters."""
+        spots = _served(shared).net.spots
+        return {s.name: keys[s.start :][: math.prod(s.shape)].reshape(s.shape) for s in spots}
+
     def work(
         self, shared: Arrays, private: Mapping[int, Any], data: Mapping[int, ShardData], orders: Mapping[int, Order]
     ) -> Push:
@@ -144,8 +154,7 @@ class ServesNet:
             _advance(own, state)
         served = _served(shared)
         state.update(served.best())
-        served.net.stats[:] = served.stats
-        served.net.place_stats()
+        served.attend()
         served.gather()
 
 
