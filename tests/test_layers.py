@@ -15,8 +15,8 @@ ROOT = Path(__file__).resolve().parent.parent / "tutti"
 
 LEVELS: dict[str, int] = {
     "types": 0, "errors": 0, "_board": 0,
-    "protocols": 1,
-    "seeds": 2, "clock": 2, "serving": 2, "_spec": 2, "_arena": 2,
+    "protocols": 1, "_secure": 1, "_spec": 1,
+    "seeds": 2, "clock": 2, "serving": 2, "_arena": 2, "_frames": 2, "_parcel": 2,
     "data": 3, "comm": 3, "learners": 3, "transforms": 3, "strategies": 3, "engines": 3,
     "runtime": 4,
     "planner": 5, "sim": 5, "testing": 5,
@@ -25,7 +25,7 @@ LEVELS: dict[str, int] = {
     "cli": 8, "serve": 8, "__main__": 9,
 }  # fmt: skip
 
-RUNTIME = {"numpy", "numba", "llvmlite", "pyarrow", "fsspec", "safetensors", "threadpoolctl", "rich"}
+RUNTIME = {"numpy", "numba", "llvmlite", "pyarrow", "fsspec", "safetensors", "threadpoolctl", "rich", "cryptography"}
 """What pyproject.toml installs; anything else is optional and has its home below."""
 
 HOMES: dict[str, tuple[str, ...]] = {
@@ -44,7 +44,7 @@ HOMES: dict[str, tuple[str, ...]] = {
 """Optional third parties and the only modules (or folders) that may import them: inside a function, or in a private
 module, which `heavy_at_import` keeps from being loaded by a public one."""
 
-HEAVY = {"numba", "llvmlite", "pyarrow", "safetensors", "threadpoolctl", "rich", "fsspec", *HOMES}
+HEAVY = {"numba", "llvmlite", "pyarrow", "safetensors", "threadpoolctl", "rich", "fsspec", "cryptography", *HOMES}
 """Never imported by merely importing a public module: `import tutti` and a notebook's tab key stay fast."""
 
 STDLIB = sys.stdlib_module_names

@@ -149,6 +149,28 @@ def _read(v: Any, arrays: list[Array], get: Callable[[Any], Array] | None) -> An
     return simple[tag](e)
 
 
+def check_plain(value: Any) -> None:
+    """Raise `InputError` if something in ``value`` may not leave this host: a dataclass that says ``_code = True``.
+
+    It holds code, which only the process that wrote it and its children may read.
+    """
+    if isinstance(value, Mapping):
+        for inner in (*value.keys(), *value.values()):
+            check_plain(inner)
+    elif isinstance(value, tuple | list | set | frozenset):
+        for inner in value:
+            check_plain(inner)
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        if getattr(value, "_code", False):
+            raise InputError(
+                f"a {type(value).__name__} holds code, which is not sent to other hosts; for a net over several hosts "
+                "write its module, loss and optimizer as names: torch's own layers, or an importable class or "
+                "function with plain parameters (module__*)"
+            )
+        for f in dataclasses.fields(value):
+            check_plain(getattr(value, f.name, None))
+
+
 def resolve(path: str) -> Any:
     """Import "module:name.inner" and return what it names."""
     module, _, name = path.partition(":")

@@ -6,13 +6,13 @@ from importlib.util import find_spec
 
 import pytest
 
-from tutti.testing.communicator import Make, check_communicator, gloo_ranks, shm_ranks, thread_ranks
+from tutti.testing.communicator import Make, check_communicator, gloo_ranks, shm_ranks, tcp_ranks, thread_ranks
 
 pytestmark = pytest.mark.thorough
 GLOO = pytest.param(
     gloo_ranks, marks=pytest.mark.skipif(find_spec("torch") is None, reason='needs torch: pip install "tutti[torch]"')
 )
-MAKERS = [thread_ranks, shm_ranks, GLOO]
+MAKERS = [thread_ranks, shm_ranks, tcp_ranks, GLOO]
 
 
 @pytest.mark.parametrize("make_ranks", MAKERS)

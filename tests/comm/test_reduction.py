@@ -91,5 +91,5 @@ def test_the_contract_catches_a_sum_in_another_order() -> None:
 def test_an_unknown_transport_is_refused() -> None:
     (link,) = links(1)
     link.transport = "smoke"  # type: ignore[misc]
-    with pytest.raises(ValueError, match="expected 'threads', 'shm', 'gloo' or 'nccl'"):
+    with pytest.raises(ValueError, match="expected 'threads', 'shm', 'tcp', 'gloo' or 'nccl'"):
         connect(link)

@@ -88,5 +88,5 @@ def test_nccl_without_enough_gpus_is_refused_with_the_reason() -> None:
 
 
 def test_an_unknown_transport_is_refused() -> None:
-    with pytest.raises(ParameterError, match="shm, gloo, nccl"):
+    with pytest.raises(ParameterError, match="shm, tcp, gloo, nccl"):
         Processes(2, transport="mpi")

@@ -1,4 +1,6 @@
-"""How arrays travel between ranks: in shared memory (threads, processes of one host), or through torch.distributed."""
+"""How arrays travel between ranks: in shared memory (threads, processes of one host), over sockets, or through
+torch.distributed.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,7 @@ def connect(link: Link) -> Communicator:
 
     Raises
     ------
-    ValueError : if ``link.transport`` is none of "threads", "shm", "gloo", "nccl".
+    ValueError : if ``link.transport`` is none of "threads", "shm", "tcp", "gloo", "nccl".
     PlanError : if what a transport needs is not there.
     """
     if link.transport == "threads":
@@ -23,8 +25,12 @@ def connect(link: Link) -> Communicator:
         from tutti.comm.shm import ShmComm
 
         return ShmComm(link)
+    if link.transport == "tcp":
+        from tutti.comm.tcp import connect_sockets
+
+        return connect_sockets(link)
     if link.transport in ("gloo", "nccl"):
         from tutti.comm.torch import connect_group
 
         return connect_group(link)
-    raise ValueError(f"transport {link.transport!r} is unknown; expected 'threads', 'shm', 'gloo' or 'nccl'")
+    raise ValueError(f"transport {link.transport!r} is unknown; expected 'threads', 'shm', 'tcp', 'gloo' or 'nccl'")

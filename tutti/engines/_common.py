@@ -8,7 +8,8 @@ import socket
 import traceback
 from collections.abc import Sequence
 
-from tutti.errors import Aborted, ParameterError, RankLost
+from tutti.errors import Aborted, InputError, ParameterError, RankLost
+from tutti.protocols import Program
 from tutti.types import Fault, Place
 
 LOOK_SECONDS = 0.25  # longest time between two looks at the ranks
@@ -26,6 +27,15 @@ def check(n: object, **seconds: object) -> None:
     for name, value in seconds.items():
         if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
             raise ParameterError(name, value, "write a positive number of seconds")
+
+
+def check_importable(program: Program) -> None:
+    """Raise `InputError` for a program that another process could not import."""
+    if program.function.startswith("__main__:"):
+        raise InputError(
+            f"the program {program.function!r} is defined in __main__, where other processes cannot import it; "
+            "move it into a module of its own, or use engine=tutti.Threads()"
+        )
 
 
 def places(n: int | None) -> Sequence[Place]:

@@ -114,17 +114,21 @@ class Arena:
     def __init__(self, members: Sequence[Member]) -> None:
         self.members = tuple(members)
         self.fd = anonymous_memory(_ARENA_BYTES)
-        size = len(members)
-        self._map = mmap.mmap(self.fd, 8 * Board.n_words(size))
-        self._words = memoryview(self._map).cast("q")
-        self.board = Board(self._words, size)
+        self._words: memoryview | None = None
+
+    def begin(self, size: int) -> Board:
+        """Return the words of a new run of ``size`` ranks, of which the members may be a part."""
+        if self._words is None or len(self._words) < Board.n_words(size):
+            self._words = memoryview(mmap.mmap(self.fd, 8 * Board.n_words(size))).cast("q")
+        board = Board(self._words, size)
+        board.clear()
+        return board
 
     def worth_keeping(self) -> bool:
         return os.fstat(self.fd).st_blocks * 512 <= _KEPT_BYTES
 
     def close(self) -> None:
-        self._words.release()
-        self._map.close()
+        self._words = None  # the memory goes with the last board
         os.close(self.fd)
 
 
@@ -162,7 +166,6 @@ class Pool:
         except BaseException:
             self.give_back([], taken, None)
             raise
-        arena.board.clear()
         return taken, arena, known
 
     def renew(self, member: Member, around: dict[str, Any]) -> Member:

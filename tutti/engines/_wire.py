@@ -17,9 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from tutti._spec import decode, encode
+from tutti._parcel import lay_out, raw, unpack
 from tutti.errors import DataError, InputError, JobError, ParameterError, PlanError
-from tutti.types import Array
 
 _INLINE = 1 << 16  # bytes of a parcel that still travels inside its frame
 _HEADER = struct.Struct("<BBHIQ")  # kind, flags, descriptors, bytes in the frame, bytes of text in the parcel
@@ -62,45 +61,24 @@ class Parcel:
 
 
 def pack(value: Any) -> Parcel:
-    """Write a value down.  An array that occurs twice is placed once.
+    """Write a value down.
 
     Raises
     ------
     InputError : for a value that cannot be written down (`tutti._spec.encode`).
     """
-    places: dict[tuple[Any, ...], list[Any]] = {}
-    arrays: list[tuple[int, Array]] = []
-    end = 0
-
-    def put(array: Array) -> list[Any]:
-        nonlocal end
-        if array.dtype.kind == "V":
-            raise InputError(
-                f"an array of {array.dtype} cannot be sent to another process; write plain columns instead"
-            )
-        key = (array.__array_interface__["data"][0], array.shape, array.strides, array.dtype.str)
-        if key not in places:
-            order = "F" if array.flags.f_contiguous and not array.flags.c_contiguous else "C"
-            places[key] = [end, array.dtype.str, list(array.shape), order]
-            arrays.append((end, array))
-            end += -(-array.nbytes // 64) * 64
-        return places[key]
-
-    text, _ = encode(value, put)
-    start = -(-len(text) // 64) * 64
-    if start + end <= _INLINE:
-        body = bytearray(start + end)
+    text, arrays, n_bytes = lay_out(value)
+    if n_bytes <= _INLINE:
+        body = bytearray(n_bytes)
         body[: len(text)] = text
         for at, array in arrays:
-            body[start + at : start + at + array.nbytes] = array.tobytes("A")
+            body[at : at + array.nbytes] = raw(array)
         return Parcel(len(text), bytes(body))
-    fd = anonymous_memory(start + end)
+    fd = anonymous_memory(n_bytes)
     try:
         _write(fd, memoryview(text), 0)
         for at, array in arrays:
-            flat = array.T if array.flags.f_contiguous else np.ascontiguousarray(array)
-            if array.nbytes:
-                _write(fd, flat.reshape(-1).view(np.uint8).data, start + at)
+            _write(fd, raw(array), at)
     except BaseException:
         os.close(fd)
         raise
@@ -111,17 +89,6 @@ def _write(fd: int, data: memoryview, at: int) -> None:
     while len(data):
         done = os.pwrite(fd, data, at)
         data, at = data[done:], at + done
-
-
-def unpack(n_text: int, memory: Any) -> Any:
-    """Read a value; its arrays are views of ``memory`` (bytes, an mmap or an array of uint8)."""
-    start = -(-n_text // 64) * 64
-
-    def get(place: list[Any]) -> Array:
-        at, dtype, shape, order = place
-        return np.ndarray(tuple(shape), np.dtype(dtype), memory, start + at, order=order)
-
-    return decode(bytes(memoryview(memory)[:n_text]), [], get)
 
 
 @dataclass(frozen=True)
@@ -155,6 +122,15 @@ class Frame:
             return unpack(self.n_text, memory)
         finally:
             os.close(fd)
+
+    def take(self) -> bytes | mmap.mmap:
+        """Return the memory of the parcel as it came, and close its descriptor."""
+        if not self.placed:
+            return self.body
+        try:
+            return mmap.mmap(self.fds[-1], 0, prot=mmap.PROT_READ)
+        finally:
+            self.close()
 
     def close(self) -> None:
         for fd in self.fds:

@@ -17,10 +17,12 @@ from typing import Any, NoReturn
 
 from tutti._arena import Arena, ShmLink
 from tutti._board import BEAT, STEP, Board
-from tutti._spec import resolve
+from tutti._parcel import unpack
+from tutti._spec import check_plain, resolve
 from tutti.engines import _wire
 from tutti.engines._common import aborted, describe
 from tutti.engines._malloc import give_back_memory, keep_memory
+from tutti.engines._peers import HostLink, Peers
 from tutti.errors import Aborted
 from tutti.types import Event, Seat
 
@@ -93,21 +95,29 @@ class _Worker:
 
     def _sit(self, frame: _wire.Frame) -> None:
         """Learn who this process is in the coming run."""
-        order = _wire.unpack(frame.n_text, frame.body)
-        if frame.fds:
+        order = unpack(frame.n_text, frame.body)
+        fds = list(frame.fds)
+        if order["arena"]:
             if self._arena is not None:
                 self._arena.close()
-            self._arena = Arena(frame.fds[0])
+            self._arena = Arena(fds.pop(0))
         _adopt(order["surroundings"])
         assert self._arena is not None
         seat, size = order["seat"], order["size"]
         board = Board(self._arena.words(size), size)
-        self._context = _Context(seat, ShmLink(self._arena, board, seat.rank, size, order["transport"]), self._sock)
+        link: ShmLink
+        if order.get("peers") is None:
+            link = ShmLink(self._arena, board, seat.rank, size, order["transport"])
+        else:
+            link = HostLink(self._arena, board, seat.rank, size, Peers(fds.pop(0), **order["peers"]))
+        self._context = _Context(seat, link, self._sock)
         self._pulse.begin(board, seat.rank)
 
     def _answer(self, frame: _wire.Frame) -> None:
         kind, parcel = self._run(frame)
         self._pulse.end()
+        if self._context is not None and isinstance(self._context.link, HostLink):
+            self._context.link.close()
         self._context = None
         if kind == _wire.FAILURE:
             gc.collect()  # the traceback of a failure holds the program's arrays in cycles
@@ -123,6 +133,8 @@ class _Worker:
         assert context is not None
         try:
             program = frame.value(share=True)
+            if isinstance(context.link, HostLink):
+                check_plain(program)
             value = resolve(program["function"])(context, **program["arguments"])
             context.link.board.finish(context.link.rank)
             return _wire.VALUE, _wire.pack(value)

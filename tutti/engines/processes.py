@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import select
 import socket
 import threading
 from collections.abc import Callable, Sequence
@@ -20,16 +19,26 @@ from tutti._board import BEAT, LOST, RETURNED, STEP, Board
 from tutti._spec import Spec
 from tutti.clock import WallClock
 from tutti.engines import _wire
-from tutti.engines._common import LOOK_SECONDS, check, exit_reason, lost_rank, places, silent, stopped
+from tutti.engines._common import (
+    LOOK_SECONDS,
+    check,
+    check_importable,
+    exit_reason,
+    lost_rank,
+    places,
+    silent,
+    stopped,
+)
+from tutti.engines._failure import failure_of
 from tutti.engines._judge import Done, Exited, Judge, Raised, Returned, Sign, Silent, Verdict
-from tutti.engines._pool import POOL, surroundings
-from tutti.errors import InputError, ParameterError, RankError, RankLost
+from tutti.engines._pool import POOL
+from tutti.engines._ranks import Gone, Ranks
+from tutti.errors import ParameterError, RankLost
 from tutti.protocols import Link, Program
 from tutti.types import Event, Fault, Place, Plan, Seat
 
 _GRACE_SECONDS = 1.0  # a stopped rank that has not come back by then is killed
-_REAP_SECONDS = 0.5
-_TRANSPORTS = ("shm", "gloo", "nccl")
+_TRANSPORTS = ("shm", "tcp", "gloo", "nccl")
 
 _Heard = Raised | Returned | Exited | Event
 
@@ -44,8 +53,8 @@ class Processes(Spec):
     timeout_seconds : a rank that shows no sign of life for so long is lost.  Python code that keeps the interpreter
         to itself (a long call into C that does not let go of it) looks like that.
     start_timeout_seconds : how long a new worker process may take to start.
-    transport : how arrays travel: "shm" (shared memory), or through torch.distributed with "gloo" (sockets) or "nccl"
-        (a GPU for each worker).  The bits are the same.
+    transport : how arrays travel: "shm" (shared memory), "tcp" (encrypted sockets, as between hosts), or through
+        torch.distributed with "gloo" (sockets) or "nccl" (a GPU for each worker).  The bits are the same.
 
     Example
     -------
@@ -106,11 +115,7 @@ class ProcessRun:
     """A `tutti.protocols.Run` on processes."""
 
     def __init__(self, program: Program, plan: Plan, engine: Processes) -> None:
-        if program.function.startswith("__main__:"):
-            raise InputError(
-                f"the program {program.function!r} is defined in __main__, where other processes cannot import it; "
-                "move it into a module of its own, or use engine=tutti.Threads()"
-            )
+        check_importable(program)
         self._engine, self._plan, self._size = engine, plan, plan.size
         self._clock = WallClock()
         self._values: list[Any] = [None] * self._size
@@ -122,15 +127,12 @@ class ProcessRun:
         self._parcel: _wire.Parcel | None
         self._parcel = _wire.pack({"function": program.function, "arguments": dict(program.arguments)})
         try:
-            around = surroundings()
-            self._members, self._arena, known = POOL.lease(self._size, around)
-            self._board = self._arena.board
+            self._ranks = Ranks(range(self._size), self._size)
+            self._board = self._ranks.board
             self._began = [self._clock.now()] * self._size
-            self._poll = select.poll()
-            self._owners: dict[int, int] = {}
             try:
                 for seat in plan.seats:
-                    self._seat(seat, around, known)
+                    self._seat(seat)
             except BaseException:
                 self.stop()
                 raise
@@ -152,11 +154,11 @@ class ProcessRun:
         if fault is None:
             self._over = True
             self._close_parcel()
-            lost = [self._members[rank] for rank in self._lost]
-            POOL.give_back([m for m in self._members if m not in lost], lost, self._arena)
+            self._ranks.close([rank for rank in range(self._size) if rank not in self._lost])
             return self._values
         if isinstance(verdict, Silent):
-            self._members[verdict.rank].process.kill()  # it will not come back by itself; a stopped process dies too
+            self._ranks.kill(verdict.rank)  # it will not come back by itself; a stopped process dies too
+            self._away.discard(verdict.rank)
         self.stop()
         raise fault
 
@@ -178,41 +180,16 @@ class ProcessRun:
                     if isinstance(fact, Raised | Returned | Exited):
                         self._away.discard(fact.rank)
                     if isinstance(fact, Exited):
-                        self._members[fact.rank].ready = False
+                        self._ranks.members[fact.rank].ready = False
         finally:
             self._close_parcel()
-            fine = [m for rank, m in enumerate(self._members) if rank not in self._away and m.ready]
-            POOL.give_back(fine, [m for m in self._members if m not in fine], self._arena)
+            self._ranks.close([rank for rank in range(self._size) if rank not in self._away])
 
-    def _seat(self, seat: Seat, around: dict[str, Any], known: bool) -> None:
+    def _seat(self, seat: Seat) -> None:
         """Tell the worker of a seat who it is and what to run."""
-        member = self._members[seat.rank]
-        for fd in (member.sock.fileno(), member.pidfd):
-            if fd >= 0:
-                self._poll.register(fd, select.POLLIN)
-                self._owners[fd] = seat.rank
-        order = _wire.pack(
-            {
-                "seat": seat,
-                "size": self._size,
-                "transport": self._engine.transport,
-                "surroundings": member.news(around),
-            }
-        )
-        try:
-            _wire.send(member.sock, _wire.SEAT, order, () if known else (self._arena.fd,))
-            assert self._parcel is not None
-            _wire.send(member.sock, _wire.PROGRAM, self._parcel)
-        except OSError:
-            pass  # it has just died; the judge will hear of it
-        finally:
-            order.close()
-
-    def _forget(self, rank: int) -> None:
-        """Listen no longer to what the worker of ``rank`` says."""
-        for fd in [fd for fd, owner in self._owners.items() if owner == rank]:
-            self._poll.unregister(fd)
-            del self._owners[fd]
+        assert self._parcel is not None
+        order = {"seat": seat, "size": self._size, "transport": self._engine.transport}
+        self._ranks.begin(seat.rank, order, self._parcel)
 
     def _close_parcel(self) -> None:
         if self._parcel is not None:
@@ -232,7 +209,7 @@ class ProcessRun:
                     if self._over:
                         raise stopped()
             for rank in self._away:
-                judge.hear(Sign(rank, self._board.get(rank, BEAT), excused=not self._members[rank].ready))
+                judge.hear(Sign(rank, self._board.get(rank, BEAT), excused=not self._ranks.members[rank].ready))
             now = self._clock.now()
             while (verdict := judge.look(now) or self._not_started(now)) is not None:
                 fault = self._without(judge, verdict)
@@ -245,7 +222,7 @@ class ProcessRun:
 
     def _not_started(self, now: float) -> Silent | None:
         for rank in self._away:
-            if not self._members[rank].ready and now - self._began[rank] > self._engine.start_timeout_seconds:
+            if not self._ranks.members[rank].ready and now - self._began[rank] > self._engine.start_timeout_seconds:
                 return Silent(rank, now - self._began[rank])
         return None
 
@@ -259,21 +236,16 @@ class ProcessRun:
         rank, again = verdict.rank, self._restarts > 0
         if not judge.pardon(rank, again=again):
             return None
-        error, member = self._error(verdict), self._members[rank]
+        error = self._error(verdict)
         assert isinstance(error, RankLost)
-        self._forget(rank)
-        member.process.kill()
-        member.process.wait()
+        self._ranks.kill(rank)
         if again:
             self._restarts -= 1
-            around = surroundings()
-            self._members[rank] = POOL.renew(member, around)
-            seat = dataclasses.replace(self._plan.seats[rank], life=self._board.revive(rank))
+            self._ranks.renew(rank)
             self._began[rank] = self._clock.now()
             self._away.add(rank)
-            self._seat(seat, around, known=False)
+            self._seat(dataclasses.replace(self._plan.seats[rank], life=self._board.revive(rank)))
         else:
-            member.ready = False
             self._lost.add(rank)
             self._away.discard(rank)
             self._board.settle(rank, LOST)
@@ -282,31 +254,17 @@ class ProcessRun:
     def _listen(self, seconds: float) -> list[_Heard]:
         """Wait for the ranks; return what happened and the events they emitted."""
         heard: list[_Heard] = []
-        ranks = {self._owners[fd] for fd, _ in self._poll.poll(max(seconds, 0.0) * 1e3)}
-        for rank in sorted(ranks):
-            member = self._members[rank]
-            heard += self._read(rank)
-            if not (member.inbox.closed or member.process.poll() is not None):
-                continue
-            code = member.exit_code(_REAP_SECONDS)
-            while not member.inbox.closed and (more := self._read(rank)):
-                heard += more  # what it still said before it died
-            heard.append(Exited(rank, code))
-            self._forget(rank)
+        for rank, said in self._ranks.listen(seconds):
+            if isinstance(said, Gone):
+                heard.append(Exited(rank, said.code))
+            elif not self._over:
+                heard.append(self._take(rank, said))
+            else:
+                said.close()
+                heard += [] if said.kind == _wire.EVENT else [Returned(rank)]
         return heard
 
-    def _read(self, rank: int) -> list[_Heard]:
-        found = (self._take(rank, frame) for frame in self._members[rank].inbox.receive())
-        return [heard for heard in found if heard is not None]
-
-    def _take(self, rank: int, frame: _wire.Frame) -> _Heard | None:
-        if frame.kind == _wire.READY:
-            self._members[rank].ready = True
-            frame.close()
-            return None
-        if self._over:
-            frame.close()
-            return None if frame.kind == _wire.EVENT else Returned(rank)
+    def _take(self, rank: int, frame: _wire.Frame) -> _Heard:
         value = frame.value(share=False)
         if frame.kind == _wire.EVENT:
             return cast(Event, value)
@@ -317,16 +275,11 @@ class ProcessRun:
         return Raised(rank, value["secondary"], value)
 
     def _error(self, verdict: Raised | Exited | Silent) -> Exception:
-        rank, member = verdict.rank, self._members[verdict.rank]
+        rank, member = verdict.rank, self._ranks.members[verdict.rank]
         where = (rank, socket.gethostname(), member.pid, self._board.get(rank, STEP))
         if isinstance(verdict, Silent):
             more = "" if member.ready else " after its process was started"
             return silent(*where, verdict.seconds, more)
         if isinstance(verdict, Exited):
             return RankLost(*where, exit_reason(verdict.code, "" if member.ready else " while it started"))
-        failure = verdict.failure
-        if verdict.secondary:
-            return stopped()
-        if failure["input"] is not None:
-            return _wire.unpack_error(failure["input"])
-        return RankError(*where, failure["what"], failure["trace"])
+        return failure_of(verdict, where)

@@ -61,13 +61,22 @@ def shm_ranks(size: int) -> Sequence[Communicator]:
     return [connect(link) for link in links(size)]
 
 
+def tcp_ranks(size: int) -> Sequence[Communicator]:
+    """Return communicators over encrypted sockets within this process."""
+    return _meeting(size, "tcp")
+
+
 def gloo_ranks(size: int) -> Sequence[Communicator]:
     """Return communicators over a gloo group within this process; needs torch."""
+    return _meeting(size, "gloo")
+
+
+def _meeting(size: int, transport: str) -> Sequence[Communicator]:
     from tutti.comm import connect
     from tutti.engines.processes import links
 
     with ThreadPoolExecutor(size) as pool:  # all ranks form the group together
-        return list(pool.map(connect, links(size, "gloo")))
+        return list(pool.map(connect, links(size, transport)))
 
 
 def on_ranks(make_ranks: Make, size: int, body: Body) -> list[Any]:

@@ -1,45 +1,30 @@
-"""The communicator over a process group of torch.distributed: a direct reduce-scatter and all-gather of partial sums.
-
-Every rank adds the shards it holds as far as the canonical tree allows without those of others: one partial sum per
-maximal complete subtree.  Of each it sends to every rank the stripe of columns which that one adds up, in the order of
-the tree; the stripes are gathered.  So the bits are those of the tree for any number of ranks and any deal of shards.
-
-Columns go in buckets: while one travels, the partial sums of the next are added.  Bytes are what is sent, so the group
-need not know the dtypes; on GPUs they are staged through the device.
+"""The communicator over a process group of torch.distributed: bytes are what is sent, so that the group need not know
+the dtypes; on GPUs they are staged through the device.
 """
 
 from __future__ import annotations
 
 import atexit
 import threading
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from datetime import timedelta
 from time import perf_counter, sleep
 from typing import Any, NoReturn
 
-import numpy as np
 import torch
 
 from tutti._board import WAITING
-from tutti.comm._rank import BARRIER, DTYPES, GATHER, REDUCE, SHARE, RankComm
-from tutti.comm.reduction import subtrees, tree_join, tree_sum
-from tutti.errors import Aborted
+from tutti.comm._partial import PartialComm
 from tutti.protocols import Link
 from tutti.types import Array
 
-_BUCKET = 1 << 22  # bytes of a row that travel together
-_SMALL = 1 << 16  # bytes of all shards together; below, every rank gets all arrays and adds them itself
 _LOOK_SECONDS = 0.05
 _LEAVE_SECONDS = 0.05
 _EXIT_SECONDS = 1.0
-_LEFT_SECONDS = 0.2  # a rank that returns breaks its connections before its engine can say that it has returned
-_WORDS = 8  # of a record
-_MASK = 6  # the word that says which shards a rank holds, if there are at most 62
 
 
-class TorchComm(RankComm):
-    """A `tutti.protocols.Communicator` over a process group; see the module for the algorithm.
+class TorchComm(PartialComm):
+    """A `tutti.protocols.Communicator` over a process group.
 
     Parameters
     ----------
@@ -48,146 +33,9 @@ class TorchComm(RankComm):
     device : the GPU that arrays are staged through, None for gloo.
     """
 
-    shares_memory = False
-
     def __init__(self, link: Link, group: Any, device: Any = None) -> None:
         super().__init__(link)
         self._group, self._device = group, device
-        self._slots: dict[tuple[int, int, int], Array] = {}
-        self._results: dict[tuple[int, int], Array] = {}
-        self._open = False
-
-    def barrier(self) -> None:
-        """Return when every rank has called it."""
-        self._agree(BARRIER)
-
-    def slots(self, n_shards: int, length: int, dtype: Any) -> Array:
-        """Return rows (n_shards, length) for the shards of this rank; the same ones every time."""
-        dtype = np.dtype(dtype)
-        self._check_dtype(dtype)
-        key = (n_shards, length, dtype.num)
-        if key not in self._slots:
-            self._slots[key] = np.zeros((n_shards, length), dtype)  # what is not touched costs no memory
-        return self._slots[key]
-
-    def all_reduce(self, parts: Mapping[int, Array], n_shards: int) -> Array:
-        """Sum one array (length,) per shard in the canonical tree; see `tutti.protocols.Communicator`."""
-        total = self.begin(parts, n_shards)
-        total.ready(0, total.length)
-        return total.finish()
-
-    def begin(self, parts: Mapping[int, Array], n_shards: int) -> Sum:
-        """Begin an `all_reduce` whose columns are not all computed yet.
-
-        The ranks agree on what is summed and return.  Every rank then calls ``ready(start, stop)`` on what is returned
-        for the same ranges in the same order, each column once, as soon as these columns of its parts are final: they
-        travel while the rest is computed.  ``finish()`` returns what `all_reduce` returns, with the same bits.
-        """
-        self._enter()
-        if self._open:
-            raise ValueError("begin: the sum before has not been finished; call its finish() first")
-        length, dtype, holders = self._plan(REDUCE, parts, n_shards)
-        self._open = True
-        return Sum(self, parts, n_shards, length, dtype, holders)
-
-    def share(self, parts: Mapping[int, Array], n_shards: int) -> Sequence[Array]:
-        """Return the arrays of all shards, by shard id, as copies; see `tutti.protocols.Communicator`."""
-        self._enter()
-        length, dtype, holders = self._plan(SHARE, parts, n_shards)
-        views = [row.view() for row in self._all_rows(parts, n_shards, length, dtype, holders)]
-        for view in views:
-            view.flags.writeable = False
-        return views
-
-    def all_gather(self, payload: bytes) -> list[bytes]:
-        """Return the bytes that every rank gave, by rank."""
-        lengths = [record[1] for record in self._agree(GATHER, len(payload))]
-        if self._size == 1:
-            return [bytes(payload)]
-        self._sent += len(payload)
-        if max(lengths) == 0:
-            return [b""] * self._size
-        mine = np.zeros(max(lengths), np.uint8)
-        mine[: len(payload)] = np.frombuffer(payload, np.uint8)
-        gathered = self._gathered(mine)
-        return [gathered[rank, :n].tobytes() for rank, n in enumerate(lengths)]
-
-    def abort(self) -> None:
-        """Wake every rank that waits, which then raises `Aborted`."""
-        super().abort()
-        self._leave()
-
-    def close(self) -> None:
-        """Let go of the group; the communicator cannot be used afterwards."""
-        self._leave()
-        self._slots.clear()
-        self._results.clear()
-
-    def _result(self, length: int, dtype: np.dtype[Any]) -> Array:
-        key = (length, dtype.num)
-        if key not in self._results:
-            self._results[key] = np.empty(length, dtype)
-        return self._results[key]
-
-    def _plan(self, call: int, parts: Mapping[int, Array], n_shards: int) -> tuple[int, np.dtype[Any], list[list[int]]]:
-        """Agree on the call; return the length and dtype of the parts, and the shards that each rank holds."""
-        what = (-1, -1, -1)
-        if parts:
-            first = next(iter(parts.values()))
-            self._check(call, parts, n_shards, first)
-            self._check_dtype(first.dtype)
-            what = (len(first), first.dtype.num, 0)
-        masked = n_shards < 63
-        mask = sum(1 << shard for shard in parts) if masked else 0
-        records = self._agree(call, n_shards, *what, len(parts), mask)
-        length, dtype, _ = self._same_parts(call, n_shards, what, records)
-        if masked:
-            holders = [[s for s in range(n_shards) if record[_MASK] >> s & 1] for record in records]
-        else:
-            mine = np.full(max(record[5] for record in records), -1, np.int64)
-            mine[: len(parts)] = sorted(parts)
-            holders = [
-                [s for s in row if s >= 0] for row in self._gathered(mine.view(np.uint8)).view(np.int64).tolist()
-            ]
-        held = {s for holder in holders for s in holder}
-        if len(held) != n_shards:
-            self._missing(call, [s for s in range(n_shards) if s not in held])
-        return length, DTYPES[dtype], holders
-
-    def _all_rows(
-        self, parts: Mapping[int, Array], n_shards: int, length: int, dtype: np.dtype[Any], holders: list[list[int]]
-    ) -> list[Array]:
-        """Return the arrays of all shards, by shard id."""
-        if self._size == 1:
-            return [parts[shard] for shard in range(n_shards)]
-        mine = np.zeros((max(map(len, holders)), length), dtype)
-        for i, shard in enumerate(sorted(parts)):
-            mine[i] = parts[shard]
-        self._sent += len(parts) * length * dtype.itemsize
-        rows: list[Array] = [mine] * n_shards
-        gathered = self._gathered(mine.reshape(-1).view(np.uint8)) if length else np.zeros((self._size, 0), np.uint8)
-        blocks = gathered.view(dtype).reshape(self._size, *mine.shape) if length else [mine] * self._size
-        for block, holder in zip(blocks, holders, strict=True):
-            for i, shard in enumerate(holder):
-                rows[shard] = block[i]
-        return rows
-
-    def _agree(self, call: int, *what: int) -> list[list[int]]:
-        """Barrier at which every rank says what it is about to do; returns what each one said, by rank."""
-        self._enter()
-        mine = np.zeros(_WORDS, np.int64)
-        mine[: 1 + len(what)] = (call, *what)
-        if self._size == 1:
-            return [mine.tolist()]
-        records: list[list[int]] = self._gathered(mine.view(np.uint8)).view(np.int64).tolist()
-        self._same_call(call, records)
-        return records
-
-    def _gathered(self, mine: Array) -> Array:
-        """Return the bytes (size, n) of all ranks."""
-        out = np.empty((self._size, len(mine)), np.uint8)
-        self._gather_into(out.reshape(-1), mine)()
-        return out
 
     def _gather_into(self, out: Array, mine: Array) -> Callable[[], None]:
         return self._start(out, mine, lambda group, to, given: group._allgather_base(to, given))
@@ -203,7 +51,7 @@ class TorchComm(RankComm):
         try:
             work = operation(self._group, to, given)
         except RuntimeError as error:
-            self._unconnected(error)
+            self._failed(error)
 
         def end() -> None:
             self._await(work)
@@ -214,7 +62,7 @@ class TorchComm(RankComm):
 
     def _await(self, work: Any) -> None:
         began, words, waiting = perf_counter(), self._board.words, self._board.line(self._rank) + WAITING
-        others = [rank for rank in range(self._size) if rank != self._rank]
+        others = self._others()
         words[waiting], seen = 1, False
         while True:
             done = work.is_completed()
@@ -224,7 +72,7 @@ class TorchComm(RankComm):
                     break
             except RuntimeError as error:
                 if done:
-                    self._unconnected(error)
+                    self._failed(error)
             lost = self._lost(others)
             if lost is not None and not done:
                 if seen or lost < 0:  # what a rank said before it returned may be on its way
@@ -254,117 +102,5 @@ class TorchComm(RankComm):
         if leaving.is_alive():
             atexit.register(leaving.join, _EXIT_SECONDS)  # a thread inside gloo must not meet the end of Python
 
-    def _interrupted(self) -> NoReturn:
-        self._leave()
-        super()._interrupted()
-
-    def _broken(self, message: str) -> NoReturn:
-        self._leave()
-        super()._broken(message)
-
-    def _unconnected(self, error: RuntimeError) -> NoReturn:
-        """Another rank is gone; who it is and why is for the engine to say."""
-        deadline = perf_counter() + _LEFT_SECONDS
-        others = [rank for rank in range(self._size) if rank != self._rank]
-        while (lost := self._lost(others)) is None and perf_counter() < deadline:
-            sleep(1e-3)
-        if lost is not None:
-            self._give_up(lost)
-        self._link.abort()
-        self._leave()
-        raise Aborted(f"rank {self._rank}: the connection to another rank broke: {str(error).splitlines()[0]}")
-
-
-class Sum:
-    """A sum on its way; see `TorchComm.begin`."""
-
-    def __init__(
-        self,
-        comm: TorchComm,
-        parts: Mapping[int, Array],
-        n_shards: int,
-        length: int,
-        dtype: np.dtype[Any],
-        holders: list[list[int]],
-    ) -> None:
-        self.length = length
-        self._comm, self._parts, self._n, self._dtype, self._holders = comm, parts, n_shards, dtype, holders
-        self._ready = 0
-        self._whole = comm.size == 1 or n_shards * length * dtype.itemsize <= _SMALL
-        self._nodes = [subtrees(n_shards, holder) for holder in holders]
-        self._result = comm._result(length, dtype)
-        self._travelling: deque[tuple[int, int, Array, Callable[[], None]]] = deque()
-        self._gathering: deque[tuple[int, int, Array, Callable[[], None]]] = deque()
-
-    def ready(self, start: int, stop: int) -> None:
-        """Say that columns start:stop of this rank's parts are final."""
-        if not 0 <= start <= stop <= self.length:
-            raise ValueError(f"ready: columns {start}:{stop} are not within 0:{self.length}")
-        self._ready += stop - start
-        if self._whole:
-            return
-        step = _BUCKET // self._dtype.itemsize
-        for lo in range(start, stop, step):
-            self._send(lo, min(lo + step, stop))
-            while len(self._travelling) > 1:
-                self._add()
-            while len(self._gathering) > 1:
-                self._collect()
-
-    def finish(self) -> Array:
-        """Return the sum, read-only, valid until this rank's next sum."""
-        comm = self._comm
-        if self._ready != self.length:
-            raise ValueError(f"finish: {self._ready} columns of {self.length} were said to be ready, each once")
-        if self._whole:
-            rows = comm._all_rows(self._parts, self._n, self.length, self._dtype, self._holders)
-            tree_sum(rows, self._result)
-        while self._travelling:
-            self._add()
-        while self._gathering:
-            self._collect()
-        comm._open = False
-        view = self._result.view()
-        view.flags.writeable = False
-        return view
-
-    def _width(self, lo: int, hi: int) -> int:
-        """Columns of a stripe: the same for every rank, the last ones padded."""
-        return -(-(hi - lo) // (64 * self._comm.size)) * 64
-
-    def _send(self, lo: int, hi: int) -> None:
-        """Add what can be added here, and send each rank its stripe of it."""
-        comm, width = self._comm, self._width(lo, hi)
-        mine = self._nodes[comm.rank]
-        sent = np.empty((comm.size, len(mine), width), self._dtype)
-        for rank in range(comm.size):
-            a, b = min(lo + rank * width, hi), min(lo + (rank + 1) * width, hi)
-            for i, (first, last) in enumerate(mine):
-                tree_sum([self._parts[s][a:b] for s in range(first, last)], sent[rank, i, : b - a])
-        item = width * self._dtype.itemsize
-        came = [len(nodes) * item for nodes in self._nodes]
-        got = np.empty(sum(came) // self._dtype.itemsize, self._dtype)
-        went = [len(mine) * item] * comm.size
-        end = comm._exchange(got.view(np.uint8), sent.reshape(-1).view(np.uint8), came, went)
-        comm._sent += (comm.size - 1) * (len(mine) + 1) * item
-        self._travelling.append((lo, hi, got, end))
-
-    def _add(self) -> None:
-        """Add the partial sums of all ranks over the stripe of this one, and send it to all."""
-        lo, hi, got, end = self._travelling.popleft()
-        end()
-        width = self._width(lo, hi)
-        a = min(lo + self._comm.rank * width, hi)
-        n = min(width, hi - a)
-        rows = got.reshape(-1, width)
-        nodes = [node for of_rank in self._nodes for node in of_rank]
-        stripe = np.zeros(width, self._dtype)
-        tree_join({node: row[:n] for node, row in zip(nodes, rows, strict=True)}, self._n, stripe[:n])
-        total = np.empty(self._comm.size * width, self._dtype)
-        end = self._comm._gather_into(total.view(np.uint8), stripe.view(np.uint8))
-        self._gathering.append((lo, hi, total, end))
-
-    def _collect(self) -> None:
-        lo, hi, total, end = self._gathering.popleft()
-        end()
-        self._result[lo:hi] = total[: hi - lo]
+    def _failed(self, error: RuntimeError) -> NoReturn:
+        self._unconnected("another rank", str(error).splitlines()[0])

@@ -1,0 +1,73 @@
+"""Sockets as transport: the bits of shared memory, columns in advance, faults through an engine, no secret shown."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from tutti.comm.reduction import tree_sum_of
+from tutti.engines.processes import Processes
+from tutti.protocols import Communicator, Program
+from tutti.testing import faults
+from tutti.testing.communicator import check_sums, deals, on_ranks, part, tcp_ranks
+from tutti.testing.engine import check_fault, plan
+
+TCP = Processes(2, transport="tcp", timeout_seconds=2.0)
+
+
+@pytest.mark.parametrize("size", [2, 3, 5])
+def test_columns_that_travel_in_advance_give_the_bits_of_a_plain_call(size: int) -> None:
+    length, cuts = 3_000_000, (3_000_000, 2_999_999, 1_500_000, 1_499_000, 0)  # as a backward pass: the last ones first
+
+    def body(comm: Communicator) -> tuple[bytes, bytes]:
+        mine = {s: part(s, length, "float32") for s in deals(5, size)[0][comm.rank]}
+        plain = comm.all_reduce(mine, 5).tobytes()
+        slots = comm.slots(5, length, "float32")
+        total = comm.begin({s: slots[s] for s in mine}, 5)  # type: ignore[attr-defined]
+        for stop, start in itertools.pairwise(cuts):
+            for s in mine:
+                slots[s, start:stop] = mine[s][start:stop]
+            total.ready(start, stop)
+        return plain, total.finish().tobytes()
+
+    wanted = tree_sum_of([part(s, length, "float32") for s in range(5)], 5).tobytes()
+    assert on_ranks(tcp_ranks, size, body) == [(wanted, wanted)] * size
+
+
+def test_more_shards_than_bits_in_a_word() -> None:
+    def body(comm: Communicator) -> bytes:
+        mine = {s: part(s, 1000, "float64") for s in range(comm.rank, 200, 2)}
+        return comm.all_reduce(mine, 200).tobytes()
+
+    wanted = tree_sum_of([part(s, 1000, "float64") for s in range(200)], 200).tobytes()
+    assert on_ranks(tcp_ranks, 2, body) == [wanted] * 2
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("size", [4, 8])
+def test_sums_of_more_ranks(size: int) -> None:
+    check_sums(tcp_ranks, size)
+
+
+@pytest.mark.thorough
+def test_an_engine_over_tcp_has_the_bits_of_shared_memory() -> None:
+    program = Program(faults.ROUNDS, {"length": 50_000})
+    (own, *_) = Processes(1).launch(program, plan(1)).results()
+    for n in (1, 2, 3, 5, 8):
+        for found in Processes(n, transport="tcp").launch(program, plan(n)).results():
+            assert [total.tobytes() for total in found] == [total.tobytes() for total in own]
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("fault", ["raise", "leave", "os_exit", "kill", "freeze"])
+def test_a_fault_over_tcp_ends_in_one_exception_in_time(fault: faults.Fault) -> None:
+    check_fault(TCP, 2, fault)
+    check_fault(TCP, 3, fault, fault_rank=1, moment="others_wait")
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("fault", ["raise", "kill", "freeze"])
+def test_a_fault_before_the_ranks_are_connected_ends_in_one_exception_in_time(fault: faults.Fault) -> None:
+    for rank in (0, 1, 2):
+        check_fault(TCP, 3, fault, fault_rank=rank, moment="before")

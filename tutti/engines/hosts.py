@@ -1,0 +1,353 @@
+"""Ranks on several hosts: workers join a waiting caller over the network, both sides prove that they know one token.
+
+The caller listens; `tutti worker --join HOST:PORT --token-file FILE` on another host lends it processes.  Programs,
+events and results travel as JSON and raw arrays, never as code; data files are read where the workers are.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import queue
+import secrets
+import socket
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+from tutti._board import BEAT, LOST, RETURNED, STEP, Board
+from tutti._frames import Message, PeerError
+from tutti._spec import Spec, check_plain
+from tutti.clock import WallClock
+from tutti.engines import _control as control
+from tutti.engines import _lobby, _wire
+from tutti.engines._common import LOOK_SECONDS, check, check_importable, exit_reason, lost_rank, silent, stopped
+from tutti.engines._failure import failure_of
+from tutti.engines._judge import Done, Exited, Judge, Raised, Returned, Sign, Silent, Verdict
+from tutti.engines._lobby import Guest
+from tutti.errors import ParameterError, RankLost, RunError
+from tutti.protocols import Program
+from tutti.types import Event, Fault, Place, Plan
+
+_GRACE_SECONDS = 1.5  # a worker's host stops its ranks within a second
+
+_Heard = Raised | Returned | Exited | Event
+
+
+@dataclass(frozen=True)
+class Hosts(Spec):
+    """Run ranks on several hosts, on workers that join.
+
+    Parameters
+    ----------
+    n : number of workers, over all hosts.
+    listen : "HOST:PORT", the address of this host that the others reach; port 0 lets the system choose.
+    token_file : file with the secret that callers and workers share; it is created, for its owner alone, if it is not
+        there.  Copy it to the other hosts.
+    local : how many of the workers this host starts itself.
+    timeout_seconds : a rank or host that shows no sign of life for so long is lost.
+    start_timeout_seconds : how long it may take until ``n`` workers have joined and started.
+
+    Example
+    -------
+    >>> Hosts(2, local=1).get_params()["listen"]
+    '127.0.0.1:0'
+    """
+
+    n: int
+    listen: str = "127.0.0.1:0"
+    token_file: str = "tutti.token"
+    local: int = 0
+    timeout_seconds: float = 10.0
+    start_timeout_seconds: float = 120.0
+
+    def __post_init__(self) -> None:
+        check(self.n, timeout_seconds=self.timeout_seconds, start_timeout_seconds=self.start_timeout_seconds)
+        if self.n is None:
+            raise ParameterError("n", None, "write the number of workers over all hosts")
+        if self.timeout_seconds < 1:
+            raise ParameterError("timeout_seconds", self.timeout_seconds, "write at least 1; a pulse comes every 0.2 s")
+        if isinstance(self.local, bool) or not isinstance(self.local, int) or not 0 <= self.local <= self.n:
+            raise ParameterError("local", self.local, f"write how many of the {self.n} workers this host starts")
+        if not isinstance(self.token_file, str) or not self.token_file:
+            raise ParameterError("token_file", self.token_file, "write the path of the token file")
+        _lobby.split_address(str(self.listen), "listen")
+
+    def places(self) -> Sequence[Place]:
+        """Return one place per worker; which host a rank lives on is known when it has joined."""
+        here = socket.gethostname()
+        return [Place(here if i < self.local else "a worker that joins") for i in range(self.n)]
+
+    def open(self) -> str:
+        """Listen from now on, and return what to run on another host so that its workers join."""
+        return self._lobby().command()
+
+    def launch(self, program: Program, plan: Plan) -> HostRun:
+        """Write the program down and return at once; it starts in ``results()``, when enough workers have joined.
+
+        Raises
+        ------
+        InputError : if the program or its arguments cannot be sent to another host, code for example.
+        """
+        return HostRun(program, plan, self, self._lobby())
+
+    def _lobby(self) -> _lobby.Lobby:
+        return _lobby.lobby(self.listen, self.token_file, self.timeout_seconds)
+
+
+def shutdown() -> None:
+    """Send the workers that have joined away and stop listening.  Happens by itself at exit."""
+    _lobby.shutdown()
+
+
+class HostRun:
+    """A `tutti.protocols.Run` on workers that have joined."""
+
+    def __init__(self, program: Program, plan: Plan, engine: Hosts, lobby: _lobby.Lobby) -> None:
+        check_importable(program)
+        written = {"function": program.function, "arguments": dict(program.arguments)}
+        check_plain(written)
+        self._n_text, self._pieces = control.program(written)
+        self._engine, self._plan, self._lobby, self.size = engine, plan, lobby, plan.size
+        self._name = secrets.token_hex(8)
+        self._clock = WallClock()
+        self.inbox: queue.SimpleQueue[tuple[Guest, Message | str]] = queue.SimpleQueue()
+        self.board = Board(memoryview(bytearray(8 * Board.n_words(self.size))).cast("q"), self.size)
+        self.board.clear()
+        self.started = False
+        self._guests: list[Guest] = []
+        self._gone: dict[Guest, str] = {}
+        self._values: list[Any] = [None] * self.size
+        self._offers: dict[int, list[Any]] = {}
+        self._away: set[int] = set(range(self.size))
+        self._over = False
+        self._waiter: int | None = None
+        lobby.start_local(engine.local)
+
+    def results(self, watch: Callable[[Event], None] | None = None) -> list[Any]:
+        """Wait for workers, then for all ranks; return their values by rank; see `tutti.protocols.Run`."""
+        if self._over:
+            raise RuntimeError("this run is over; launch the program again")
+        self._waiter = threading.get_ident()
+        try:
+            self._gather()
+            verdict = self._begin() or self._watch(watch)
+            fault = None if isinstance(verdict, Done) else self._error(verdict)
+        except BaseException:
+            self.stop()
+            raise
+        if fault is None:
+            self._over = True
+            self._leave([])
+            return self._values
+        if isinstance(verdict, Silent):
+            self._kill(verdict.rank)
+        self.stop()
+        raise fault
+
+    def stop(self) -> None:
+        """End the run early; a worker's host kills ranks that do not come back within a second.
+
+        A thread that waits in ``results()`` meanwhile gets `Aborted`.
+        """
+        if self._over:
+            return
+        self.board.abort()
+        if self._waiter not in (None, threading.get_ident()):
+            return  # the thread that waits sees it, and clears up
+        self._over = True
+        self._tell(control.ABORT)
+        deadline = self._clock.now() + _GRACE_SECONDS
+        waited = self._away if self.started else set()
+        while waited and self._clock.now() < deadline:
+            for fact in self._listen(max(deadline - self._clock.now(), 0.0)):
+                if isinstance(fact, Raised | Returned | Exited):
+                    self._away.discard(fact.rank)
+        self._leave([guest for guest in self._guests if waited & set(guest.ranks)])
+
+    def _gather(self) -> None:
+        """Wait until enough workers have joined."""
+        deadline = self._clock.now() + self._engine.start_timeout_seconds
+        told = False
+        while True:
+            self._guests = self._lobby.take(self, self.size, self._engine.timeout_seconds) or []
+            if self._guests:
+                return
+            if self.board.aborted():
+                raise stopped()
+            missing = self.size - self._lobby.free()
+            if self._clock.now() > deadline:
+                seconds = self._engine.start_timeout_seconds
+                raise RunError(
+                    f"{missing} of {self.size} workers have not joined within {seconds:g} s; on the other hosts run: "
+                    f"{self._lobby.command()}"
+                )
+            if not told and missing > 0 and self._engine.local < self.size:
+                told = True
+                print(f"tutti: waiting for workers; run on the other hosts: {self._lobby.command()}", file=sys.stderr)
+            self._lobby.wait(LOOK_SECONDS)
+
+    def _begin(self) -> Verdict | None:
+        """Send everybody the program, then tell all of them where all of them listen."""
+        order = {
+            "run": self._name,
+            "size": self.size,
+            "n_text": self._n_text,
+            "timeout_seconds": self._engine.timeout_seconds,
+            "start_timeout_seconds": self._engine.start_timeout_seconds,
+        }
+        for guest in self._guests:
+            seats = [self._seat(rank, guest) for rank in guest.ranks]
+            self._lobby.post(guest, control.SEATS, {**order, "seats": seats})
+            self._lobby.post(guest, control.PROGRAM, pieces=self._pieces)
+        deadline = self._clock.now() + self._engine.start_timeout_seconds
+        while len(self._offers) < self.size:
+            for fact in self._listen(LOOK_SECONDS):
+                if isinstance(fact, Exited):
+                    return fact
+            if self.board.aborted():
+                raise stopped()
+            if self._clock.now() > deadline:
+                rank = min(self._away - self._offers.keys())
+                return Silent(rank, self._engine.start_timeout_seconds)
+        addresses = [self._offers[rank][:2] for rank in range(self.size)]
+        self._tell(control.START, {"addresses": addresses})
+        self.started = True
+        return None
+
+    def _watch(self, watch: Callable[[Event], None] | None) -> Any:
+        judge = Judge(self.size, self._engine.timeout_seconds, self._clock.now(), look_seconds=2 * LOOK_SECONDS)
+        began, told = self._clock.now(), False
+        while True:
+            for fact in self._listen(min(LOOK_SECONDS, self._engine.timeout_seconds / 4)):
+                if isinstance(fact, Raised | Returned | Exited):
+                    judge.hear(fact)
+                    self._away.discard(fact.rank)
+                elif watch is not None:
+                    watch(fact)
+                    if self._over:
+                        raise stopped()
+            if self.board.aborted() and not told:
+                told = True
+                self._tell(control.ABORT)
+            for rank in self._away:
+                beat = self.board.get(rank, BEAT)
+                judge.hear(Sign(rank, beat, excused=not beat))
+            now = self._clock.now()
+            while (verdict := judge.look(now) or self._not_started(now - began)) is not None:
+                fault = self._without(judge, verdict)
+                if fault is None:
+                    return verdict
+                if watch is not None:
+                    watch(fault)
+                    if self._over:
+                        raise stopped()
+
+    def _not_started(self, seconds: float) -> Silent | None:
+        if seconds > self._engine.start_timeout_seconds:
+            for rank in self._away:
+                if not self.board.get(rank, BEAT):
+                    return Silent(rank, seconds)
+        return None
+
+    def _without(self, judge: Judge, verdict: Verdict) -> Fault | None:
+        """Let a tolerant run go on without a rank; None if that cannot be."""
+        if not (self._plan.tolerant and isinstance(verdict, Exited | Silent)):
+            return None
+        rank = verdict.rank
+        if not judge.pardon(rank, again=False):
+            return None
+        error = self._error(verdict)
+        assert isinstance(error, RankLost)
+        self._kill(rank)
+        self._away.discard(rank)
+        self.board.settle(rank, LOST)
+        return lost_rank(error, False)
+
+    def _listen(self, seconds: float) -> list[_Heard]:
+        """Wait for the guests; return what happened and the events they emitted."""
+        heard: list[_Heard] = []
+        try:
+            guest, message = self.inbox.get(timeout=max(seconds, 1e-3))
+            while True:
+                heard += self._hear(guest, message)
+                guest, message = self.inbox.get_nowait()
+        except queue.Empty:
+            return heard
+
+    def _hear(self, guest: Guest, message: Message | str) -> list[_Heard]:
+        if isinstance(message, str):
+            self._gone[guest] = message
+            return [Exited(rank, None) for rank in guest.ranks if rank in self._away]
+        try:
+            return self._take(guest, message)
+        except (PeerError, KeyError, TypeError, ValueError) as error:
+            self._lobby.post(guest, control.BYE)
+            self._gone[guest] = f"it sent what cannot be understood ({error})"
+            return [Exited(rank, None) for rank in guest.ranks if rank in self._away]
+
+    def _take(self, guest: Guest, message: Message) -> list[_Heard]:
+        if message.kind == control.ABORT:
+            self.board.abort()
+        elif message.kind == control.OFFER:
+            offer = control.read(message)
+            if offer["run"] == self._name:
+                self._offers |= {rank: offer["ranks"][rank] for rank in guest.ranks}
+        elif message.kind == control.EXITED:
+            gone = control.read(message)
+            return [Exited(_own(guest, gone["rank"]), gone["code"])]
+        elif message.kind == control.SAID:
+            rank, kind, value = control.heard(message)
+            return [self._said(_own(guest, rank), kind, value)]
+        return []
+
+    def _said(self, rank: int, kind: int, value: Any) -> _Heard:
+        if kind == _wire.EVENT:
+            return cast(Event, value)
+        if kind == _wire.VALUE:
+            self._values[rank] = value
+            self.board.settle(rank, RETURNED)
+            return Returned(rank)
+        return Raised(rank, value["secondary"], value)
+
+    def _error(self, verdict: Raised | Exited | Silent) -> Exception:
+        rank, guest = verdict.rank, self._guest(verdict.rank)
+        pid = self._offers[rank][2] if rank in self._offers else guest.pid
+        where = (rank, guest.host, pid, self.board.get(rank, STEP))
+        if isinstance(verdict, Silent):
+            return silent(*where, verdict.seconds, "" if self.board.get(rank, BEAT) else " after it was asked to start")
+        if isinstance(verdict, Exited):
+            if guest in self._gone:
+                return RankLost(*where, f"the connection to its host was lost: {self._gone[guest]}")
+            return RankLost(*where, exit_reason(verdict.code))
+        return failure_of(verdict, where)
+
+    def _seat(self, rank: int, guest: Guest) -> Any:
+        seat = self._plan.seats[rank]
+        return dataclasses.replace(seat, place=dataclasses.replace(seat.place, host=guest.host))
+
+    def _guest(self, rank: int) -> Guest:
+        return next(guest for guest in self._guests if rank in guest.ranks)
+
+    def _tell(self, kind: int, value: Any = None) -> None:
+        for guest in self._guests:
+            if guest not in self._gone:
+                self._lobby.post(guest, kind, value)
+
+    def _kill(self, rank: int) -> None:
+        """Have a rank ended that will not come back by itself, a frozen one for example."""
+        guest = self._guest(rank)
+        if guest not in self._gone:
+            self._lobby.post(guest, control.KILL, {"rank": rank})
+
+    def _leave(self, broken: Sequence[Guest]) -> None:
+        here = [guest for guest in self._guests if guest not in self._gone]
+        self._lobby.give_back(here, [guest for guest in here if guest in broken])
+
+
+def _own(guest: Guest, rank: int) -> int:
+    """Return a rank that a guest speaks of, if it is one of its own."""
+    if rank not in guest.ranks:
+        raise ValueError(f"it spoke of rank {rank}, which is not its own")
+    return rank
