@@ -285,13 +285,14 @@ def _join(parts: Sequence[Block]) -> Block:
 def _block(x: Any, y: Array, weight: Array | None, start: int) -> Block:
     """Return read-only views: one compiled kernel then serves mapped files, shared memory and plain arrays."""
     if isinstance(x, Csr):
-        x = Csr(_frozen(x.indptr), _frozen(x.indices), _frozen(x.values), x.n_features)
+        x = Csr(frozen(x.indptr), frozen(x.indices), frozen(x.values), x.n_features)
     else:
-        x = _frozen(x)
-    return Block(x, _frozen(y), None if weight is None else _frozen(weight), start)
+        x = frozen(x)
+    return Block(x, frozen(y), None if weight is None else frozen(weight), start)
 
 
-def _frozen(array: Array) -> Array:
+def frozen(array: Array) -> Array:
+    """Return a read-only view."""
     view = np.asarray(array).view()
     view.flags.writeable = False
     return view
