@@ -47,9 +47,9 @@ class Renumber:
         values = np.empty(n_values, xs[0].values.dtype if xs else np.float64)
         n = row = at = 0
         for part, x in zip(parts, xs, strict=True):
+            indptr_of, indices_of, values_of = map(frozen, (x.indptr, x.indices, x.values))
             n, row, at = compact(
-                *map(frozen, (x.indptr, x.indices, x.values)),
-                *(part.chunks(), part.size, self._place, self._touched, n),
+                *(indptr_of, indices_of, values_of, part.chunks(), part.size, self._place, self._touched, n),
                 *(indptr, indices, values, row, at),
             )
         touched = self._touched[:n].copy()
