@@ -60,14 +60,16 @@ class Token:
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except OSError as error:
             raise _refused(path, f"it cannot be opened ({error.strerror}); write the path of a token file") from None
-        with open(fd, "rb") as file:
+        try:
             found = os.fstat(fd)
             if not stat.S_ISREG(found.st_mode):
                 raise _refused(path, "it is not a plain file; write the path of a token file")
             if found.st_mode & 0o077:
                 mode = stat.S_IMODE(found.st_mode)
                 raise _refused(path, f"others may read or change it (mode {mode:04o}); run chmod 600 on it")
-            text = file.read(_MAX_FILE)
+            text = os.read(fd, _MAX_FILE)
+        finally:
+            os.close(fd)
         try:
             return cls(bytes.fromhex(text.decode("ascii").strip()))
         except ValueError:

@@ -5,7 +5,7 @@ maximal complete subtree.  Of each it sends to every rank the stripe of columns 
 the tree; the stripes are gathered.  So the bits are those of the tree for any number of ranks and any deal of shards.
 
 Columns go in buckets: while some travel, the partial sums of the next are added.  How bytes travel is left to the
-subclasses, which offer two operations that are started and ended.
+subclasses.
 """
 
 from __future__ import annotations
@@ -19,12 +19,11 @@ from typing import Any, NoReturn
 import numpy as np
 
 from tutti.comm._rank import BARRIER, DTYPES, GATHER, REDUCE, SHARE, RankComm
-from tutti.comm.reduction import subtrees, tree_join, tree_sum
+from tutti.comm.reduction import subtrees, tree_sum
 from tutti.errors import Aborted
 from tutti.protocols import Link
 from tutti.types import Array
 
-_BUCKET = 1 << 22  # bytes of a row that travel together
 _SMALL = 1 << 16  # bytes of all shards together; below, every rank gets all arrays and adds them itself
 _LEFT_SECONDS = 0.2  # a rank that returns breaks its connections before its engine can say that it has returned
 _WORDS = 8  # of a record
@@ -78,7 +77,7 @@ class PartialComm(RankComm, ABC):
             raise ValueError("begin: the sum before has not been finished; call its finish() first")
         length, dtype, holders = self._plan(REDUCE, parts, n_shards)
         self._open = True
-        return Sum(self, parts, n_shards, length, dtype, holders)
+        return self._sum(parts, n_shards, length, dtype, holders)
 
     def share(self, parts: Mapping[int, Array], n_shards: int) -> Sequence[Array]:
         """Return the arrays of all shards, by shard id, as copies; see `tutti.protocols.Communicator`."""
@@ -118,15 +117,14 @@ class PartialComm(RankComm, ABC):
         """Start to give all ranks the bytes ``mine``; ``out`` gets those of all, by rank.  What is returned waits."""
 
     @abstractmethod
-    def _exchange(self, out: Array, mine: Array, came: list[int], went: list[int]) -> Callable[[], None]:
-        """Start to give to each rank its ``went[rank]`` bytes of ``mine``; ``came[rank]`` of each come into ``out``."""
+    def _sum(
+        self, parts: Mapping[int, Array], n_shards: int, length: int, dtype: np.dtype[Any], holders: list[list[int]]
+    ) -> Sum:
+        """Return what `begin` returns, after the ranks have agreed on it."""
 
     @abstractmethod
     def _leave(self) -> None:
         """Break the connections to the others, for good."""
-
-    def _carry_on(self) -> None:
-        """What has been started shall go on while this rank computes."""
 
     def _result(self, length: int, dtype: np.dtype[Any]) -> Array:
         key = (length, dtype.num)
@@ -217,8 +215,15 @@ class PartialComm(RankComm, ABC):
         raise Aborted(f"rank {self._rank}: the connection to {who} broke: {reason}")
 
 
-class Sum:
-    """A sum on its way; see `PartialComm.begin`."""
+class Sum(ABC):
+    """A sum on its way; see `PartialComm.begin`.
+
+    A bucket of columns is sent (`_send`), added (`_add`) and collected (`_collect`) in this order; of as many as
+    ``ahead`` says the next step is put off until later ones have been sent.
+    """
+
+    ahead = 1
+    bucket = 1 << 22  # bytes of a row that travel together
 
     def __init__(
         self,
@@ -235,8 +240,8 @@ class Sum:
         self._whole = comm.size == 1 or n_shards * length * dtype.itemsize <= _SMALL
         self._nodes = [subtrees(n_shards, holder) for holder in holders]
         self._result = comm._result(length, dtype)
-        self._travelling: deque[tuple[int, int, Array, Callable[[], None]]] = deque()
-        self._gathering: deque[tuple[int, int, Array, Callable[[], None]]] = deque()
+        self._travelling: deque[tuple[int, int, Any, Callable[[], None]]] = deque()  # sent, not added yet
+        self._gathering: deque[tuple[int, int, Any, Callable[[], None]]] = deque()  # added, not collected yet
 
     def ready(self, start: int, stop: int) -> None:
         """Say that columns start:stop of this rank's parts are final."""
@@ -245,12 +250,12 @@ class Sum:
         self._ready += stop - start
         if self._whole:
             return
-        step = _BUCKET // self._dtype.itemsize
+        step = self.bucket // self._dtype.itemsize
         for lo in range(start, stop, step):
             self._send(lo, min(lo + step, stop))
-            while len(self._travelling) > 1:
+            while len(self._travelling) > self.ahead:
                 self._add()
-            while len(self._gathering) > 1:
+            while len(self._gathering) > self.ahead:
                 self._collect()
 
     def finish(self) -> Array:
@@ -271,44 +276,17 @@ class Sum:
         return view
 
     def _width(self, lo: int, hi: int) -> int:
-        """Columns of a stripe: the same for every rank, the last ones padded."""
+        """Columns of a stripe: the same for every rank, the last ones shorter."""
         return -(-(hi - lo) // (64 * self._comm.size)) * 64
 
+    @abstractmethod
     def _send(self, lo: int, hi: int) -> None:
         """Add what can be added here, and send each rank its stripe of it."""
-        comm, width = self._comm, self._width(lo, hi)
-        mine = self._nodes[comm.rank]
-        sent = np.empty((comm.size, len(mine), width), self._dtype)
-        for rank in range(comm.size):
-            a, b = min(lo + rank * width, hi), min(lo + (rank + 1) * width, hi)
-            for i, (first, last) in enumerate(mine):
-                tree_sum([self._parts[s][a:b] for s in range(first, last)], sent[rank, i, : b - a])
-        item = width * self._dtype.itemsize
-        came = [len(nodes) * item for nodes in self._nodes]
-        got = np.empty(sum(came) // self._dtype.itemsize, self._dtype)
-        went = [len(mine) * item] * comm.size
-        end = comm._exchange(got.view(np.uint8), sent.reshape(-1).view(np.uint8), came, went)
-        comm._sent += (comm.size - 1) * (len(mine) + 1) * item
-        self._travelling.append((lo, hi, got, end))
-        comm._carry_on()
 
+    @abstractmethod
     def _add(self) -> None:
         """Add the partial sums of all ranks over the stripe of this one, and send it to all."""
-        lo, hi, got, end = self._travelling.popleft()
-        end()
-        width = self._width(lo, hi)
-        a = min(lo + self._comm.rank * width, hi)
-        n = min(width, hi - a)
-        rows = got.reshape(-1, width)
-        nodes = [node for of_rank in self._nodes for node in of_rank]
-        stripe = np.zeros(width, self._dtype)
-        tree_join({node: row[:n] for node, row in zip(nodes, rows, strict=True)}, self._n, stripe[:n])
-        total = np.empty(self._comm.size * width, self._dtype)
-        end = self._comm._gather_into(total.view(np.uint8), stripe.view(np.uint8))
-        self._gathering.append((lo, hi, total, end))
-        self._comm._carry_on()
 
+    @abstractmethod
     def _collect(self) -> None:
-        lo, hi, total, end = self._gathering.popleft()
-        end()
-        self._result[lo:hi] = total[: hi - lo]
+        """See to it that the result has the stripes of all ranks."""

@@ -103,6 +103,10 @@ class _Worker:
             self._arena = Arena(fds.pop(0))
         _adopt(order["surroundings"])
         assert self._arena is not None
+        if order["transport"] == "tcp":
+            from tutti._secure import forbid_core_dumps
+
+            forbid_core_dumps()
         seat, size = order["seat"], order["size"]
         board = Board(self._arena.words(size), size)
         link: ShmLink

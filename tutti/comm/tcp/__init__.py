@@ -7,13 +7,12 @@ ranks are on several hosts connects them itself and says so by giving them a `Pe
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol, runtime_checkable
+from typing import Protocol, cast
 
 from tutti._frames import Channel
 from tutti.protocols import Communicator, Link
 
 
-@runtime_checkable
 class PeerLink(Link, Protocol):
     """The link of a rank whose engine has connected it with the others.
 
@@ -37,4 +36,4 @@ def connect_sockets(link: Link) -> Communicator:
     from tutti.comm.tcp._group import TcpComm
     from tutti.comm.tcp._rendezvous import meet
 
-    return TcpComm(link, link.peers() if isinstance(link, PeerLink) else meet(link))
+    return TcpComm(link, cast(PeerLink, link).peers() if hasattr(link, "peers") else meet(link))

@@ -12,7 +12,7 @@ import select
 import socket
 import threading
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from time import monotonic
 
 from tutti._frames import Channel, PeerError
@@ -98,16 +98,16 @@ class Pump:
         self._helper: threading.Thread | None = None
         self._closed = False
 
-    def start(self, sends: Mapping[int, memoryview], receives: Mapping[int, memoryview]) -> Transfer:
+    def start(self, sends: Mapping[int, Sequence[memoryview]], receives: Mapping[int, memoryview]) -> Transfer:
         """Start to send bytes to ranks and to receive from ranks; the memory must stay as it is until it is done."""
         transfer = Transfer(set(receives), set(sends))
         with self._held():
             kind, self._n = self._n % _KINDS, self._n + 1
             for rank, memory in receives.items():
                 self._peers[rank].due.append((kind, memory, transfer))
-            for rank, memory in sends.items():
+            for rank, pieces in sends.items():
                 peer = self._peers[rank]
-                peer.channel.post(kind, memory)
+                peer.channel.post(kind, *pieces)
                 peer.going.append((peer.channel.posted_bytes, transfer))
             for rank in {*sends, *receives}:
                 peer = self._peers[rank]

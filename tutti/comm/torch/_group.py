@@ -6,15 +6,17 @@ from __future__ import annotations
 
 import atexit
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from time import perf_counter, sleep
 from typing import Any, NoReturn
 
+import numpy as np
 import torch
 
 from tutti._board import WAITING
-from tutti.comm._partial import PartialComm
+from tutti.comm._partial import PartialComm, Sum
+from tutti.comm.reduction import tree_join, tree_sum
 from tutti.protocols import Link
 from tutti.types import Array
 
@@ -37,10 +39,16 @@ class TorchComm(PartialComm):
         super().__init__(link)
         self._group, self._device = group, device
 
+    def _sum(
+        self, parts: Mapping[int, Array], n_shards: int, length: int, dtype: np.dtype[Any], holders: list[list[int]]
+    ) -> Sum:
+        return _FlatSum(self, parts, n_shards, length, dtype, holders)
+
     def _gather_into(self, out: Array, mine: Array) -> Callable[[], None]:
         return self._start(out, mine, lambda group, to, given: group._allgather_base(to, given))
 
     def _exchange(self, out: Array, mine: Array, came: list[int], went: list[int]) -> Callable[[], None]:
+        """Start to give to each rank its ``went[rank]`` bytes of ``mine``; ``came[rank]`` of each come into ``out``."""
         return self._start(out, mine, lambda group, to, given: group.alltoall_base(to, given, came, went))
 
     def _start(self, out: Array, mine: Array, operation: Callable[[Any, Any, Any], Any]) -> Callable[[], None]:
@@ -104,3 +112,44 @@ class TorchComm(PartialComm):
 
     def _failed(self, error: RuntimeError) -> NoReturn:
         self._unconnected("another rank", str(error).splitlines()[0])
+
+
+class _FlatSum(Sum):
+    """Stripes are padded to one length, and copied into one array for each operation of the group."""
+
+    _comm: TorchComm
+
+    def _send(self, lo: int, hi: int) -> None:
+        comm, width = self._comm, self._width(lo, hi)
+        mine = self._nodes[comm.rank]
+        sent = np.empty((comm.size, len(mine), width), self._dtype)
+        for rank in range(comm.size):
+            a, b = min(lo + rank * width, hi), min(lo + (rank + 1) * width, hi)
+            for i, (first, last) in enumerate(mine):
+                tree_sum([self._parts[s][a:b] for s in range(first, last)], sent[rank, i, : b - a])
+        item = width * self._dtype.itemsize
+        came = [len(nodes) * item for nodes in self._nodes]
+        got = np.empty(sum(came) // self._dtype.itemsize, self._dtype)
+        went = [len(mine) * item] * comm.size
+        end = comm._exchange(got.view(np.uint8), sent.reshape(-1).view(np.uint8), came, went)
+        comm._sent += (comm.size - 1) * (len(mine) + 1) * item
+        self._travelling.append((lo, hi, got, end))
+
+    def _add(self) -> None:
+        lo, hi, got, end = self._travelling.popleft()
+        end()
+        width = self._width(lo, hi)
+        a = min(lo + self._comm.rank * width, hi)
+        n = min(width, hi - a)
+        rows = got.reshape(-1, width)
+        nodes = [node for of_rank in self._nodes for node in of_rank]
+        stripe = np.zeros(width, self._dtype)
+        tree_join({node: row[:n] for node, row in zip(nodes, rows, strict=True)}, self._n, stripe[:n])
+        total = np.empty(self._comm.size * width, self._dtype)
+        end = self._comm._gather_into(total.view(np.uint8), stripe.view(np.uint8))
+        self._gathering.append((lo, hi, total, end))
+
+    def _collect(self) -> None:
+        lo, hi, total, end = self._gathering.popleft()
+        end()
+        self._result[lo:hi] = total[: hi - lo]
