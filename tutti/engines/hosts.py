@@ -62,6 +62,8 @@ class Hosts(Spec):
     timeout_seconds: float = 10.0
     start_timeout_seconds: float = 120.0
 
+    transport = "tcp"
+
     def __post_init__(self) -> None:
         check(self.n, timeout_seconds=self.timeout_seconds, start_timeout_seconds=self.start_timeout_seconds)
         if self.n is None:

@@ -58,6 +58,7 @@ def draft_plan(
         rounds=cost.rounds,
         memory_bytes=(schema.n_bytes if kept == "memory" else 0) + n_shards * (cost.update_bytes + cost.private_bytes),
         notes=tuple(notes),
+        transport=getattr(engine, "transport", ""),
     )
     return strategy.plan(schema, learner, plan)
 

@@ -10,6 +10,7 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any, cast
 
+from tutti.calling import Calls
 from tutti.comm.reduction import Layout, tree_sum
 from tutti.protocols import (
     Claims,
@@ -146,6 +147,10 @@ class RankWorker:
         self._commons = self._comm.commons() if isinstance(self._comm, SharingMemory) else None
         return self._commons
 
+    def calls(self) -> Calls | None:
+        """Return how ranks ask one another; None where they share memory or move in step."""
+        return self._comm if isinstance(self._comm, Calls) else None
+
     @property
     def opens(self) -> bool:
         """True if `open` returns the rows of any shard."""
@@ -256,7 +261,7 @@ def fit_rank(
     from tutti.comm import connect
 
     with ExitStack() as stack:
-        comm = connect(ctx.link)
+        comm = connect(ctx.link, calls=bool(ctx.seat.role))
         stack.callback(comm.close)
         opened = time.perf_counter()
 

@@ -79,6 +79,7 @@ class Caller:
         self._asked: tuple[int, list[Any]] | None = None
         self._deadline = 0.0
         self.n_connections = 0
+        self._sent = 0
 
     def ask(self, kind: int, *payload: Any) -> None:
         """Begin a request; the memory of ``payload`` (bytes-like, joined) stays as it is until `answer` returns."""
@@ -137,6 +138,11 @@ class Caller:
     def channel(self) -> Channel | None:
         return self._channel
 
+    @property
+    def sent_bytes(self) -> int:
+        """Bytes that were sent, over all connections."""
+        return self._sent + (self._channel.sent_bytes if self._channel is not None else 0)
+
     def _connect(self) -> bool:
         self._check_time()
         left = self._deadline - time.monotonic()
@@ -159,10 +165,17 @@ class Caller:
 
     def _check_time(self) -> None:
         if time.monotonic() >= self._deadline:
-            raise PeerLate(str(self._where()), f"had no reply within {self._seconds:g} s")
+            raise PeerLate(self._name(), f"had no reply within {self._seconds:g} s")
+
+    def _name(self) -> str:
+        try:
+            return str(self._where())
+        except PeerError as error:
+            return error.peer
 
     def _drop(self) -> None:
         if self._channel is not None:
+            self._sent += self._channel.sent_bytes
             self._channel.close()
             self._channel = None
 
@@ -218,6 +231,7 @@ class Answerer:
         self._peers: dict[bytes, _Peer] = {}
         self._channels: dict[int, tuple[Channel, bytes | None]] = {}
         self._gone: list[bytes] = []
+        self._sent = 0
         self._came: list[Request] = []
 
     def wait(self, seconds: float) -> list[Request]:
@@ -254,8 +268,14 @@ class Answerer:
         gone, self._gone = self._gone, []
         return gone
 
+    @property
+    def sent_bytes(self) -> int:
+        """Bytes that were sent, over all connections."""
+        return self._sent + sum(channel.sent_bytes for channel, _ in self._channels.values())
+
     def close(self) -> None:
         for channel, _ in list(self._channels.values()):
+            self._sent += channel.sent_bytes
             channel.close()
         self._channels.clear()
         self._door.close()
@@ -306,6 +326,7 @@ class Answerer:
         for fd, (other, caller) in list(self._channels.items()):
             if other is channel:
                 del self._channels[fd]
+                self._sent += channel.sent_bytes
                 if caller is not None and caller in self._peers and self._peers[caller].channel is channel:
                     self._peers[caller].channel = None
                     self._gone.append(caller)

@@ -153,6 +153,13 @@ class Served:
         had = push.sums["sums"][3:]
         own.step_as(whole.optimizer.param_groups, share, None if had.min() > 0 else (had > 0).tolist())
 
+    def part(self, i: int) -> list[Array]:
+        """Return the weights of range ``i`` and what the optimizer keeps of them, counts too."""
+        own = self.steppers[i]
+        lo, hi = own._own
+        kept = [t.numpy().reshape(-1) for _, _, _, mine in own._pieces for t in mine.values()]
+        return [self.net.weights[lo:hi], own.begun, *kept]
+
     def gather(self) -> None:
         """Have the optimizer's tensors, counters too, where `Stepper.state` finds them."""
         whole = self.net.stepper

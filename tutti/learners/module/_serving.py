@@ -74,6 +74,10 @@ class ServesNet:
         """Return the flat weights."""
         return shared["weights"]
 
+    def part(self, shared: Arrays, i: int) -> list[Array]:
+        """Return the weights of key range ``i`` and what the optimizer keeps of them."""
+        return _served(shared).part(i)
+
     def work(
         self, shared: Arrays, private: Mapping[int, Any], data: Mapping[int, ShardData], orders: Mapping[int, Order]
     ) -> Push:
