@@ -30,6 +30,15 @@ class Told:
         width = _METRICS + len(self._names)
         self._rows = commons.memory(8 * _ROWS * width).view(np.float64).reshape(_ROWS, width)
 
+    @property
+    def step(self) -> int:
+        """Step of the newest note."""
+        return int(self._words[_STEP])
+
+    def begin(self, step: int) -> None:
+        """Note nothing up to ``step``."""
+        self._words[:] = 0, 0, step
+
     def note(self, learner: Trainable, shared: Arrays) -> None:
         """Note the state if it is worth an event; one rank at a time calls it."""
         words = self._words

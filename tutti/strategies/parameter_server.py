@@ -1,7 +1,8 @@
 """A parameter server: workers pull the weights and push updates, each at its own pace, as far as staleness allows.
 
 On one host the store is memory that all workers see: weights are read in place, a push applies under the lock of its
-key range, and no process stands in between.  ``staleness=0`` is the synchronous program of `AllReduce`, with its bits.
+key range, and no process stands in between.  Over sockets, further ranks are servers, each with its part of the keys.
+``staleness=0`` is the synchronous program of `AllReduce`, with its bits.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ from tutti._spec import Spec
 from tutti.errors import ParameterError, PlanError
 from tutti.protocols import Learner, Worker
 from tutti.serving import Serving
+from tutti.strategies._network import over_network
 from tutti.strategies._served import Service
+from tutti.strategies._talk import with_servers
 from tutti.strategies.all_reduce import AllReduce, synchronous
 from tutti.strategies.server_optimizers import ServerOptimizer, made
 from tutti.types import Arrays, Kind, Plan, Schema
@@ -27,7 +30,8 @@ class ParameterServer(Spec):
 
     Parameters
     ----------
-    servers : parts that the keys are cut into by size, each with its own lock and its own optimizer.
+    servers : parts that the keys are cut into by size, each with its own lock and its own optimizer; over sockets
+        (transport="tcp", Hosts) so many ranks besides the workers, for staleness > 0.
     staleness : steps that a worker may be ahead of the slowest one: 0 is synchronous, with the bits of `AllReduce`;
         math.inf ("inf" in a file) never waits (Downpour: Dean, Corrado et al. 2012).
     server_optimizer : what a push does to the weights, from `tutti.strategies.server_optimizers`, or a table such as
@@ -93,12 +97,23 @@ class ParameterServer(Spec):
             "staleness=0 gives those of AllReduce"
         )
         bound = "no worker waits for another" if self.staleness == math.inf else _bound(int(self.staleness))
-        return dataclasses.replace(draft, strategy=type(self).__name__, notes=(*draft.notes, note, bound))
+        notes = (*draft.notes, note, bound)
+        found = dataclasses.replace(draft, strategy=type(self).__name__, notes=notes, tolerant=True)
+        if draft.transport in ("gloo", "nccl"):
+            raise PlanError(
+                f"ParameterServer(staleness={self.staleness}) cannot go through torch.distributed, whose calls all "
+                f"ranks make together; write transport='tcp' or 'shm' instead of {draft.transport!r}, or staleness=0"
+            )
+        return with_servers(found, self.servers) if draft.transport == "tcp" else found
 
     def run(self, worker: Worker, learner: Learner) -> Arrays:
         """Take items, compute pushes, apply them; `AllReduce`'s program where staleness is 0."""
         if self.staleness == 0:
             return synchronous(worker, learner, self.claim)
+        if worker.seat.role:
+            return over_network(
+                worker, check(learner, self), self.servers, float(self.staleness), self.server_optimizer, self.claim
+            )
         return Service(
             worker, check(learner, self), self.servers, float(self.staleness), self.server_optimizer, self.claim
         ).run()
