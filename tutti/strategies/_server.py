@@ -22,6 +22,7 @@ from tutti.types import Array, Fault, Push
 _LOOK_SECONDS = 0.05
 _SNAPSHOT_SECONDS = 2.0  # at least; a snapshot takes at most a twentieth of the time
 _DUTY = 20.0
+_ALL = 1 << 62  # more steps than there are
 
 
 class Server:
@@ -47,6 +48,7 @@ class Server:
         self._snapshots = Snapshots(calls, copy.n_bytes + SLACK)
         self._next_snapshot, self._dirty = 0.0, True
         self._missed: dict[int, int] | None = None
+        self._gap = -1  # the pause after which updates are gone, until the next one
         self.answering: Answering
 
     def run(self) -> None:
@@ -86,7 +88,6 @@ class Server:
     def push(self, said: dict[str, Any]) -> dict[str, Any]:
         """Apply a push, if there is one; an item that was applied is not applied again."""
         rank, item = said["rank"], said["item"]
-        self.applied.skip(said["base"])
         found: dict[str, Any] = {"at": self.version}
         if said["own"] is not None:  # elastic: a worker's weights, drawn towards the model, which comes towards them
             found["own"] = np.array(said["own"])
@@ -121,7 +122,9 @@ class Server:
         return found
 
     def until(self) -> int:
-        """Return the first step that is not complete here."""
+        """Return the first step that is not complete here; what is gone for good is not waited for."""
+        if self._gap >= 0:
+            return _ALL
         gone = [] if self.claim else [r for r in range(self.n_workers) if self.calls.gone(r)]
         return self.applied.until(gone)
 
@@ -176,15 +179,18 @@ class Server:
             self.snapshot()
             return
         self.read(value_of(found))
-        self._missed = {}
+        self._missed, self._gap = {}, 0
 
     def _note(self, said: dict[str, Any]) -> None:
         """Take note of who asks; after a restart, of how many of its pushes are lost."""
         rank, life = said["rank"], said["life"]
+        self.applied.skip(said["base"])
         if life > self._lives[rank]:
             self._lives[rank], self.counted[rank] = life, 0
         if self._missed is None:
+            self._gap = -1 if said["base"] > self._gap else self._gap
             return
+        self._gap = max(self._gap, said["base"])
         self._missed.setdefault(rank, max(said["pushed"] - self.counted[rank], 0))
         self.counted[rank] = max(said["pushed"], self.counted[rank])
         live = {r for r in range(self.n_workers) if not self.calls.gone(r)}
