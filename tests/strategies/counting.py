@@ -60,7 +60,8 @@ class Counting(Spec):
     ----------
     n : half the keys.   epochs, steps : so many steps make an epoch, after which all meet.
     staleness : what must never be exceeded; checked where weights are read and where pushes arrive.
-    fault : "kill" or "stop", once for each of ``ranks``, at ``at``: "work", "move" or "judge", after ``after`` calls.
+    fault : "kill" or "stop", of the first ``times`` processes that come ``after`` times to ``at``: "work", "move 1" (of
+        range 1) or "judge".
     here : the process that is never struck.   note : where strikes and breaks are noted.
     breaks : connections are broken until there were so many; 0: never.
     delay : seconds of a step on average, exponentially distributed.
@@ -142,7 +143,7 @@ class Counting(Spec):
         return Push(order.step, 1.0, keys, {"early": np.array([early])})
 
     def move(self, shared: Arrays, push: Push, i: int, share: float) -> None:
-        self._strike("move")
+        self._strike(f"move {i}")
         lo, hi = shared["ranges"][i]
         shared["keys"][lo:hi] += push.keys[lo:hi]
 
