@@ -38,10 +38,12 @@ class Asking(Protocol):
 
 
 class Answering(Protocol):
-    """Takes requests.  ``wait`` returns those that have come, ``reply`` answers one, at any later time."""
+    """Takes requests.  ``wait`` returns those that have come, ``reply`` answers one, later; ``forget`` drops
+    what is kept for a caller that does not come back."""
 
     def wait(self, seconds: float) -> Sequence[Asked]: ...
     def reply(self, request: Any, kind: int, *payload: Any) -> None: ...
+    def forget(self, caller: bytes) -> None: ...
 
 
 @runtime_checkable

@@ -45,6 +45,7 @@ class Server:
         self._lives = dict.fromkeys(range(n_workers), 0)
         self._held: list[tuple[Asked, dict[str, Any], float]] = []
         self._out: dict[bytes, Array] = {}
+        self._callers: dict[int, bytes] = {}
         self._snapshots = Snapshots(calls, copy.n_bytes + SLACK)
         self._next_snapshot, self._dirty = 0.0, True
         self._missed: dict[int, int] | None = None
@@ -57,7 +58,10 @@ class Server:
         self.answering = self.calls.answering(self.copy.n_bytes + SLACK)
         while not all(self.calls.gone(r) for r in range(self.n_workers)):
             for request in self.answering.wait(_LOOK_SECONDS):
-                self.handle(request, value_of(request.body))
+                said = value_of(request.body)
+                if said["life"] >= self._lives[said["rank"]]:  # else its sender has died, and another took its seat
+                    self._known(request.caller, said["rank"])
+                    self.handle(request, said)
             self.advance()
             self.worker.at_step(self.version)
         self.worker.count("served", self.version)
@@ -197,6 +201,14 @@ class Server:
         if live <= set(self._missed):
             self._tell_loss(sum(self._missed.values()))
             self._missed = None
+
+    def _known(self, caller: bytes, rank: int) -> None:
+        """Forget who called for this rank before."""
+        before = self._callers.get(rank, caller)
+        if before != caller:
+            self.answering.forget(before)
+            self._out.pop(before, None)
+        self._callers[rank] = caller
 
     def _tell_loss(self, n: int) -> None:
         lo, hi = self.range
