@@ -1,8 +1,10 @@
-"""What benchmarks share: the header of a result (hardware, versions, date, command); one system run alone."""
+"""What benchmarks share: options, the header of a result (hardware, versions, date, command), one system run alone."""
 
 from __future__ import annotations
 
+import argparse
 import importlib.metadata
+import importlib.util
 import json
 import os
 import platform
@@ -15,6 +17,10 @@ from typing import Any
 import numpy as np
 
 HERE = Path(__file__).parent
+MALLOC = {
+    "GLIBC_TUNABLES": "glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=34359738368:glibc.malloc.top_pad=268435456"
+}
+"""An environment in which large arrays are not given back to the system and asked for anew; the same for all."""
 PACKAGES = (
     "tutti",
     "torch",
@@ -26,6 +32,19 @@ PACKAGES = (
     "scikit-learn-intelex",
     "xgboost-cpu",
 )
+
+
+def net_options(doc: str | None, repeats: int, **more: str | list[str]) -> argparse.Namespace:
+    """Return --repeats and such as --models of a benchmark of nets, by their defaults; without torch say so and end."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=repeats)
+    for name, default in more.items():
+        parser.add_argument(f"--{name}", nargs="*" if isinstance(default, list) else None, default=default)
+    given = parser.parse_args()
+    if importlib.util.find_spec("torch") is None:
+        print('skipped, because torch is not installed: pip install "tutti[torch]"')
+        sys.exit()
+    return given
 
 
 def _lines(path: str) -> list[str]:
@@ -56,14 +75,19 @@ def header(command: list[str] | None = None) -> str:
 
 
 def alone(
-    script: str, *arguments: str, timeout: float = 900, env: dict[str, str] | None = None, within: tuple[str, ...] = ()
+    script: str,
+    *arguments: str,
+    timeout: float = 900,
+    env: dict[str, str] | None = None,
+    within: tuple[str, ...] = (),
+    python: str = sys.executable,
 ) -> list[dict[str, Any]]:
     """Run a script of this folder in its own process, away from other systems' threads; return its JSON lines.
 
-    ``within`` is a command that runs what is appended to it.
+    ``within`` is a command that runs what is appended to it, ``python`` the interpreter.
     """
     done = subprocess.run(
-        [*within, sys.executable, str(HERE / script), *arguments],
+        [*within, python, str(HERE / script), *arguments],
         capture_output=True,
         text=True,
         timeout=timeout,

@@ -40,7 +40,7 @@ class TwoHostLink:
         self.board = Board(memoryview(bytearray(8 * Board.n_words(2))).cast("q"), 2)
         self.board.clear()
 
-    def peers(self) -> dict[int, Channel]:
+    def peers(self, among: Any = None) -> dict[int, Channel]:
         return {1 - self.rank: self.channel}
 
     def abort(self) -> None:

@@ -115,13 +115,24 @@ def ddp(rank: int, backend: str, name: str, port: int, result: str) -> None:
     os._exit(0)  # gloo's threads may end the process with an error when the group is taken apart
 
 
+def ours_settings(name: str) -> dict[str, Any]:
+    """Return `optimizer` in the words of the estimator."""
+    if name == "trf":
+        return {"optimizer": "adamw", "lr": 1e-3}
+    return {"optimizer": "sgd", "lr": 0.05, "optimizer__momentum": 0.9}
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+        return port
+
+
 def ours(kind: str, name: str, workers: int) -> tuple[float, str]:
     import tutti
 
     x, y = rows(name)
-    settings: dict[str, Any] = {"optimizer": "sgd", "lr": 0.05, "optimizer__momentum": 0.9}
-    if name == "trf":
-        settings = {"optimizer": "adamw", "lr": 1e-3}
     loss = torch.nn.CrossEntropyLoss()  # a loss of its own: "wide" has more outputs than labels
     engine = (tutti.Threads if kind == "threads" else tutti.Processes)(workers)
 
@@ -133,7 +144,7 @@ def ours(kind: str, name: str, workers: int) -> tuple[float, str]:
             epochs=epochs,
             engine=engine,
             exact=kind != "inexact",
-            **settings,
+            **ours_settings(name),
         ).fit(x, y)
 
     first = fit(3)  # of one length on every engine, so that the hashes can be compared
@@ -153,13 +164,9 @@ def main() -> None:
         torch.set_num_threads(int(workers))
         ms = loop(name)
     elif kind in ("ddp", "shmddp"):
-        with socket.socket() as free, tempfile.TemporaryDirectory() as folder:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-            free.close()
-            torch.multiprocessing.spawn(
-                ddp, ("gloo" if kind == "ddp" else "tutti", name, port, f"{folder}/ms"), nprocs=2
-            )
+        with tempfile.TemporaryDirectory() as folder:
+            backend = "gloo" if kind == "ddp" else "tutti"
+            torch.multiprocessing.spawn(ddp, (backend, name, free_port(), f"{folder}/ms"), nprocs=2)
             with open(f"{folder}/ms") as file:
                 ms = float(file.read())
     else:

@@ -63,7 +63,8 @@ def main() -> None:
     given = parser.parse_args()
     reason = why_not()
     if reason is not None:
-        sys.exit(f"skipped: {reason}")
+        print(f"skipped: {reason}")
+        return
     lines = [header(), "", f"{'':22}{'floor':>10}{'ms':>10}{'worst':>10}{'of link':>10}{'burnt':>10}      ms"]
     for rate, delay in LINKS:
         found = measure(rate, delay, given.repeats if rate == LINKS[0][0] else max(given.repeats // 3, 3))
@@ -79,7 +80,7 @@ def main() -> None:
         lines[-1] += f" (goal {COST}x)"
         if "gloo" in found:
             lines[-1] += f"; gloo takes {median([row['ms'] for row in found['gloo']]) / tls:.2f}x ours"
-    lines += ["", "burnt: processor time of a rank during a call; the link's process has the same two cores to itself"]
+    lines += ["", "burnt: processor time of a rank during a call; the link's own process runs on the same two cores"]
     save("link", "\n".join(lines))
 
 

@@ -9,22 +9,14 @@ the best epoch of all turns decides; the median of the turns' medians stands bes
 
 from __future__ import annotations
 
-import argparse
-import importlib.util
-
-from _common import alone, header, median, save
+from _common import alone, header, median, net_options, save
 
 SYSTEMS = ("loop", "tutti-1", "tutti-8")
 GOAL = 0.05
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=7)
-    given = parser.parse_args()
-    if importlib.util.find_spec("torch") is None:
-        print('skipped, because torch is not installed: pip install "tutti[torch]"')
-        return
+    given = net_options(__doc__, 7)
     found: dict[str, list[list[float]]] = {s: [] for s in SYSTEMS}
     for _ in range(given.repeats):
         for system in SYSTEMS:

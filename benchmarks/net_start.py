@@ -8,23 +8,16 @@ the same process.  The clock is the machine's; each worker writes down when its 
 
 from __future__ import annotations
 
-import argparse
-import importlib.util
 import time
 
-from _common import alone, header, median, save
+from _common import alone, header, median, net_options, save
 
 SYSTEMS = ("processes", "threads", "ddp")
 WARM_GOAL_SECONDS = 0.6
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=3)
-    given = parser.parse_args()
-    if importlib.util.find_spec("torch") is None:
-        print('skipped, because torch is not installed: pip install "tutti[torch]"')
-        return
+    given = net_options(__doc__, 3)
     cold: dict[str, list[float]] = {s: [] for s in SYSTEMS}
     warm: dict[str, list[float]] = {s: [] for s in SYSTEMS}
     for _ in range(given.repeats):

@@ -10,10 +10,7 @@ A link other than loopback is a loopback interface held to that rate for both di
 
 from __future__ import annotations
 
-import argparse
-import importlib.util
-
-from _common import alone, header, median, save
+from _common import alone, header, median, net_options, save
 
 SYSTEMS = ("early", "late", "ddp")
 
@@ -27,14 +24,7 @@ def within(link: str) -> tuple[str, ...]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=1)
-    parser.add_argument("--models", nargs="*", default=["mlp", "trf", "trf8"])
-    parser.add_argument("--links", nargs="*", default=["loopback", "2gbit"])
-    given = parser.parse_args()
-    if importlib.util.find_spec("torch") is None:
-        print('skipped, because torch is not installed: pip install "tutti[torch]"')
-        return
+    given = net_options(__doc__, 1, models=["mlp", "trf", "trf8"], links=["loopback", "2gbit"])
     lines = [header(), "", f"{'net':6}{'link':>10}{'MiB':>6}" + "".join(f"{s:>9}" for s in SYSTEMS) + "      ms a step"]
     for model in given.models:
         for link in given.links:

@@ -8,15 +8,13 @@ is free, in turn.  Goals: 1.7 times faster with the straggler, at most 3 % slowe
 
 from __future__ import annotations
 
-import argparse
-import importlib.util
 import os
 import tempfile
 import time
 from typing import Any
 
 import numpy as np
-from _common import header, median, save
+from _common import header, median, net_options, save
 
 
 def module(slow: str | None) -> Any:
@@ -73,12 +71,7 @@ def fit(slow: bool, claim: bool, engine: Any, epochs: int = 6) -> tuple[float, s
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=3)
-    given = parser.parse_args()
-    if importlib.util.find_spec("torch") is None:
-        print('skipped, because torch is not installed: pip install "tutti[torch]"')
-        return
+    given = net_options(__doc__, 3)
     import torch
 
     import tutti

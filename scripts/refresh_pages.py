@@ -77,6 +77,8 @@ def measured_table() -> str:
     found = re.search(sums, results["transport"], re.M)
     assert found
     rows.append(f"| a sum of 10 MB over 2 processes | {float(found[1]):.1f} ms | gloo | {float(found[2]):.1f}x |")
+    ms, by = number(r"^1000 Mbit/s 1 ms TLS +\S+ +([\d.]+)", "link"), number(r"gloo takes ([\d.]+)x ours", "link")
+    rows.append(f"| a sum of 25 MB between two hosts, 1 Gbit/s, encrypted | {float(ms):.0f} ms | gloo, plain | {by}x |")
     backend = number(r"^DDP on tutti.torch_backend.*: ([\d.]+)x$", "transport")
     ms = number(r"^DDP on tutti.torch_backend, mlp256: ([\d.]+) ms", "transport")
     rows.append(

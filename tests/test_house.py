@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 import tutti
+from tests.test_layers import tree_of
 
 try:  # here and not in a test: it sets environment variables, and tests leave nothing behind
     import sklearn.datasets
@@ -91,7 +92,7 @@ def test_every_public_name_and_method_has_a_docstring() -> None:
 
 
 def test_every_module_says_what_is_special_about_it() -> None:
-    bare = [p for p in package_files() if p.read_text().strip() and not ast.get_docstring(ast.parse(p.read_text()))]
+    bare = [p for p in package_files() if p.read_text().strip() and not ast.get_docstring(tree_of(p.read_text()))]
     assert [str(p.relative_to(ROOT)) for p in bare] == []
 
 
@@ -245,7 +246,7 @@ def test_files_and_functions_fit_on_a_few_screens() -> None:
         text = path.read_text()
         if (lines := text.count("\n")) > MAX_FILE_LINES:
             long.append(f"{path.relative_to(ROOT)}: {lines} lines, at most {MAX_FILE_LINES}")
-        for node in ast.walk(ast.parse(text)):
+        for node in ast.walk(tree_of(text)):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 body = (node.end_lineno or 0) - node.lineno + 1
                 if body > (MAX_KERNEL_LINES if "_kernels" in path.parts else MAX_FUNCTION_LINES):
@@ -283,7 +284,7 @@ def test_nothing_pickles_or_evaluates_what_comes_from_outside() -> None:
     banned = {"eval", "exec", "pickle", "cloudpickle", "dill", "marshal", "shelve", "system", "popen"}
     found = []
     for path in package_files():
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in ast.walk(tree_of(path.read_text())):
             names: list[str] = []
             if isinstance(node, ast.Import):
                 names = [a.name.split(".")[0] for a in node.names]

@@ -74,8 +74,7 @@ class Board:
     def n_words(size: int) -> int:
         return _FIRST + _LINE * size
 
-    @staticmethod
-    def line(rank: int) -> int:
+    def line(self, rank: int) -> int:
         return _FIRST + _LINE * rank
 
     @property

@@ -13,6 +13,10 @@ from typing import Any, Protocol, runtime_checkable
 
 from tutti._board import Board
 from tutti.calling import Calls
+from tutti.forms import Compress
+from tutti.pieces import Part as Part  # these three are doors, too, in a file of their own
+from tutti.pieces import Piece as Piece
+from tutti.pieces import Source as Source
 from tutti.types import (
     Array,
     Arrays,
@@ -156,9 +160,11 @@ class Commons(Protocol):
     - ``wait(until)`` returns when ``until()`` is true.  It asks again whenever a rank has called ``ring``, and now and
       then; it raises `Aborted` if the run was stopped.  ``waited`` is what all waits took, in seconds.
     - ``gone(rank)`` tells that a rank has returned or is lost, and writes nothing any more.
+    - ``run`` is a number that no earlier run on the same memory had.
     """
 
     waited: float
+    run: int
 
     def memory(self, n_bytes: int) -> Array: ...
     def locks(self, n: int) -> Sequence[AbstractContextManager[object]]: ...
@@ -188,8 +194,29 @@ class Streaming(Communicator, Protocol):
     def begin(self, parts: Mapping[int, Array], n_shards: int) -> Sum: ...
 
 
+@runtime_checkable
+class Compressible(Learner, Protocol):
+    """A learner whose updates name arrays that may travel in another form (`Update.lossy`).
+
+    Contract
+    --------
+    - ``whole`` returns the learner whose updates hold all that shards tell each other: nothing is in an ``outbox``.
+      PlanError if its settings do not go together with less exact updates.
+    - ``traffic`` returns what a round sends as it is: (bytes of one shard's update, of all that is in outboxes).
+    """
+
+    def whole(self) -> Compressible: ...
+    def traffic(self, shared: Arrays) -> tuple[int, int]: ...
+
+
 class Worker(Protocol):
-    """What a strategy sees of the rank it runs on."""
+    """What a strategy sees of the rank it runs on.
+
+    ``private`` holds named arrays of the shards hosted here, whatever their owners put there: what it holds when all
+    ranks call ``keep_all`` is in the checkpoint, and is there again after a resume, whichever rank hosts the shard.
+    After ``compress`` what updates call lossy is merged in that form; it returns the learner to go on with, or None
+    where nothing changes ("auto" on a fast link).  What shards have not sent yet is in ``private``.
+    """
 
     @property
     def seat(self) -> Seat: ...
@@ -211,6 +238,7 @@ class Worker(Protocol):
     def buffers(self, template: Arrays) -> dict[int, dict[str, Array]]: ...
     def early(self, template: Arrays) -> Ready | None: ...
     def merge(self, updates: Mapping[int, Update]) -> Update: ...
+    def compress(self, by: Compress, learner: Learner) -> Learner | None: ...
     @property
     def shares_memory(self) -> bool: ...
     def memory(self, n_bytes: int) -> Array: ...
@@ -229,6 +257,13 @@ class Worker(Protocol):
     def emit(self, event: Event) -> None: ...
     def at_step(self, step: int) -> None: ...
     def keep(self, step: int, state: Callable[[], Arrays], best: bool) -> None: ...
+    @property
+    def private(self) -> Mapping[int, dict[str, Array]]: ...
+    def overdue(self) -> bool: ...
+    def due(self, step: int, steps: int = 1) -> bool: ...
+    def keep_all(
+        self, step: int, state: Callable[[], Arrays], best: bool, private: Mapping[int, Arrays] | None = None
+    ) -> None: ...
 
 
 @runtime_checkable
@@ -292,6 +327,20 @@ class Trainable(Learner, Protocol):
     def milestone(self, shared: Arrays) -> tuple[int, bool]: ...
     def snapshot(self, shared: Arrays) -> Arrays: ...
     def result(self, shared: Arrays) -> Arrays: ...
+
+
+@runtime_checkable
+class Remembering(Learner, Protocol):
+    """A learner whose private state does not follow from the seed and the step, so checkpoints hold it.
+
+    Contract
+    --------
+    - ``private_arrays`` returns the arrays of a shard by name, views if it likes; none while there are none.
+    - ``with_arrays`` returns fresh private state (of ``adopt``) that goes on from such arrays to the same bits.
+    """
+
+    def private_arrays(self, private: Any) -> Arrays: ...
+    def with_arrays(self, private: Any, arrays: Arrays) -> Any: ...
 
 
 @runtime_checkable
@@ -418,52 +467,3 @@ class Engine(Protocol):
     def n(self) -> int | None: ...
     def places(self) -> Sequence[Place]: ...
     def launch(self, program: Program, plan: Plan) -> Run: ...
-
-
-@dataclass(frozen=True)
-class Piece:
-    """Part of a source that can be read on its own, planned without reading.
-
-    Parameters
-    ----------
-    index : position in the source.
-    path : file it lies in; "" for arrays.
-    start, stop : bytes of a text file (newline-aligned by the reader: a line belongs to the piece in which it starts),
-        row groups of a Parquet file, or rows of an array.
-    n_bytes : size where it is stored.
-    n_rows : known row count, or None before the scan.
-    """
-
-    index: int
-    path: str
-    start: int
-    stop: int
-    n_bytes: int
-    n_rows: int | None = None
-
-
-@dataclass(frozen=True)
-class Part:
-    """A decoded piece.  ``y`` holds raw labels: float64, or an object/str array; None if the source has none."""
-
-    x: Any
-    y: Array | None
-    weight: Array | None = None
-
-
-@runtime_checkable
-class Source(Protocol):
-    """Which bytes are read by whom?  An inert description of files or arrays that any worker can read from.
-
-    Contract
-    --------
-    - ``pieces`` reads no data (a directory listing, file sizes and footers are fine) and is stable.
-    - ``read(piece)`` returns all rows of the piece, each row of the source in exactly one piece; reading twice gives
-      the same bits.  ``n_features`` widens sparse rows to a common width; None means "as wide as the piece is".
-    - A broken byte raises `DataError` with file, line or row, and column.
-    """
-
-    @property
-    def feature_names(self) -> tuple[str, ...] | None: ...
-    def pieces(self) -> Sequence[Piece]: ...
-    def read(self, piece: Piece, n_features: int | None = None) -> Part: ...

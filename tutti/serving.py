@@ -19,7 +19,8 @@ class Serving(Trainable, Protocol):
     - ``ranges(shared, n)`` cuts the keys into about ``n`` ranges (start, stop), in order and without a gap.
     - ``serve(shared, ranges, keys_in, sums_in)`` returns the state with the keys and all that moves with them in
       memory of ``keys_in(n_bytes)``, and what counts and judges in memory of ``sums_in``; every rank writes the same
-      into it.  ``keys(shared)`` is the flat array of the keys.
+      into it, but who comes late (``join``) takes what lies there as it is.  ``keys(shared)`` is the flat array of the
+      keys.
     - ``part(shared, i)`` returns all that moves with range ``i``, as arrays (k,) of that memory, of the same lengths
       on every rank: who copies them from another rank's state goes on with that range from there.
     - ``work`` returns the push of some shards' rows in the global step ``Order.step``, from the keys as they are.  It
@@ -41,6 +42,7 @@ class Serving(Trainable, Protocol):
         ranges: Sequence[tuple[int, int]],
         keys_in: Callable[[int], Array],
         sums_in: Callable[[int], Array],
+        join: bool = False,
     ) -> Arrays: ...
     def keys(self, shared: Arrays) -> Array: ...
     def part(self, shared: Arrays, i: int) -> list[Array]: ...

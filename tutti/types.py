@@ -6,7 +6,7 @@ before the run is a `Plan`; what came out is a `Result`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -15,12 +15,16 @@ import numpy.typing as npt
 Array = npt.NDArray[Any]
 Arrays = Mapping[str, Array]
 """Arrays under names that all ranks agree on."""
+Matrix = tuple[int, int, int]
+"""Where a matrix lies in a flat array: (start, rows, columns)."""
 Ready = Callable[[str, int, int], None]
 """Called with (name, start, stop) when elements start:stop of an array of an update are final."""
 
-Kind = Literal["gradient", "dual", "summary"]
+Kind = Literal["gradient", "dual", "delta", "summary"]
 """gradient: sums over rows at the shared state; dual: a local change of the model with its dual gain;
-summary: sums that judge the shared state (loss, certificate) and change no weight."""
+delta: how far a shard's own steps went, start - end, times the weight of its rows ("delta", "weight", "steps": the
+steps of the round times that weight); summary: sums that judge the shared state (loss, certificate) and change no
+weight."""
 
 Partition = Literal["contiguous", "round_robin", "random", "stratified", "balanced"]
 
@@ -172,6 +176,7 @@ class Cost:
     passes : passes over the data, fractions included.
     rounds : merges.
     flops_per_value : arithmetic per stored value and pass (2 for a dot product, 4 with the way back).
+    itemsize : bytes of one number of an update.
     """
 
     update_bytes: int
@@ -179,6 +184,7 @@ class Cost:
     passes: float = 1.0
     rounds: int = 1
     flops_per_value: float = 4.0
+    itemsize: int = 8
 
 
 @dataclass(frozen=True)
@@ -212,10 +218,16 @@ class Order:
 
 @dataclass(frozen=True)
 class Update:
-    """The only thing that crosses a wire: arrays that are summed over shards, in the fixed tree."""
+    """The only thing that crosses a wire: arrays that are summed over shards, in the fixed tree.
+
+    Parameters
+    ----------
+    lossy : the arrays that may travel in a shorter form (see `tutti.forms.Transform`), and the matrices in each.
+    """
 
     kind: Kind
     arrays: Arrays
+    lossy: Mapping[str, Sequence[Matrix]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -308,7 +320,14 @@ class Fault:
     reason: str = ""
 
 
-Event = Round | Started | Fault
+@dataclass(frozen=True)
+class Note:
+    """Event: something was decided while the run began, such as what ``compress="auto"`` chose."""
+
+    message: str
+
+
+Event = Round | Started | Fault | Note
 
 
 @dataclass(frozen=True)
@@ -334,3 +353,4 @@ class Result:
     progress: Progress
     seconds: float
     faults: int = 0
+    notes: tuple[str, ...] = ()

@@ -15,6 +15,7 @@ torch = pytest.importorskip("torch", reason="torch is not installed")
 
 import tutti  # noqa: E402
 from tutti.cli.job import read_job  # noqa: E402
+from tutti.cli.main import main  # noqa: E402
 from tutti.errors import JobError  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -240,3 +241,32 @@ def test_a_package_is_imported_by_its_name(folder: Path) -> None:
     from tests.estimators.nets import MLP
 
     assert job.estimator(verbose=0).module is MLP
+
+
+def test_local_steps_are_asked_for_in_a_job(folder: Path) -> None:
+    job = write_job(folder, LAYERS)
+    job.write_text(
+        job.read_text() + '[strategy]\ntype = "LocalSGD"\nlocal_steps = 3\nouter = "nesterov"\nouter_lr = 0.5\n'
+    )
+    estimator = read_job(job).estimator(verbose=0)
+    assert estimator.strategy == tutti.LocalSGD(3, "nesterov", 0.5)
+    told = tutti_in(folder, "explain", "job.toml")
+    assert told.returncode == 0, told.stderr
+    assert "a merge every 3 steps" in told.stdout
+
+
+def test_a_job_names_a_parameter_server_its_bound_and_its_optimizer(tmp_path: Path) -> None:
+    x = np.random.default_rng(0).normal(size=(120, 3))
+    text = "\n".join(["a,b,c,y", *(f"{a},{b},{c},{int(a > 0)}" for a, b, c in x.tolist())])
+    (tmp_path / "rows.csv").write_text(text)
+    for bound in ("inf", '"inf"', "3"):
+        (tmp_path / "job.toml").write_text(
+            '[data]\nformat = "csv"\npath = "rows.csv"\nlabel = "y"\n'
+            '[model]\ntype = "NeuralNetClassifier"\nlayers = [{ type = "Linear", in_features = 3, out_features = 2 }]\n'
+            "epochs = 2\n"
+            f'[strategy]\ntype = "ParameterServer"\nstaleness = {bound}\nservers = 2\n'
+            'server_optimizer = { type = "Adam", lr = 0.1 }\n'
+            '[engine]\ntype = "Threads"\nn = 2\n[output]\nreport = "report.json"\n'
+        )
+        assert main(["train", str(tmp_path / "job.toml"), "--quiet"]) == 0
+        json.loads((tmp_path / "report.json").read_text(), parse_constant=lambda word: pytest.fail(f"not JSON: {word}"))

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import itertools
 
+import numpy as np
 import pytest
 
+import tutti
 from tutti.comm.reduction import tree_sum_of
 from tutti.engines.processes import Processes
 from tutti.protocols import Communicator, Program
@@ -71,3 +73,18 @@ def test_a_fault_over_tcp_ends_in_one_exception_in_time(fault: faults.Fault) -> 
 def test_a_fault_before_the_ranks_are_connected_ends_in_one_exception_in_time(fault: faults.Fault) -> None:
     for rank in (0, 1, 2):
         check_fault(TCP, 3, fault, fault_rank=rank, moment="before")
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("n_shards, rows", [(8, 1003), (3, 1003), (8, 9)], ids=["ragged", "few shards", "few rows"])
+def test_a_model_over_tcp_has_the_bits_of_shared_memory(n_shards: int, rows: int) -> None:
+    random = np.random.default_rng(0)
+    x = random.standard_normal((rows, 6))
+    y = (x @ random.standard_normal(6) > 0).astype(int)
+
+    def digest(engine: tutti.Processes) -> str:
+        model = tutti.LogisticRegression(strategy=tutti.AllReduce(), engine=engine, n_shards=n_shards)
+        return str(model.fit(x, y).report_.sha256)
+
+    one = digest(tutti.Processes(1))
+    assert [digest(tutti.Processes(n, transport="tcp")) for n in (1, 2, 3)] == [one] * 3

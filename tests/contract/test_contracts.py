@@ -39,6 +39,7 @@ LEARNERS: dict[str, tuple[Any, str, dict[str, float]]] = {
     ),
     "dual-certificate": (DualCoordinateDescent(LinearProblem("hinge"), max_iter=2), "summary", {}),
     "sgd": (SGD(LinearProblem("hinge"), max_iter=2), "gradient", {}),
+    "sgd-local": (SGD(LinearProblem("hinge"), max_iter=2), "delta", {"local_steps": 3.0}),
 }
 ENGINES = [*map(tutti.Threads, (1, 2, 3, 5, 8)), *map(tutti.Processes, (1, 2, 3))]
 
@@ -67,6 +68,6 @@ def test_learners(name: str, sparse: bool) -> None:
 @pytest.mark.parametrize("name", LEARNERS)
 def test_strategies(name: str) -> None:
     learner, kind, _ = LEARNERS[name]
-    strategy = tutti.AllReduce() if kind == "gradient" else tutti.CoCoA()
+    strategy = {"gradient": tutti.AllReduce(), "delta": tutti.LocalSGD(3)}.get(kind, tutti.CoCoA())
     ds, schema = data(learner, sparse=False)
     check_strategy(strategy, learner, ds, schema, ENGINES)

@@ -39,21 +39,22 @@ def learner(data: tutti.Dataset, schema: Any, n_shards: int, **settings: Any) ->
     )
 
 
-@pytest.mark.parametrize("kind", ["gradient", "summary"])
+@pytest.mark.parametrize("kind", ["gradient", "delta", "summary"])
 def test_the_learner(kind: str) -> None:
     data = tutti.from_arrays(X, Y)
     schema = data.schema("classification")
     settled = data.settled(3, schema)
     shards = {s: settled.open(s, 3, schema) for s in range(3)}
     threads = torch.get_num_threads()
-    check_learner(learner(data, schema, 3, validation=0.3), schema, shards, kind=kind)
+    check_learner(learner(data, schema, 3, validation=0.3), schema, shards, kind=kind, hints={"local_steps": 2.0})
     torch.set_num_threads(threads)
 
 
-def test_under_all_reduce_on_every_engine() -> None:
+@pytest.mark.parametrize("strategy", [tutti.AllReduce(), tutti.LocalSGD(3), tutti.LocalSGD(4, "nesterov")], ids=repr)
+def test_under_a_strategy_on_every_engine(strategy: Any) -> None:
     data = tutti.from_arrays(X, Y)
     schema = data.schema("classification")
     made = learner(data, schema, 8, validation=0.1)
     threads = torch.get_num_threads()
-    check_strategy(tutti.AllReduce(), made, data, schema, ENGINES, model=("weights", "stats"))
+    check_strategy(strategy, made, data, schema, ENGINES, model=("weights", "stats"))
     torch.set_num_threads(threads)

@@ -38,7 +38,7 @@ CASES = {
     "twice": (Twice, SGD),
     "shards without rows": (Deep, {**SGD, "n": 27, "batch_size": 6, "n_shards": 8}),
 }
-SLOW = {"small", "norm", "big norm", "accumulated", "twice", "wide"}
+SLOW = {"small", "norm", "big conv", "big norm", "accumulated", "twice", "wide"}
 
 
 def net(kind, **params):
@@ -50,13 +50,12 @@ def digest(kind, engine, n=403, **params):
 
 
 @pytest.mark.parametrize("case", [pytest.param(c, marks=[pytest.mark.thorough] if c in SLOW else []) for c in CASES])
-def test_same_bits_for_gradients_that_travel_early(case):
+@pytest.mark.parametrize("size", [2, pytest.param(3, marks=pytest.mark.thorough)])
+def test_same_bits_for_gradients_that_travel_early(case, size):
     kind, params = CASES[case]
     if kind is Twice:
         load_compiler()  # as torch's checkpoints do, which leave a variable behind
-    engines = [Threads(1), Processes(2, transport="gloo"), Processes(3, transport="gloo")]
-    found = {str(engine): digest(kind, engine, **params) for engine in engines}
-    assert len(set(found.values())) == 1, found
+    assert digest(kind, Threads(1), **params) == digest(kind, Processes(size, transport="gloo"), **params)
 
 
 # what a learner announces

@@ -130,7 +130,7 @@ def test_matches_libsvm_for_a_hinge_with_a_free_intercept() -> None:
     agrees(problem, x, y, shared, p, objective(problem, x, y, theirs.coef_.T, theirs.intercept_))
 
 
-@pytest.mark.parametrize("fit_intercept", [True, False])
+@pytest.mark.parametrize("fit_intercept", [True, pytest.param(False, marks=pytest.mark.thorough)])
 def test_matches_ridge(fit_intercept: bool) -> None:
     x, _ = real("breast_cancer")
     y = x[:, 0] * 2 - x[:, 3] + 5.0 + np.random.default_rng(1).standard_normal(len(x))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from sklearn.datasets import load_breast_cancer
@@ -12,6 +14,7 @@ from tutti.errors import DataError, ParameterError
 from tutti.learners._problem import LinearProblem
 from tutti.learners.sgd import SGD
 from tutti.strategies.all_reduce import AllReduce
+from tutti.strategies.local_sgd import LocalSGD
 from tutti.testing.learner import check_learner
 from tutti.testing.local import LocalWorker, MemoryShard, cut
 from tutti.types import Csr, Schema
@@ -21,10 +24,12 @@ X, Y = StandardScaler().fit_transform(X), Y.astype(np.int32)
 SCHEMA = Schema(len(Y), X.shape[1], classes=(0, 1), weight_sum=float(len(Y)))
 
 
-def run(learner: SGD, shards: dict | None = None, schema: Schema = SCHEMA, seed: int = 0) -> tuple:
+def run(
+    learner: SGD, shards: dict | None = None, schema: Schema = SCHEMA, seed: int = 0, strategy: Any = None
+) -> tuple:
     learner.prepare(schema)
     worker = LocalWorker(schema, shards or cut(X, Y), seed)
-    shared = AllReduce().run(worker, learner)
+    shared = (strategy or AllReduce()).run(worker, learner)
     return shared, learner.progress(shared), worker.events
 
 
@@ -37,6 +42,22 @@ def test_it_reaches_the_optimum_it_claims_and_never_claims_too_much() -> None:
     assert progress.objective - optimum <= progress.gap <= 2e-2 * progress.objective
     judged = [e for e in events if np.isfinite(e.gap)]
     assert all(e.objective - optimum <= e.gap for e in judged)
+
+
+@pytest.mark.parametrize("strategy", [LocalSGD(4), LocalSGD(4, "nesterov", 0.7, 0.5)], ids=["average", "nesterov"])
+def test_own_steps_of_shards_end_with_a_certificate_too(strategy: Any) -> None:
+    learner = SGD(LinearProblem("logistic", C=0.01), tol=5e-2, max_iter=200, batch_size=64)
+    _, progress, events = run(learner, strategy=strategy)
+    _, synchronous, _ = run(learner)
+    assert progress.converged
+    assert abs(progress.objective - synchronous.objective) <= max(progress.gap, synchronous.gap)
+    assert [e.kind for e in events[1:5]] == ["delta", "delta", "delta", "summary"]  # 9 steps, then a look at all rows
+
+
+def test_one_own_step_is_a_synchronous_one() -> None:
+    learner = SGD(LinearProblem("squared_hinge", C=0.1), max_iter=5, batch_size=128)
+    ours, theirs = run(learner, strategy=LocalSGD(1))[0], run(learner)[0]
+    np.testing.assert_allclose(ours["coef"], theirs["coef"], rtol=1e-12, atol=1e-14)
 
 
 @pytest.mark.parametrize("loss", ["hinge", "squared_hinge"])

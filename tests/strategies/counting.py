@@ -114,6 +114,7 @@ class Counting(Spec):
         ranges: Sequence[tuple[int, int]],
         keys_in: Callable[[int], Array],
         sums_in: Callable[[int], Array],
+        join: bool = False,
     ) -> Arrays:
         found = {name: sums_in(a.nbytes).view(a.dtype) for name, a in shared.items() if name != "keys"}
         found["keys"] = keys_in(shared["keys"].nbytes).view(np.float64)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
-from tutti.cli import _nets
+from tutti.cli import _nets, _transforms
 from tutti.cli._accepts import accepts, came, expected, options_of
 from tutti.errors import InputError, JobError, ParameterError, PlanError
 from tutti.types import Partition
@@ -23,8 +23,8 @@ from tutti.types import Partition
 TABLES = ("data", "model", "strategy", "engine", "output")
 READERS = {"libsvm": "read_libsvm", "csv": "read_csv", "parquet": "read_parquet"}
 MODELS = ("LogisticRegression", "LinearSVC", "LinearRegression", "Ridge", *_nets.NETS)
-STRATEGIES = ("AllReduce", "CoCoA", "ParameterServer")
-ENGINES = ("Threads", "Processes")
+STRATEGIES = ("AllReduce", "CoCoA", "LocalSGD", "ParameterServer")
+ENGINES = ("Threads", "Processes", "Hosts")
 REPORT_SUFFIXES = (".json", ".html", ".txt")
 
 DATA_OPTIONS: dict[str, Any] = {
@@ -230,13 +230,20 @@ class _Checker:
         allowed = {n: a for n, a in options_of(public(kind)).items() if n not in hidden and not n.startswith("_")}
         if kind in _nets.NETS:
             return self.net(kind, options, allowed)
+        arguments = None
+        if "compress" in allowed and "compress" in options:
+            try:
+                arguments = {**options, "compress": _transforms.made(options["compress"], public)}
+            except ValueError as error:
+                self.wrong(name, "compress", f"[{name}] compress = {options['compress']!r}: {error}")
+            allowed["compress"] = Any  # it is made; whether transforms go together is for the class to say
         self.options(name, options, allowed, f" for type {kind!r}")
         if not hidden:
             try:
-                public(kind)(**options)
+                public(kind)(**(options if arguments is None else arguments))
             except (InputError, PlanError) as error:
                 self.wrong(name, None, f"[{name}] {error}")
-        return Choice(kind, options)
+        return Choice(kind, options, arguments)
 
     def net(self, kind: str, options: Mapping[str, Any], allowed: Mapping[str, Any]) -> Choice:
         known = _nets.settable(allowed, options, public(kind)._owners)

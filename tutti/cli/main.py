@@ -88,6 +88,13 @@ def build_parser() -> argparse.ArgumentParser:
     predict = command("predict", "write the model's predictions for each row, in the order of the data", data)
     predict.add_argument("--out", metavar="FILE", required=True, help="where to: .csv, .parquet or .npy")
     predict.add_argument("--proba", action="store_true", help="write the probability of each class too")
+    worker = command("worker", "lend processes of this host to a program that waits for them with tutti.Hosts")
+    worker.add_argument("--join", metavar="HOST:PORT", required=True, help="where the caller listens; it says so")
+    worker.add_argument("--token-file", metavar="FILE", required=True, help="the caller's token file, copied here")
+    worker.add_argument("--workers", metavar="N", type=int, default=1, help="how many processes; default: 1")
+    text = "how long to wait for the caller, and for it to come back; default: 60"
+    worker.add_argument("--wait", metavar="SECONDS", type=float, default=60.0, help=text)
+    worker.add_argument("--once", action="store_true", help="leave after one run; default: when the caller leaves")
     command("evaluate", "score the model on labelled rows: accuracy, log loss, AUC; or R^2, MSE", data)
     return parser
 
@@ -128,14 +135,15 @@ def _run(args: argparse.Namespace, arguments: Sequence[str]) -> int:
         print(f'{{"version": "{__version__}"}}' if args.json else f"tutti {__version__}")
         return OK
     if args.command is None:
-        raise UsageError("a command is missing: train, explain, predict or evaluate (see tutti --help)")
-    from tutti.cli import commands
+        raise UsageError("a command is missing: train, explain, predict, evaluate or worker (see tutti --help)")
+    from tutti.cli import commands, worker
 
     run = {
         "train": commands.train,
         "explain": commands.explain,
         "predict": commands.predict,
         "evaluate": commands.evaluate,
+        "worker": worker.join,
     }[args.command]
     return run(args, arguments)
 

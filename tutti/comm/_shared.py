@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from tutti._board import ARRIVED, WAITING, Board
+from tutti._board import ARRIVED, WAITING
 from tutti.comm._rank import BARRIER, CALL, DTYPES, INTO, REDUCE, SHARE, RankComm
 from tutti.comm.claims import Claims
 from tutti.comm.commons import Commons
@@ -84,8 +84,8 @@ class SharedComm(RankComm, ABC):
 
     def __init__(self, link: Link) -> None:
         super().__init__(link)
-        self._line = Board.line(link.rank)
-        self._lines = [Board.line(rank) for rank in range(link.size)]
+        self._line = link.board.line(link.rank)
+        self._lines = [link.board.line(rank) for rank in range(link.size)]
         self._records = [[link.board.record(rank, turn) for rank in range(link.size)] for turn in (0, 1)]
         self._meetings = 0
         self._allocated = 0

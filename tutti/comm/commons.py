@@ -42,7 +42,7 @@ class Commons:
         self._sleepers = [_LINE * (1 + rank) for rank in range(link.size) if rank != link.rank]
         self._words[self._mine] = 0
         self._fence = threading.Lock()
-        self.waited = 0.0
+        self.waited, self.run = 0.0, link.board.run
 
     def locks(self, n: int) -> Sequence[AbstractContextManager[object]]:
         """Return ``n`` locks, the same ones to every rank if all ask in the same order."""
@@ -50,7 +50,7 @@ class Commons:
 
     def gone(self, rank: int) -> bool:
         """Tell whether a rank writes nothing any more."""
-        return bool(self._board.get(rank, FINISHED))
+        return bool(self._board.get(rank, FINISHED)) or self._board.lost(rank)
 
     def ring(self) -> None:
         """Have everybody who waits look again."""

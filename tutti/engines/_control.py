@@ -49,7 +49,8 @@ class Line:
         self.trusted = False  # who has not said HELLO yet sends nothing large
         self.heart = Heart(timeout_seconds, time.monotonic())
         self.more = False  # there is more to do than one turn holds: do not wait
-        self._coming = False
+        self.blocked = False  # something large is on its way out: what can wait is not posted
+        self.receiving = False  # something large is on its way in: what the ranks write comes after it
         self._counts = (0, 0)
         channel.place = self._place
 
@@ -64,14 +65,13 @@ class Line:
         PeerError : the connection is of no use any more; PeerLate : the other end is silent.
         """
         now = time.monotonic()
-        beat = self.heart.beat(now)
-        if beat is not None and not self.channel.queued:
+        beat = None if self.blocked else self.heart.beat(now)
+        if beat is not None:
             self.channel.post(PULSE, beat)
         found, self.more = self.channel.pump()
-        if found:
-            self._coming = False
+        self.blocked = self.channel.queued
         sent, received = self.channel.sent_bytes, self.channel.received_bytes
-        if (self.channel.queued and sent > self._counts[0]) or (self._coming and received > self._counts[1]):
+        if (self.blocked and sent > self._counts[0]) or (self.receiving and received > self._counts[1]):
             self.heart.moved()
         self._counts = sent, received
         for message in found:
@@ -98,7 +98,7 @@ class Line:
         most = _MOST.get(kind, _SMALL) if self.trusted else _LARGE
         if length > most:
             raise ValueError(f"{length} bytes where at most {most} are taken")
-        self._coming = length > _LARGE
+        self.receiving = length > _LARGE
         if kind == PROGRAM and self._room is not None:
             return self._room(length)
         return memoryview(np.empty(length, np.uint8).data)

@@ -20,6 +20,7 @@ from tutti._frames import Channel, Message, PeerError, connect, listen
 from tutti._secure import Credentials, Token, forbid_core_dumps
 from tutti.engines import _control as control
 from tutti.engines import _wire
+from tutti.engines._pool import POOL
 from tutti.engines._ranks import Gone, Ranks
 from tutti.errors import RunError
 from tutti.types import Seat
@@ -61,16 +62,18 @@ def serve(
     credentials = Credentials(token)
     while True:
         channel = _reach(host, port, credentials, wait_seconds, say)
-        session = _Session(channel, token, workers, say)
+        session, lost = _Session(channel, token, workers, say), False
         try:
             session.serve(once)
             return
         except PeerError as error:
+            lost = True
             say(f"the connection to the caller was lost ({error.reason})")
             if once:
                 raise RunError(f"the connection to the caller at {host}:{port} was lost: {error.reason}") from error
         finally:
-            session.close()
+            session.close(None if lost else control.BYE)
+            POOL.shutdown(busy=True)
 
 
 def _reach(host: str, port: int, credentials: Credentials, wait_seconds: float, say: Callable[[str], None]) -> Channel:
@@ -117,13 +120,13 @@ class _Session:
                 self._obey(message)
             self._wait()
 
-    def close(self) -> None:
-        """Stop the ranks and leave."""
+    def close(self, last: int | None) -> None:
+        """Stop the ranks and leave, with a last message."""
         if self._run is not None:
             self._run.end()
             self._run = None
         self._forget_memory()
-        self._line.close(control.BYE)
+        self._line.close(last)
 
     def _obey(self, message: Message) -> None:
         kind, run = message.kind, self._run
@@ -142,7 +145,8 @@ class _Session:
             run.take_program(self._memory[0])
             self._forget_memory(keep_file=True)
         elif kind == control.START:
-            run.start(control.read(message)["addresses"])
+            start = control.read(message)
+            run.start(start["addresses"], start["hosts"])
         elif kind == control.WORDS:
             control.copy_words(message.payload, run.board, range(run.size), run.own, caller=False)
         elif kind == control.ABORT:
@@ -204,13 +208,13 @@ class _Part:
     def take_program(self, fd: int) -> None:
         self._parcel = _wire.Parcel(self._n_text, fd=fd)
 
-    def start(self, addresses: list[Any]) -> None:
-        """Let the ranks run, now that it is known where all of them listen."""
+    def start(self, addresses: list[Any], hosts: list[Any]) -> None:
+        """Let the ranks run, now that it is known where all of them listen and which of them share a host."""
         assert self._parcel is not None
         peers = {"addresses": addresses, "token": bytes(self._token), "run": self._name, "seconds": self._seconds}
         for rank, seat in self._seats.items():
             door = self._doors.pop(rank)
-            order = {"seat": seat, "size": self.size, "transport": "tcp", "peers": peers}
+            order = {"seat": seat, "size": self.size, "transport": "tcp", "peers": peers, "hosts": hosts}
             self.ranks.begin(rank, order, self._parcel, (door.fileno(),))
             door.close()
         self._parcel.close()
@@ -237,18 +241,19 @@ class _Part:
                 if said.kind != _wire.EVENT:
                     self.away.discard(rank)
                     self.back.add(rank)
+                    self.tell(last=True)
                 self._line.channel.post(control.SAID, *control.said(rank, said.kind, said.n_text, said.take()))
         if self._kill_at is not None and time.monotonic() > self._kill_at:
             for rank in sorted(self.away):
                 self.kill(rank)
 
-    def tell(self) -> None:
-        """Tell the caller what the ranks have written on the board."""
+    def tell(self, *, last: bool = False) -> None:
+        """Tell the caller what the ranks have written on the board; ``last``: before one of them is gone."""
         if self.board.aborted() and not self._told:
             self._told = True
             self._line.post(control.ABORT)
         words = control.words_of(self.board, self.own)
-        if words != self._words and not self._line.channel.queued:
+        if words != self._words and (last or not self._line.blocked):
             self._words = words
             self._line.channel.post(control.WORDS, words)
 
@@ -276,4 +281,5 @@ class _Part:
     def _gone(self, rank: int, gone: Gone) -> None:
         if rank in self.away:
             self.away.discard(rank)
+            self.tell(last=True)
             self._line.post(control.EXITED, {"rank": rank, "code": gone.code, "ready": gone.ready})

@@ -92,7 +92,7 @@ class Judge:
             self._signs[fact.rank] = fact.value
         elif isinstance(fact, Returned):
             self._returned.add(fact.rank)
-        elif fact.rank not in self._returned:
+        elif fact.rank not in self._returned | self._lost:
             self._faults.append(fact)
 
     def pardon(self, rank: int, *, again: bool) -> bool:

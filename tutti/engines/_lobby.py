@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from tutti._frames import Door, FrameError, Message, PeerError, listen
+from tutti._frames import LOG, Door, FrameError, Message, PeerError, listen
 from tutti._parcel import payload
 from tutti._secure import Credentials, Token
 from tutti.engines import _control as control
@@ -48,6 +48,7 @@ class Guest:
         self.ranks: Sequence[int] = ()
         self.outbox: queue.SimpleQueue[tuple[int, Sequence[Any]]] = queue.SimpleQueue()
         self.words = b""
+        self.expelled = ""
 
 
 class Lobby(threading.Thread):
@@ -93,23 +94,20 @@ class Lobby(threading.Thread):
         with self._lock:
             self._local[child] = n - there
 
-    def free(self) -> int:
-        """Number of workers that wait for a run."""
+    def joined(self) -> int:
+        """Number of workers that are here, free or not."""
         with self._lock:
-            return sum(guest.n_workers for guest in self._guests if guest.free)
+            return sum(guest.n_workers for guest in self._guests)
 
-    def wait(self, seconds: float) -> None:
-        """Return when a worker has come or gone, or after so long."""
-        with self._lock:
-            self._lock.wait(seconds)
-
-    def take(self, run: Any, n: int, timeout_seconds: float) -> list[Guest] | None:
-        """Give guests with ``n`` workers together to a run, ranks by host; None if there are too few."""
+    def take(self, run: Any, n: int, timeout_seconds: float, wait_seconds: float) -> list[Guest]:
+        """Give guests with ``n`` workers together to a run; none, after a while, if there are too few."""
         with self._lock:
             free = sorted((g for g in self._guests if g.free), key=lambda g: not g.local)
             if sum(guest.n_workers for guest in free) < n:
-                return None
-            taken, first = [], 0
+                self._lock.wait(wait_seconds)
+                return []
+            taken: list[Guest] = []
+            first = 0
             for guest in free:
                 if first == n:
                     break
@@ -120,12 +118,20 @@ class Lobby(threading.Thread):
             return taken
 
     def give_back(self, guests: Sequence[Guest], broken: Sequence[Guest]) -> None:
-        """Take guests back after a run; the broken ones are shown out."""
+        """Take guests back after a run; the broken ones are expelled."""
         with self._lock:
             for guest in guests:
                 guest.run, guest.ranks = None, ()
         for guest in guests:
-            self.post(guest, control.BYE if guest in broken else control.OVER)
+            if guest in broken:
+                self.expel(guest, "its ranks did not stop in time")
+            else:
+                self.post(guest, control.OVER)
+
+    def expel(self, guest: Guest, reason: str) -> None:
+        """Close the connection to a guest; it may come again, with nothing left of what it did."""
+        guest.expelled = reason
+        self._ring()
 
     def post(self, guest: Guest, kind: int, value: Any = None, pieces: Sequence[Any] | None = None) -> None:
         """Send a message from any thread."""
@@ -235,22 +241,20 @@ class Lobby(threading.Thread):
             self._drop(guest, error.reason)
 
     def _send(self, guest: Guest) -> None:
-        leaves = False
+        if guest.expelled:
+            raise PeerError(guest.line.channel.peer, guest.expelled)
         while not guest.outbox.empty():
             kind, pieces = guest.outbox.get()
             guest.line.channel.post(kind, *pieces)
-            leaves = leaves or kind == control.BYE
         run = guest.run
-        if run is not None and run.started and not guest.line.channel.queued:
+        if run is not None and run.started and not guest.line.blocked:
             words = control.words_of(run.board, range(run.size))
             if words != guest.words:
                 guest.words = words
                 guest.line.channel.post(control.WORDS, words)
-        if leaves:
-            guest.line.turn()
-            raise PeerError(guest.line.channel.peer, "it was shown out")
 
     def _drop(self, guest: Guest, reason: str) -> None:
+        LOG.info("the workers of %s left: %s", guest.line.channel.peer, reason)
         with self._lock:
             self._guests.remove(guest)
             run = guest.run

@@ -9,6 +9,7 @@ import os
 import socket
 import struct
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from tutti._arena import Arena, ShmLink
@@ -38,21 +39,22 @@ class Peers:
         self._addresses: list[Address] = [(host, port) for host, port in addresses]
         self._credentials, self._seconds = Credentials(Token(token), run), seconds
 
-    def meet(self, rank: int, board: Board) -> dict[int, Channel]:
-        """Return a channel to each other rank; they all call this."""
+    def meet(self, rank: int, board: Board, among: Sequence[int] | None = None) -> dict[int, Channel]:
+        """Return a channel to each other rank of ``among``, None: of all; just these call this."""
+        ranks = range(len(self._addresses)) if among is None else sorted(among)
         deadline = time.monotonic() + self._seconds
         found: dict[int, Channel] = {}
         door = Door(self._listening, self._credentials)
         try:
-            for lower in range(rank):
+            for lower in (other for other in ranks if other < rank):
                 found[lower] = self._reach(lower, rank, board, deadline)
-            while len(found) < len(self._addresses) - 1:
+            while len(found) < len(ranks) - 1:
                 _go_on(rank, board)
                 if time.monotonic() > deadline:
-                    missing = [r for r in range(len(self._addresses)) if r != rank and r not in found]
+                    missing = [r for r in ranks if r != rank and r not in found]
                     raise RunError(f"rank {rank}: ranks {missing} did not connect within {self._seconds:g} s")
                 for channel in door.admit(_LOOK_SECONDS):
-                    self._greeted(channel, rank, found, door)
+                    self._greeted(channel, rank, ranks, found, door)
             return dict(sorted(found.items()))
         except BaseException:
             for channel in found.values():
@@ -91,14 +93,16 @@ class Peers:
             ) from error
         return channel
 
-    def _greeted(self, channel: Channel, rank: int, found: dict[int, Channel], door: Door) -> None:
+    def _greeted(
+        self, channel: Channel, rank: int, ranks: Sequence[int], found: dict[int, Channel], door: Door
+    ) -> None:
         """Take in a peer that says who it is."""
         try:
             message = channel.receive(seconds=_GREETING_SECONDS)
             (other,) = _RANK.unpack(message.payload)
         except (PeerError, struct.error):
             other = -1
-        if not rank < other < len(self._addresses) or other in found:
+        if other not in ranks or other <= rank or other in found:
             door.refuse(channel.peer, "it did not say which rank it is")
             channel.close()
             return
@@ -107,18 +111,24 @@ class Peers:
 
 
 class HostLink(ShmLink):
-    """A `tutti.comm.tcp.PeerLink`; memory and lock are shared with the ranks of this host alone."""
+    """A `tutti.comm.tcp.PeerLink`; memory and locks are shared with the ranks of this host alone.
 
-    def __init__(self, arena: Arena, board: Board, rank: int, size: int, peers: Peers) -> None:
+    ``hosts`` lists the ranks of each host.
+    """
+
+    def __init__(
+        self, arena: Arena, board: Board, rank: int, size: int, peers: Peers, hosts: Sequence[Sequence[int]]
+    ) -> None:
         super().__init__(arena, board, rank, size, "tcp")
         self._peers: Peers | None = peers
+        self.hosts = hosts
 
-    def peers(self) -> dict[int, Channel]:
-        """Return a channel to each other rank, once in a run."""
+    def peers(self, among: Sequence[int] | None = None) -> dict[int, Channel]:
+        """Return a channel to each other rank of ``among``, None: of all; once in a run."""
         peers, self._peers = self._peers, None
         if peers is None:
             raise RunError(f"rank {self.rank} asked twice for the connections of one run")
-        return peers.meet(self.rank, self.board)
+        return peers.meet(self.rank, self.board, among)
 
     def visits(self) -> Peers:
         """Return where all ranks listen, for ranks that ask one another instead."""

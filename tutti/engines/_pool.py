@@ -114,12 +114,15 @@ class Arena:
     def __init__(self, members: Sequence[Member]) -> None:
         self.members = tuple(members)
         self.fd = anonymous_memory(_ARENA_BYTES)
-        self._words: memoryview | None = None
+        self._map: mmap.mmap | None = None
+        self._words = memoryview(b"")
 
     def begin(self, size: int) -> Board:
         """Return the words of a new run of ``size`` ranks, of which the members may be a part."""
-        if self._words is None or len(self._words) < Board.n_words(size):
-            self._words = memoryview(mmap.mmap(self.fd, 8 * Board.n_words(size))).cast("q")
+        if self._map is None or len(self._words) < Board.n_words(size):
+            self._unmap()
+            self._map = mmap.mmap(self.fd, 8 * Board.n_words(size))
+            self._words = memoryview(self._map).cast("q")
         board = Board(self._words, size)
         board.clear()
         return board
@@ -128,8 +131,14 @@ class Arena:
         return os.fstat(self.fd).st_blocks * 512 <= _KEPT_BYTES
 
     def close(self) -> None:
-        self._words = None  # the memory goes with the last board
+        self._unmap()
         os.close(self.fd)
+
+    def _unmap(self) -> None:
+        if self._map is not None:
+            self._words.release()
+            self._map.close()
+            self._map = None
 
 
 class Pool:

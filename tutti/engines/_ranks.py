@@ -43,6 +43,7 @@ class Ranks:
         self.members: dict[int, Member] = dict(zip(ranks, leased, strict=True))
         self.poll = select.poll()
         self._owners: dict[int, int] = {}
+        self._ended: set[int] = set()
         try:
             self.board: Board = self._arena.begin(size)
         except BaseException:
@@ -80,6 +81,7 @@ class Ranks:
             while not member.inbox.closed and (more := self._read(rank)):
                 said += more  # what it still said before it died
             said.append((rank, Gone(code, member.ready)))
+            self._ended.add(rank)
             self._forget(rank)
         return said
 
@@ -88,17 +90,19 @@ class Ranks:
         self._around = surroundings()
         self.members[rank] = POOL.renew(self.members[rank], self._around)
         self._known = False
+        self._ended.discard(rank)
 
     def kill(self, rank: int) -> None:
         """End the process of a rank, frozen or not, and reap it."""
         self._forget(rank)
         self.members[rank].process.kill()
         self.members[rank].process.wait()
-        self.members[rank].ready = False
+        self._ended.add(rank)
 
     def close(self, fine: Sequence[int]) -> None:
         """Give the workers back: the ``fine`` ones wait for the next run, the others are killed."""
-        kept = [member for rank, member in self.members.items() if rank in fine and member.ready]
+        here = set(fine) - self._ended
+        kept = [member for rank, member in self.members.items() if rank in here and member.ready]
         POOL.give_back(kept, [m for m in self.members.values() if m not in kept], self._arena)
 
     def _read(self, rank: int) -> list[Said]:

@@ -113,7 +113,7 @@ class _Worker:
         if order.get("peers") is None:
             link = ShmLink(self._arena, board, seat.rank, size, order["transport"])
         else:
-            link = HostLink(self._arena, board, seat.rank, size, Peers(fds.pop(0), **order["peers"]))
+            link = HostLink(self._arena, board, seat.rank, size, Peers(fds.pop(0), **order["peers"]), order["hosts"])
         self._context = _Context(seat, link, self._sock)
         self._pulse.begin(board, seat.rank)
 

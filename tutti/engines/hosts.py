@@ -164,9 +164,7 @@ class HostRun:
         deadline = self._clock.now() + _GRACE_SECONDS
         waited = self._away if self.started else set()
         while waited and self._clock.now() < deadline:
-            for fact in self._listen(max(deadline - self._clock.now(), 0.0)):
-                if isinstance(fact, Raised | Returned | Exited):
-                    self._away.discard(fact.rank)
+            self._listen(deadline - self._clock.now())
         self._leave([guest for guest in self._guests if waited & set(guest.ranks)])
 
     def _gather(self) -> None:
@@ -174,12 +172,12 @@ class HostRun:
         deadline = self._clock.now() + self._engine.start_timeout_seconds
         told = False
         while True:
-            self._guests = self._lobby.take(self, self.size, self._engine.timeout_seconds) or []
+            self._guests = self._lobby.take(self, self.size, self._engine.timeout_seconds, LOOK_SECONDS)
             if self._guests:
                 return
             if self.board.aborted():
                 raise stopped()
-            missing = self.size - self._lobby.free()
+            missing = max(self.size - self._lobby.joined(), 0)
             if self._clock.now() > deadline:
                 seconds = self._engine.start_timeout_seconds
                 raise RunError(
@@ -189,7 +187,6 @@ class HostRun:
             if not told and missing > 0 and self._engine.local < self.size:
                 told = True
                 print(f"tutti: waiting for workers; run on the other hosts: {self._lobby.command()}", file=sys.stderr)
-            self._lobby.wait(LOOK_SECONDS)
 
     def _begin(self) -> Verdict | None:
         """Send everybody the program, then tell all of them where all of them listen."""
@@ -215,7 +212,8 @@ class HostRun:
                 rank = min(self._away - self._offers.keys())
                 return Silent(rank, self._engine.start_timeout_seconds)
         addresses = [self._offers[rank][:2] for rank in range(self.size)]
-        self._tell(control.START, {"addresses": addresses})
+        hosts = [list(guest.ranks) for guest in self._guests]
+        self._tell(control.START, {"addresses": addresses, "hosts": hosts})
         self.started = True
         return None
 
@@ -226,7 +224,6 @@ class HostRun:
             for fact in self._listen(min(LOOK_SECONDS, self._engine.timeout_seconds / 4)):
                 if isinstance(fact, Raised | Returned | Exited):
                     judge.hear(fact)
-                    self._away.discard(fact.rank)
                 elif watch is not None:
                     watch(fact)
                     if self._over:
@@ -236,7 +233,7 @@ class HostRun:
                 self._tell(control.ABORT)
             for rank in self._away:
                 beat = self.board.get(rank, BEAT)
-                judge.hear(Sign(rank, beat, excused=not beat))
+                judge.hear(Sign(rank, beat, excused=not beat or self._guest(rank).line.receiving))
             now = self._clock.now()
             while (verdict := judge.look(now) or self._not_started(now - began)) is not None:
                 fault = self._without(judge, verdict)
@@ -277,6 +274,7 @@ class HostRun:
                 heard += self._hear(guest, message)
                 guest, message = self.inbox.get_nowait()
         except queue.Empty:
+            self._away -= {fact.rank for fact in heard if isinstance(fact, Raised | Returned | Exited)}
             return heard
 
     def _hear(self, guest: Guest, message: Message | str) -> list[_Heard]:
@@ -286,7 +284,7 @@ class HostRun:
         try:
             return self._take(guest, message)
         except (PeerError, KeyError, TypeError, ValueError) as error:
-            self._lobby.post(guest, control.BYE)
+            self._lobby.expel(guest, f"it sent what cannot be understood ({error})")
             self._gone[guest] = f"it sent what cannot be understood ({error})"
             return [Exited(rank, None) for rank in guest.ranks if rank in self._away]
 

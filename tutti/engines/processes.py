@@ -176,11 +176,7 @@ class ProcessRun:
         deadline = self._clock.now() + _GRACE_SECONDS
         try:
             while self._away and self._clock.now() < deadline:
-                for fact in self._listen(deadline - self._clock.now()):
-                    if isinstance(fact, Raised | Returned | Exited):
-                        self._away.discard(fact.rank)
-                    if isinstance(fact, Exited):
-                        self._ranks.members[fact.rank].ready = False
+                self._listen(deadline - self._clock.now())
         finally:
             self._close_parcel()
             self._ranks.close([rank for rank in range(self._size) if rank not in self._away])
@@ -203,7 +199,6 @@ class ProcessRun:
             for fact in self._listen(look):
                 if isinstance(fact, Raised | Returned | Exited):
                     judge.hear(fact)
-                    self._away.discard(fact.rank)
                 elif watch is not None:
                     watch(fact)
                     if self._over:
@@ -262,6 +257,7 @@ class ProcessRun:
             else:
                 said.close()
                 heard += [] if said.kind == _wire.EVENT else [Returned(rank)]
+        self._away -= {fact.rank for fact in heard if isinstance(fact, Raised | Returned | Exited)}
         return heard
 
     def _take(self, rank: int, frame: _wire.Frame) -> _Heard:

@@ -245,18 +245,10 @@ class LinearEstimator(Estimator):
 
     def _to_store(self) -> tuple[dict[str, Array], dict[str, Any]]:
         """Return the arrays and the plain facts that make up the fitted model."""
-        from tutti.estimators.store import plain_classes, plain_report
+        from tutti.estimators.store import fitted_facts
 
-        classes, names = getattr(self, "classes_", None), getattr(self, "feature_names_in_", None)
-        facts = {
-            "n_features": self.n_features_in_,
-            "feature_names": None if names is None else list(names),
-            "classes": None if classes is None else plain_classes(classes),
-            "n_iter": self.n_iter_,
-            "certificate": {"objective": self.objective_, "duality_gap": self.duality_gap_},
-            "report": plain_report(self.report_),
-        }
-        return self._model_arrays(), facts
+        certificate = {"objective": self.objective_, "duality_gap": self.duality_gap_}
+        return self._model_arrays(), {**fitted_facts(self), "certificate": certificate}
 
     def _from_store(self, arrays: dict[str, Array], facts: Mapping[str, Any]) -> None:
         """Set the fitted attributes from what `_to_store` returned; ModelError if they do not fit together."""

@@ -28,9 +28,17 @@ def strategy_of(strategy: Any) -> Strategy:
         return AllReduce()
     if not isinstance(strategy, Strategy) or isinstance(strategy, type):
         raise ParameterError("strategy", strategy, 'write "auto" or an object such as tutti.AllReduce()')
-    if "gradient" not in strategy.wants:
-        raise PlanError(f"{type(strategy).__name__} cannot train a net; use strategy=tutti.AllReduce()")
+    if not strategy.wants & {"gradient", "delta"}:
+        raise PlanError(
+            f"{type(strategy).__name__} cannot train a net; use strategy=tutti.AllReduce() or tutti.LocalSGD()"
+        )
     return strategy
+
+
+def identity_of(strategy: Any) -> tuple[tuple[str, Any], ...]:
+    """Return what of a strategy must be the same for a checkpoint to fit; nothing, if it says nothing."""
+    own = getattr(strategy, "identity", None)
+    return () if own is None else tuple(own().items())
 
 
 def device_of(device: Any, engine: Any, n_gpus: int) -> str:
@@ -134,5 +142,5 @@ def reason(exact: bool, n_shards: int, n_workers: int, batch_size: int, strategy
         return f"updates of about {rows} rows, {n_workers} for a global batch, applied as they come"
     if exact:
         price = f"{n_shards} pieces of about {-(-batch_size // n_shards)} rows a step, where {n_workers} would do"
-        return f"gradients of {n_shards} shards, summed in a fixed order: the same bits for any workers, for {price}"
+        return f"updates of {n_shards} shards, summed in a fixed order: the same bits for any workers, for {price}"
     return "exact=False: one shard per worker, larger pieces; the bits depend on the number of workers"

@@ -61,20 +61,15 @@ class Stored(Nested):
 
     def _to_store(self) -> tuple[dict[str, Array], dict[str, Any]]:
         """Return the arrays and the plain facts that make up the fitted net."""
-        from tutti.estimators.store import plain_classes, plain_report
+        from tutti.estimators.store import fitted_facts
         from tutti.learners.module import _layers
 
         arrays = {_MODULE + name: array for name, array in _layers.state_of(self.module_).items()}
         arrays |= {_STATE + name: array for name, array in self._state.items() if name != "weights"}
         layers = _layers.describe(self.module_)
-        classes, names = getattr(self, "classes_", None), getattr(self, "feature_names_in_", None)
         facts = {
-            "n_features": self.n_features_in_,
-            "feature_names": None if names is None else list(names),
-            "classes": None if classes is None else plain_classes(classes),
-            "n_iter": self.n_iter_,
+            **fitted_facts(self),
             "history": self.history_,
-            "report": plain_report(self.report_),
             "layers": None if layers is None else Layers(layers, self._state["weights"].dtype.name),
             "fields": [asdict(field) for field in self._fields],
             "moving": list(self._moving),

@@ -3,45 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import numpy as np
 
 from tutti.errors import DataError, ParameterError
-from tutti.estimators._classifier import accuracy, check_classes, class_factors
+from tutti.estimators._classifier import accuracy, class_factors
 from tutti.estimators._intake import is_dataset
-from tutti.estimators._linear import labels_array, require_real, require_whole
+from tutti.estimators._linear import labels_array
 from tutti.estimators._log import EpochLog
-from tutti.estimators._net_plan import reason, strategy_of, where_of, workers_of
+from tutti.estimators._net_job import Job, fingerprint_of, job_of
 from tutti.estimators._net_rows import Rows, flat, intake
 from tutti.estimators._net_store import Stored
 from tutti.estimators._progress import EpochProgress
 from tutti.estimators.linear import r2
-from tutti.learners.module.fields import Field
-from tutti.learners.module.learner import EPOCH, STEP, ModuleLearner
-from tutti.planner import Choice, Explanation, explain
-from tutti.runtime.checkpoint import Checkpoint, fingerprint, newest
-from tutti.runtime.driver import draft_plan, train
+from tutti.learners.module.learner import EPOCH, STEP
+from tutti.planner import Explanation
+from tutti.runtime.checkpoint import Checkpoint, newest
+from tutti.runtime.driver import train
 from tutti.runtime.report import make_report
 from tutti.seeds import run_seed
 from tutti.types import Array, Event, Result, Schema
 
-_WHERE = ("engine", "strategy", "device")
-_MAY_CHANGE = ("epochs", "patience", "resume", "warm_start", "log", "verbose", "random_state", *_WHERE)
 _PROGRESS = ("clock", "meter", "objective")
 """What a warm start leaves behind: it begins to count anew."""
-
-
-@dataclass(frozen=True)
-class _Job:
-    dataset: Any
-    schema: Schema
-    choice: Choice
-    explanation: Explanation
-    learner: ModuleLearner
-    blueprint: Any
-    fields: tuple[Field, ...]
 
 
 class NeuralNet(Stored):
@@ -122,32 +107,6 @@ class NeuralNet(Stored):
         self.verbose = verbose
         self._set_nested(nested)
 
-    def _check_params(self) -> None:
-        self._check_code()
-        EpochLog(self.log)  # refuses a place that it cannot write to
-        require_real("lr", self.lr, 0.0, inclusive=False, wanted="a learning rate such as 1e-3")
-        for name in ("batch_size", "epochs", "accumulate", "n_shards"):
-            require_whole(name, getattr(self, name), 1, "a whole number of at least 1")
-        require_whole("warmup_steps", self.warmup_steps, 0, "a whole number of at least 0")
-        require_real("validation", self.validation, 0.0, inclusive=True, wanted="a share of the rows below 1")
-        if self.validation >= 1:
-            raise ParameterError("validation", self.validation, "write a share of the rows below 1, such as 0.1")
-        for name in ("clip_norm", "clip_value"):
-            if getattr(self, name) is not None:
-                require_real(name, getattr(self, name), 0.0, inclusive=False, wanted="None or a limit")
-        if self.clip_norm is not None and self.clip_value is not None:
-            raise ParameterError("clip_value", self.clip_value, "set clip_norm or clip_value, not both")
-        if self.checkpoint is not None and not isinstance(self.checkpoint, Checkpoint):
-            raise ParameterError("checkpoint", self.checkpoint, 'write tutti.Checkpoint("folder", every_steps=100)')
-        if self.resume and self.checkpoint is None:
-            raise ParameterError("resume", True, "name the folder: checkpoint=tutti.Checkpoint(...)")
-        if self.patience is not None:
-            require_whole("patience", self.patience, 1, "None or a number of epochs")
-            if not self.validation:
-                raise ParameterError("patience", self.patience, "early stopping needs validation rows: validation=0.1")
-        if self.monitor not in ("loss", "accuracy"):
-            raise ParameterError("monitor", self.monitor, "write 'loss' or 'accuracy'")
-
     # fit
 
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
@@ -168,27 +127,27 @@ class NeuralNet(Stored):
         """
         fitted = self.warm_start and self.__sklearn_is_fitted__()
         start = {k: a for k, a in self._state.items() if k not in _PROGRESS} if fitted else None
-        return self._fit(self._job(X, y, sample_weight, int(self.epochs)), start)
+        return self._fit(job_of(self, X, y, sample_weight, int(self.epochs)), start)
 
     def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
         """Train one more epoch from where the net is: k times the same rows are as one ``fit`` of k epochs."""
         if not self.__sklearn_is_fitted__():
-            return self._fit(self._job(X, y, sample_weight, 1), None)
+            return self._fit(job_of(self, X, y, sample_weight, 1), None)
         done = int(self._state["clock"][EPOCH])
-        job = self._job(X, y, sample_weight, done + 1)
+        job = job_of(self, X, y, sample_weight, done + 1, done)
         clock = self._state["clock"].copy()
         clock[STEP] = done * job.learner.deal.n_steps  # the new rows may be more or fewer
         return self._fit(job, {**self._state, "clock": clock})
 
     def explain(self, X: Any, y: Any = None, sample_weight: Any = None) -> Explanation:
         """Return the plan of ``fit`` with the same arguments; nothing is started."""
-        return self._job(X, y, sample_weight, int(self.epochs)).explanation
+        return job_of(self, X, y, sample_weight, int(self.epochs)).explanation
 
-    def _fit(self, job: _Job, start: Mapping[str, Array] | None) -> Self:
+    def _fit(self, job: Job, start: Mapping[str, Array] | None) -> Self:
         from tutti.learners.module import _build
 
         seed, learner = run_seed(self.random_state), job.learner
-        name = self._fingerprint(job, seed)
+        name = fingerprint_of(self, job, seed)
         if self.resume and self.checkpoint is not None:
             found = newest(self.checkpoint.path, name)
             start = start if found is None else found[1]
@@ -217,96 +176,6 @@ class NeuralNet(Stored):
         self._adopt(job, result)
         return self
 
-    def _fingerprint(self, job: _Job, seed: int) -> str:
-        """Return the hash of what decides the bits, as far as it is plain; how long to train may change."""
-        own = self.get_params(deep=False)
-        plain = {k: v for k, v in own.items() if k not in _MAY_CHANGE and isinstance(v, str | int | float | None)}
-        data = job.schema.n_rows, job.schema.n_features
-        return fingerprint({**job.learner.identity(), "settings": plain, "seed": seed, "data": data})
-
-    def _job(self, X: Any, y: Any, sample_weight: Any, epochs: int) -> _Job:
-        from tutti.learners.module import _build
-        from tutti.learners.module._blueprint import write
-
-        self._check_params()
-        where = where_of(self.device, self.engine, self.precision, self.compile)
-        given = self._intake(X, y, sample_weight)
-        dataset, self._label_dtype = given.dataset, given.label_dtype
-        schema = dataset.schema(self._task)
-        if schema.classes is not None:
-            check_classes(schema, type(self).__name__)
-        seed = run_seed(self.random_state)
-        n_rows, n_shards = schema.n_rows, int(self.n_shards)
-        blueprint = self._blueprint(schema, where.device, seed, epochs * -(-n_rows // int(self.batch_size)))
-        fields = given.tensors(schema.n_features)
-        first = next(s for s, n in enumerate(dataset.shard_rows(n_shards, schema)) if n)
-        block = dataset.open(first, n_shards, schema).block(0)
-        batch = _build.batch_of(block, 4, fields, given.target, blueprint.module)
-        tried = _build.try_out(blueprint, batch, self._n_outputs(schema), seed)
-        engine = where.engine(self.engine, schema, epochs * n_rows * tried.flops)
-        n_shards = n_shards if self.exact else workers_of(engine, n_shards)
-        learner = ModuleLearner(
-            code=write(blueprint),
-            shard_rows=dataset.shard_rows(n_shards, schema),
-            n_weights=tried.n_weights,
-            layout=tried.layout,
-            fields=fields,
-            target=given.target,
-            epochs=epochs,
-            **self._settings(),
-        )
-        if blueprint.moving and learner.deal.fewest() < 2:
-            raise ParameterError(
-                "batch_size",
-                self.batch_size,
-                f"batch-norm needs two rows of a shard in a batch, and {n_shards} shards leave some with one; raise "
-                "batch_size or lower n_shards",
-            )
-        choice = Choice(
-            learner,
-            strategy_of(self.strategy),
-            engine,
-            reason(self.exact, n_shards, workers_of(engine, n_shards), int(self.batch_size), self.strategy),
-        )
-        plan = where.seated(draft_plan(dataset, schema, learner, choice.strategy, engine, n_shards))
-        kept = dataset.keeps(schema)
-        explanation = explain(
-            choice,
-            plan,
-            schema,
-            kept=kept,
-            read=kept != "memory",
-            goal=f"{tried.n_weights:,} weights, {learner.n_steps:,} steps",
-        )
-        return _Job(dataset, schema, choice, explanation, learner, blueprint, fields)
-
-    def _blueprint(self, schema: Schema, device: str, seed: int, n_steps: int) -> Any:
-        from tutti.learners.module import _build
-        from tutti.learners.module._blueprint import Blueprint
-
-        module = _build.build_module(self.module, self._options("module"), seed)
-        optimizer, elementwise = _build.build_optimizer(
-            self.optimizer, float(self.lr), self.weight_decay, self._options("optimizer"), device
-        )
-        return Blueprint(
-            module=module,
-            loss=self._build_loss(schema),
-            optimizer=optimizer,
-            elementwise=elementwise,
-            groups=tuple((p, dict(o)) for p, o in (self.param_groups or {}).items()),
-            schedule=_build.build_schedule(
-                self.lr_schedule, self._options("lr_schedule"), int(self.warmup_steps), n_steps
-            ),
-            augment=self.augment,
-        )
-
-    def _settings(self) -> dict[str, Any]:
-        """Return the learner's parameters that are plain ones of the estimator's."""
-        own = {name: getattr(self, name) for name in ("patience", "monitor", "precision")}
-        whole = {name: int(getattr(self, name)) for name in ("batch_size", "accumulate")}
-        flags = {"shuffle": bool(self.shuffle), "compiled": bool(self.compile), "exact": bool(self.exact)}
-        return {**own, **whole, **flags, "validation": float(self.validation), "clip": self._clip()}
-
     # what a net with a loss of its own does in another way
 
     def _intake(self, X: Any, y: Any, sample_weight: Any) -> Rows:
@@ -331,12 +200,7 @@ class NeuralNet(Stored):
                 raise ParameterError(name, getattr(self, name), "a regression has no classes; leave it out")
         return None
 
-    def _clip(self) -> tuple[str, float] | None:
-        if self.clip_norm is not None:
-            return "norm", float(self.clip_norm)
-        return None if self.clip_value is None else ("value", float(self.clip_value))
-
-    def _adopt(self, job: _Job, result: Result) -> None:
+    def _adopt(self, job: Job, result: Result) -> None:
         from tutti.learners.module import _build
 
         schema = job.schema
@@ -346,7 +210,7 @@ class NeuralNet(Stored):
         self.n_features_in_ = schema.n_features
         self._set_names(schema.feature_names)
         if schema.classes is not None:
-            self.classes_ = labels_array(schema.classes, self._label_dtype)
+            self.classes_ = labels_array(schema.classes, job.label_dtype)
         self.n_iter_ = max((r.step for r in result.history), default=0)
         self.history_ = [
             {"step": r.step, "seconds": r.seconds, "loss": r.objective, "epoch": r.passes, **r.metrics}

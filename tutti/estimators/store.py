@@ -43,6 +43,7 @@ _ESTIMATORS = {
 _SPECS = {
     "AllReduce": "tutti.strategies.all_reduce:AllReduce",
     "CoCoA": "tutti.strategies.cocoa:CoCoA",
+    "LocalSGD": "tutti.strategies.local_sgd:LocalSGD",
     "Threads": "tutti.engines.threads:Threads",
     "Processes": "tutti.engines.processes:Processes",
     "Layers": "tutti.learners.module.layers:Layers",
@@ -136,6 +137,18 @@ def _build(cls: Any, header: Mapping[str, Any], arrays: dict[str, Array], module
     estimator = cls(**cls._params_from_store(params, facts, module))
     estimator._from_store(arrays, facts)
     return estimator
+
+
+def fitted_facts(estimator: Any) -> dict[str, Any]:
+    """Return what every fitted estimator writes down of itself, as plain values."""
+    classes, names = getattr(estimator, "classes_", None), getattr(estimator, "feature_names_in_", None)
+    return {
+        "n_features": estimator.n_features_in_,
+        "feature_names": None if names is None else list(names),
+        "classes": None if classes is None else plain_classes(classes),
+        "n_iter": estimator.n_iter_,
+        "report": plain_report(estimator.report_),
+    }
 
 
 def plain_report(report: Report) -> dict[str, Any]:

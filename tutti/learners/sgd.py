@@ -36,6 +36,7 @@ class SGD(Spec):
     w <- w - eta_t (w / N - sum_B C_i l'(m_i) y_i x_i / N_B),   eta_t = eta / (1 + eta t / N)^(3/4),  N = sum_i C_i
 
     Slow to a tight certificate by nature: for strategies that ask for gradients of mini-batches, or as a yardstick.
+    Under a strategy of local steps every shard goes on from its own w, N_B being its own rows of the step.
 
     Parameters
     ----------
@@ -64,7 +65,7 @@ class SGD(Spec):
 
     @property
     def offers(self) -> frozenset[Kind]:
-        return frozenset({"gradient"})
+        return frozenset({"gradient", "delta"})
 
     def prepare(self, schema: Schema) -> None:
         """Compile or load the kernels for this kind of data."""
@@ -98,27 +99,44 @@ class SGD(Spec):
         return None
 
     def propose(self, shared: Arrays, private: Any, data: ShardData, order: Order) -> Proposal:
-        """Measure the rows (first round), sum a mini-batch, or sum all rows at the average."""
+        """Measure the rows (first round), sum a mini-batch or take own steps, or sum all rows at the average."""
         what, step, epoch, _ = shared["at"].tolist()
+        measured: Kind = "summary" if order.kind == "delta" else "gradient"
         if what == PROBE:
-            return Proposal(Update("gradient", self._probe(data)))
+            return Proposal(Update(measured, self._probe(data)))
         real = np.float64 if shared["wide"][0] else np.float32
         if what == JUDGE:
             request = Request(constants=self.problem.loss == "squared")
             sums = collect(self.problem, data, all_rows(data), self._candidate(shared), real, request)
-            return Proposal(Update("gradient", sums))
+            return Proposal(Update(measured, sums))
+        if order.kind == "delta":
+            matrix = 0, len(shared["w"]), shared["w"].shape[1]
+            return Proposal(Update("delta", self._own_steps(shared, data, order), {"delta": (matrix,)}))
         steps = self._steps(int(shared["n_rows"][0]))
         rows = _batch(data, order.seed, epoch, step, steps)
         sums = collect(self.problem, data, rows, (shared["w"], shared["b"]), real)
         n = float(sum(r.n_rows for r in rows))
-        return Proposal(Update("gradient", {"v": sums["v"], "a": sums["a"], "n": np.array([n])}))
+        shape = sums["v"].shape
+        each, d, k = (1, *shape)[-3:]
+        lossy = {"v": tuple((i * d * k, d, k) for i in range(each))}
+        return Proposal(Update("gradient", {"v": sums["v"], "a": sums["a"], "n": np.array([n])}, lossy))
+
+    def whole(self) -> SGD:
+        """Return this learner: all that it tells is in its updates; only those of mini-batches may be less exact."""
+        return self
+
+    def traffic(self, shared: Arrays) -> tuple[int, int]:
+        """Return the bytes of one shard's update, and none besides."""
+        return 2 * int(shared["w"].nbytes), 0
 
     def apply(self, shared: Arrays, merged: Update, scale: float) -> Arrays:
         """Move on: set the rate, take a step, or judge the epoch."""
         what = int(shared["at"][0])
         if what == PROBE:
             return self._begin(shared, merged.arrays)
-        return self._judge(shared, merged.arrays) if what == JUDGE else self._step(shared, merged.arrays)
+        if what == JUDGE:
+            return self._judge(shared, merged.arrays)
+        return self._joined(shared, merged.arrays) if merged.kind == "delta" else self._step(shared, merged.arrays)
 
     def commit(self, private: Any, proposal: Proposal, scale: float) -> Any:
         return private
@@ -152,29 +170,63 @@ class SGD(Spec):
         return {**shared, "rate": np.array([rate, max(weight, 1e-300)]), "at": np.array([STEP, 0, 0, 0])}
 
     def _step(self, shared: Arrays, sums: Arrays) -> Arrays:
-        _, step, epoch, averaged = shared["at"].tolist()
+        return self._taken(shared, *self._moved(shared, (shared["w"], shared["b"]), sums, float(sums["n"][0])), 1)
+
+    def _own_steps(self, shared: Arrays, data: ShardData, order: Order) -> dict[str, Array]:
+        """Return how far the shard's own steps to the next merge go, times their rows."""
+        _, step, epoch, _ = shared["at"].tolist()
+        steps, n_all = self._steps(int(shared["n_rows"][0])), 0.0
+        ahead = min(int(order.hints.get("local_steps", 1)), steps - step)
+        real = np.float64 if shared["wide"][0] else np.float32
+        point = shared["w"], shared["b"]
+        for i in range(ahead):
+            rows = _batch(data, order.seed, epoch, step + i, steps)
+            n = float(sum(r.n_rows for r in rows))
+            if n:
+                point = self._moved(shared, point, collect(self.problem, data, rows, point, real), n, i)
+                n_all += n
+        went = np.concatenate([(shared["w"] - point[0]).ravel(), shared["b"] - point[1]])
+        return {"delta": n_all * went, "weight": np.array([n_all]), "steps": np.array([n_all * ahead])}
+
+    def _joined(self, shared: Arrays, sums: Arrays) -> Arrays:
+        """Move the model by the mean of the shards' changes."""
+        weight, w = max(float(sums["weight"][0]), 1e-300), shared["w"]
+        went = sums["delta"] / weight
+        steps = max(round(float(sums["steps"][0]) / weight), 1)
+        return self._taken(shared, w - went[: w.size].reshape(w.shape), shared["b"] - went[w.size :], steps)
+
+    def _moved(
+        self, shared: Arrays, point: tuple[Array, Array], sums: Arrays, n: float, ahead: int = 0
+    ) -> tuple[Array, Array]:
+        """Return (w, b) after a step from ``point`` along the sums over ``n`` rows, ``ahead`` steps after the state."""
+        _, step, epoch, _ = shared["at"].tolist()
         rate, total = shared["rate"].tolist()
         n_rows, steps = float(shared["n_rows"][0]), self._steps(int(shared["n_rows"][0]))
-        done = epoch * steps + step
+        done = epoch * steps + step + ahead
         eta = (
             rate / (1.0 + rate * done / total) ** 0.75
             if math.isfinite(self.problem.C)
             else rate / (1 + done / steps) ** 0.5
         )
-        share = n_rows / max(float(sums["n"][0]), 1.0)
+        share = n_rows / max(n, 1.0)
         v = sums["v"].sum(axis=0) if sums["v"].ndim == 3 else sums["v"]
         a = sums["a"][1] - sums["a"][0] if sums["a"].ndim == 2 else sums["a"]
-        w = shared["w"] - eta / total * ((shared["w"] if math.isfinite(self.problem.C) else 0.0) - share * v)
-        b = shared["b"]
+        w, b = point
         if self.problem.intercept != "none":
             pull = b / self.problem.intercept_scaling**2 if self.problem.intercept == "regularised" else 0.0
             b = b - eta / total * (pull - share * a)
+        return w - eta / total * ((w if math.isfinite(self.problem.C) else 0.0) - share * v), b
+
+    def _taken(self, shared: Arrays, w: Array, b: Array, n: int) -> Arrays:
+        """Return the state after ``n`` steps, which led to (w, b)."""
+        _, step, epoch, averaged = shared["at"].tolist()
         if step == 0 and epoch & (epoch + 1) == 0:
             averaged = 0  # epochs 0, 1, 3, 7, ...: forget the first half
-        averaged += 1
-        mean_w = shared["mean_w"] + (w - shared["mean_w"]) / averaged
-        mean_b = shared["mean_b"] + (b - shared["mean_b"]) / averaged
-        at = np.array([JUDGE if step + 1 == steps else STEP, step + 1, epoch, averaged])
+        averaged += n
+        mean_w = shared["mean_w"] + (w - shared["mean_w"]) * n / averaged
+        mean_b = shared["mean_b"] + (b - shared["mean_b"]) * n / averaged
+        ended = step + n >= self._steps(int(shared["n_rows"][0]))
+        at = np.array([JUDGE if ended else STEP, step + n, epoch, averaged])
         return {**shared, "w": w, "b": b, "mean_w": mean_w, "mean_b": mean_b, "at": at}
 
     def _judge(self, shared: Arrays, sums: Arrays) -> Arrays:

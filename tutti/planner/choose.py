@@ -125,6 +125,13 @@ def _by_shape(problem: LinearProblem, schema: Schema, wants: frozenset[str] | No
                 "library; use strategy='auto' or tutti.AllReduce()"
             )
         return "dual", "the strategy merges dual updates"
+    if wants is not None and "delta" in wants and "gradient" not in wants:
+        if loss not in _SOLVERS["sgd"][1]:
+            raise PlanError(
+                f"no solver of the {loss} loss lets shards take steps of their own; use strategy='auto' or "
+                "tutti.AllReduce()"
+            )
+        return "sgd", "the strategy averages what shards learn by steps of their own"
     if loss == "squared":
         if d <= GRAM_MAX_FEATURES:
             return "gram", f"squared loss and {shape}: one pass for X'X, then an exact solve"

@@ -7,6 +7,7 @@ from typing import Any
 
 from tutti.planner.choose import Choice
 from tutti.planner.cost import estimate_seconds
+from tutti.planner.wire import on_the_wire
 from tutti.runtime.driver import with_reason
 from tutti.types import Place, Plan, Schema, Seat
 
@@ -95,6 +96,7 @@ def explain(
     goal : when the solver ends, where that is not a certified gap.
     """
     cost = choice.learner.cost(schema)
+    plan = on_the_wire(plan, getattr(choice.strategy, "compress", None), choice.learner, choice.engine, cost)
     reads = 0.0 if not read else (1.0 if kept is not None else max(cost.passes, 1.0))
     seconds = estimate_seconds(plan, schema, cost, reads)
     problem: Any = getattr(choice.learner, "problem", None)

@@ -13,7 +13,7 @@ import secrets
 import shutil
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,8 @@ from tutti.errors import InputError, ParameterError
 from tutti.runtime.files import sync_folder, write_durably
 from tutti.types import Array, Arrays
 
+PRIVATE = "private"
+"""Arrays of shards are stored under "private/SHARD/NAME"."""
 FORMAT, FORMAT_VERSION = "tutti-checkpoint", 1
 STATE, HEADER = "state.safetensors", "checkpoint.json"
 
@@ -61,6 +63,39 @@ class Checkpoint(Spec):
             raise ParameterError("keep", self.keep, "write at least 1")
 
 
+def falls(spec: Checkpoint, step: int, steps: int = 1) -> bool:
+    """Tell whether the last ``steps`` steps, which led to ``step``, reached or passed a multiple of `every_steps`."""
+    return spec.every_steps is not None and step // spec.every_steps > (step - steps) // spec.every_steps
+
+
+def pack(private: Mapping[int, Arrays]) -> bytes:
+    """Return the arrays of some shards as bytes."""
+    from safetensors.numpy import save
+
+    named = {f"{PRIVATE}/{s}/{name}": np.array(a, order="C") for s, own in private.items() for name, a in own.items()}
+    return bytes(save(named))
+
+
+def unpack(payload: bytes) -> dict[str, Array]:
+    """Return what `pack` was given, under the names by which it is stored."""
+    from safetensors.numpy import load
+
+    return dict(load(payload))
+
+
+def split(start: Arrays | None) -> tuple[Arrays | None, dict[int, dict[str, Array]]]:
+    """Return (shared arrays, arrays of each shard) of what a checkpoint held."""
+    shared: dict[str, Array] = {}
+    private: dict[int, dict[str, Array]] = {}
+    for name, array in (start or {}).items():
+        if not name.startswith(PRIVATE + "/"):
+            shared[name] = array
+            continue
+        _, shard, own = name.split("/", 2)
+        private.setdefault(int(shard), {})[own] = array
+    return (None if start is None else shared), private
+
+
 def fingerprint(job: Any) -> str:
     """Return the hash of what decides the bits of a training; ``job`` is anything that `tutti._spec` can write."""
     text, arrays = encode(job)
@@ -92,13 +127,18 @@ class Writer:
 
     def offer(self, step: int, state: Callable[[], Arrays], best: bool = False) -> None:
         """Write the state after ``step`` if it is time to, or if it is the best so far; ``state`` is copied at once."""
-        spec, now = self._spec, self._clock.now()
-        by_steps = spec.every_steps is not None and step % spec.every_steps == 0
-        by_time = spec.every_minutes is not None and now - self._last >= 60 * spec.every_minutes
-        if not (by_steps or by_time or best):
-            return
+        if falls(self._spec, step) or self.overdue() or best:
+            self.write(step, state, best)
+
+    def overdue(self) -> bool:
+        """Tell whether so many minutes have passed since the last checkpoint that the next one is due."""
+        minutes = self._spec.every_minutes
+        return minutes is not None and self._clock.now() - self._last >= 60 * minutes
+
+    def write(self, step: int, state: Callable[[], Arrays], best: bool = False) -> None:
+        """Write the state after ``step``; ``state`` is copied at once."""
         self.wait()
-        self._last = now
+        self._last = self._clock.now()
         copied = {name: np.array(array, order="C") for name, array in state().items()}
         self._thread = threading.Thread(target=self._write, args=(step, copied, best), name="tutti-checkpoint")
         self._thread.start()

@@ -15,7 +15,8 @@ from tutti.errors import ParameterError, RunError
 from tutti.protocols import Engine, Learner, Program, Strategy
 from tutti.runtime.checkpoint import Checkpoint
 from tutti.strategies._dealt import dealt
-from tutti.types import Arrays, Event, Fault, Plan, Result, Round, Schema, Seat
+from tutti.transforms import prepare
+from tutti.types import Arrays, Event, Fault, Note, Plan, Result, Round, Schema, Seat
 
 
 def draft_plan(
@@ -95,18 +96,8 @@ def train(
     plan = plan or draft_plan(dataset, schema, learner, strategy, engine, n_shards)
     began = time.perf_counter()
     learner.prepare(schema)
-    history: list[Round] = []
-    faults: list[str] = []
-
-    def note(event: Event) -> None:
-        if isinstance(event, Round):
-            history.append(event)
-        elif isinstance(event, Fault):
-            faults.append(event.message)
-            warnings.warn(event.message, RuntimeWarning, stacklevel=2)
-        if watch is not None:
-            watch(event)
-
+    prepare(getattr(strategy, "compress", None))
+    heard = _Heard(watch)
     program = Program(
         "tutti.runtime.worker:fit_rank",
         {
@@ -122,19 +113,41 @@ def train(
             "tolerant": plan.tolerant,
         },
     )
-    outcome = engine.launch(program, plan).results(watch=note)
+    outcome = engine.launch(program, plan).results(watch=heard)
     came_back = [found for found in outcome if found is not None]
     arrays = next((arrays for arrays, _ in came_back if arrays is not None), None)
     if arrays is None:
         raise RunError("no rank returned the model; the engine mixed up the results of the ranks")
     return Result(
         arrays=arrays,
-        history=tuple(history),
+        history=tuple(heard.history),
         reports=tuple(report for _, report in came_back),
         progress=learner.progress(arrays),
         seconds=time.perf_counter() - began,
-        faults=len(faults),
+        faults=heard.n_faults,
+        notes=tuple(heard.notes),
     )
+
+
+class _Heard:
+    """Keeps what the events of a run said, and hands them on to ``watch``."""
+
+    def __init__(self, watch: Callable[[Event], None] | None) -> None:
+        self.history: list[Round] = []
+        self.notes: list[str] = []
+        self.n_faults = 0
+        self._watch = watch
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, Round):
+            self.history.append(event)
+        elif isinstance(event, Note):
+            self.notes.append(event.message)
+        elif isinstance(event, Fault):
+            self.n_faults += 1
+            warnings.warn(event.message, RuntimeWarning, stacklevel=2)
+        if self._watch is not None:
+            self._watch(event)
 
 
 def with_reason(plan: Plan, reason: str, seconds: float) -> Plan:

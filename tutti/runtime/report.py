@@ -25,6 +25,7 @@ class Report:
     sha256 : of the model's arrays; equal models have equal hashes.
     objective, gap, converged : the certificate: objective - optimum <= gap; converged means gap <= tol * |objective|.
     ranks : each rank's own report.
+    notes : what was decided while the run began.
     """
 
     seconds: float
@@ -37,6 +38,7 @@ class Report:
     gap: float
     converged: bool
     ranks: tuple[RankReport, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def relative_gap(self) -> float:
@@ -63,6 +65,7 @@ class Report:
                 f"  faults              {self.faults}",
                 f"  certificate         objective {self.objective:.8g}, {bound}",
                 f"  model sha256        {self.sha256}",
+                *(f"  note                {note}" for note in self.notes),
             ]
         )
 
@@ -102,4 +105,5 @@ def make_report(result: Result, model: Arrays) -> Report:
         gap=result.progress.gap,
         converged=result.progress.converged,
         ranks=result.reports,
+        notes=result.notes,
     )

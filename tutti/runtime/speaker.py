@@ -37,12 +37,29 @@ class Speaker:
         """True if every lower rank is lost."""
         return not self._lower or (self._tolerant and all(map(self._board.lost, self._lower)))
 
+    @property
+    def writes(self) -> bool:
+        """True if this rank writes the checkpoints, if any are."""
+        return self._write is not None and self.speaks()
+
     def offer(self, step: int, state: Callable[[], Arrays], best: bool = False) -> None:
         """Offer the state for a checkpoint; only the rank that speaks writes it."""
-        if self._write is not None and self.speaks():
-            if self._writer is None:
-                self._writer = self._write()
-            self._writer.offer(step, state, best)
+        if self.writes:
+            self._ready().offer(step, state, best)
+
+    def overdue(self) -> bool:
+        """Tell whether the clock of the rank that writes asks for a checkpoint."""
+        return self.writes and self._ready().overdue()
+
+    def write(self, step: int, state: Callable[[], Arrays], best: bool = False) -> None:
+        """Write the state after ``step``."""
+        self._ready().write(step, state, best)
+
+    def _ready(self) -> Writer:
+        if self._writer is None:
+            assert self._write is not None
+            self._writer = self._write()
+        return self._writer
 
     def returns(self) -> bool:
         """Return whether this rank is the one that returns the model; waits until that is certain.

@@ -10,12 +10,16 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any, cast
 
+import numpy as np
+
 from tutti.calling import Calls
 from tutti.comm.reduction import Layout, tree_sum
+from tutti.forms import Compress
 from tutti.protocols import (
     Claims,
     Commons,
     Communicator,
+    Compressible,
     Learner,
     Movable,
     RankContext,
@@ -24,10 +28,14 @@ from tutti.protocols import (
     Strategy,
     Streaming,
 )
-from tutti.runtime.checkpoint import Checkpoint, Writer
+from tutti.runtime.checkpoint import Checkpoint, Writer, falls, pack, split, unpack
+from tutti.runtime.compressed import Compressed, Projected, compressed
 from tutti.runtime.early import Early
+from tutti.runtime.link import chosen_for
 from tutti.runtime.speaker import Speaker
 from tutti.types import Array, Arrays, Event, Fault, RankReport, Ready, Schema, Seat, Update
+
+_PIECE = 1 << 22
 
 
 class RankWorker:
@@ -44,11 +52,13 @@ class RankWorker:
         start: Arrays | None,
         writer: Speaker | None = None,
         open_shard: Callable[[int], ShardData] | None = None,
-        keeps: int | None = None,
+        checkpoint: Checkpoint | None = None,
     ) -> None:
-        self._ctx, self._comm, self._writer = ctx, comm, writer
-        self.shards, self.schema, self.n_shards, self.seed, self.start = shards, schema, n_shards, seed, start
-        self._open, self._opened, self._keeps = open_shard, dict(shards), keeps
+        self._ctx, self._comm, self._writer, self._checkpoint = ctx, comm, writer, checkpoint
+        self.shards, self.schema, self.n_shards, self.seed = shards, schema, n_shards, seed
+        self.start, kept = split(start)
+        self.private = {s: {name: np.array(a) for name, a in kept.get(s, {}).items()} for s in shards}
+        self._open, self._opened = open_shard, dict(shards)
         self._commons: Commons | None = None
         self.counts: dict[str, float] = {}
         self.seconds = {"read": 0.0, "compute": 0.0, "exchange": 0.0, "wait": 0.0}
@@ -56,6 +66,7 @@ class RankWorker:
         self._sharing: tuple[Layout, Array, dict[int, dict[str, Array]]] | None = None
         self._layouts: dict[Any, tuple[Layout, Array, dict[int, dict[str, Array]]]] = {}
         self._early: Early | None = None
+        self._compressed: Compressed | Projected | None = None
 
     @property
     def seat(self) -> Seat:
@@ -91,7 +102,7 @@ class RankWorker:
 
     def buffers(self, template: Arrays) -> dict[int, dict[str, Array]]:
         """Return, for each shard, arrays like ``template`` that `merge` and `share` take without a copy."""
-        return self._slots(template)[2]
+        return self.slots(template)[2]
 
     def early(self, template: Arrays) -> Ready | None:
         """Return what tells that elements of `buffers` are final, so that they travel before `merge` is called.
@@ -99,9 +110,9 @@ class RankWorker:
         All ranks call it at the same time; None where nothing can travel in advance.
         """
         comm = self._comm
-        if not isinstance(comm, Streaming) or comm.size == 1:
+        if not isinstance(comm, Streaming) or comm.size == 1 or self._compressed is not None:
             return None
-        layout, slots, _ = self._slots(template)
+        layout, slots, _ = self.slots(template)
         rows = {s: slots[s] for s in self.shards}
         early = self._early = Early(layout, lambda: comm.begin(rows, self.n_shards), len(rows))
 
@@ -112,11 +123,23 @@ class RankWorker:
 
         return ready
 
+    def compress(self, by: Compress, learner: Learner) -> Learner | None:
+        """Have `merge` take what updates call lossy in this form; None if that would not pay, or cannot be."""
+        chosen = chosen_for(learner, self._comm, self) if by == "auto" else by
+        if not chosen or not isinstance(learner, Compressible):
+            return None
+        self._compressed = compressed(chosen, self._comm, self)
+        return learner.whole()
+
     def merge(self, updates: Mapping[int, Update]) -> Update:
         """Sum the updates of all shards of all ranks in the canonical tree."""
         first = next(iter(updates.values()))
+        if self._compressed is not None and first.lossy:
+            with self._exchange():
+                self.rounds += 1
+                return Update(first.kind, self._compressed.sum(updates))
         with self._exchange():
-            layout, slots, views = self._slots(first.arrays)
+            layout, slots, views = self.slots(first.arrays)
             for s, update in updates.items():
                 layout.pack(update.arrays, slots[s], views[s])
             if self._early is not None and self._early.layout is layout:
@@ -128,8 +151,8 @@ class RankWorker:
 
     @property
     def shares_memory(self) -> bool:
-        """True if all ranks see the same memory."""
-        return self._comm.shares_memory
+        """True if all ranks see the same memory, and write what they tell each other there as it is."""
+        return self._comm.shares_memory and self._compressed is None
 
     def memory(self, n_bytes: int) -> Array:
         """Return memory that all ranks see; all ask for the same in the same order."""
@@ -159,7 +182,7 @@ class RankWorker:
     @property
     def keeps(self) -> int | None:
         """Steps after which states are kept, 0 if the clock decides; None if none are."""
-        return self._keeps
+        return None if self._checkpoint is None else self._checkpoint.every_steps or 0
 
     def count(self, name: str, value: float) -> None:
         """Note a number for this rank's report."""
@@ -178,7 +201,7 @@ class RankWorker:
         """Let every rank read the updates of all shards where they lie, until `meet`."""
         with self._exchange():
             if updates:
-                self._sharing = self._slots(next(iter(updates.values())).arrays)
+                self._sharing = self.slots(next(iter(updates.values())).arrays)
             assert self._sharing is not None  # every rank works on its own shards first
             layout, slots, views = self._sharing
             for s, update in updates.items():
@@ -218,7 +241,43 @@ class RankWorker:
         if self._writer is not None:
             self._writer.offer(step, state, best)
 
-    def _slots(self, template: Arrays) -> tuple[Layout, Array, dict[int, dict[str, Array]]]:
+    def overdue(self) -> bool:
+        """Tell whether this rank's clock asks for a checkpoint; only the rank that writes them looks."""
+        return self._writer is not None and self._writer.overdue()
+
+    def due(self, step: int, steps: int = 1) -> bool:
+        """Tell whether a checkpoint falls into the last ``steps`` steps; the same on every rank."""
+        return self._checkpoint is not None and falls(self._checkpoint, step, steps)
+
+    def keep_all(
+        self, step: int, state: Callable[[], Arrays], best: bool, private: Mapping[int, Arrays] | None = None
+    ) -> None:
+        """Write a checkpoint now, with what is private to all shards; all ranks call it at the same step.
+
+        Parameters
+        ----------
+        private : of the shards hosted here, besides what is in `private`.
+        """
+        if self._checkpoint is None:
+            return
+        more = private or {}
+        payloads = self._gathered(pack({s: {**own, **more.get(s, {})} for s, own in self.private.items()}))
+        if self._writer is not None and self._writer.writes:
+            found = {name: array for payload in payloads for name, array in unpack(payload).items()}
+            self._writer.write(step, lambda: {**state(), **found}, best)
+
+    def _gathered(self, payload: bytes) -> list[bytes]:
+        """Return long payloads of all ranks, in pieces, for communicators may keep the room that they once needed."""
+        longest = max(int.from_bytes(n) for n in self.all_gather(len(payload).to_bytes(8)))
+        found = [bytearray() for _ in range(self.size)]
+        for at in range(0, longest, _PIECE):
+            for rank, piece in enumerate(self.all_gather(payload[at : at + _PIECE])):
+                if self._writer is not None and self._writer.writes:
+                    found[rank] += piece
+        return [bytes(joined) for joined in found]
+
+    def slots(self, template: Arrays) -> tuple[Layout, Array, dict[int, dict[str, Array]]]:
+        """Return how arrays like ``template`` lie in a row, the rows of all shards, and the arrays in each of them."""
         key = frozenset((name, a.shape, a.dtype.char) for name, a in template.items())
         found = self._layouts.get(key)
         if found is None:
@@ -278,9 +337,8 @@ def fit_rank(
         speaker = Speaker(ctx, tolerant, None if checkpoint is None else partial(write, checkpoint))
         stack.callback(speaker.close)
         seen = dataset.keeps(schema) == "memory"  # rows that would be read anew at every step are left where they are
-        keeps = None if checkpoint is None else checkpoint.every_steps or 0
         worker = RankWorker(
-            ctx, comm, shards, schema, n_shards, seed, start, speaker, open_shard if seen else None, keeps
+            ctx, comm, shards, schema, n_shards, seed, start, speaker, open_shard if seen else None, checkpoint
         )
         worker.seconds["read"] += time.perf_counter() - opened
         placed = learner.on(ctx.seat.place.device) if isinstance(learner, Movable) else learner

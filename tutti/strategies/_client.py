@@ -9,9 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, cast
-
-import numpy as np
+from typing import Any
 
 from tutti._parcel import payload, value_of
 from tutti.calling import Calls
@@ -124,7 +122,7 @@ class Client:
                 return {**learner.snapshot(copy.shared), **copy.mover.kept()}
 
             self.worker.keep(at, state, best)
-            return self._step({"kept": sums, "extras": copy.extras(), "step": step})
+            return self._step({"kept": sums, "aside": copy.aside, "step": step})
 
     # requests
 
@@ -168,9 +166,7 @@ class Client:
             copy.put_part(i, reply["part"])
         copy.put_sums(replies[0]["sums"] if sums is None else sums)
         if sums is None:
-            cast(dict[str, Array], copy.shared).update(
-                {name: np.array(array) for name, array in replies[0]["extras"].items()}
-            )
+            copy.put_aside(replies[0]["aside"])
         copy.keys[:] = copy.model
         self.learner.reached(copy.shared, self.learner.milestone(copy.shared)[0])
 

@@ -18,7 +18,8 @@ from tutti.protocols import Commons
 from tutti.types import Array
 
 _NEXT, _LIMIT, _PAUSES, _END = range(4)  # words of all: the first item not handed out, that of the next pause, ...
-_ITEM, _OWN, _ARRIVED, _DONE = range(4)  # words of a rank: item + 1 it works on, its next step, pauses, items done
+_ITEM, _OWN, _ARRIVED, _AT_REST, _DONE = range(5)
+"""Words of a rank: item + 1 it works on, its next step, pauses it came to, pauses it was at rest in, items done."""
 _LINE = 8
 
 
@@ -69,6 +70,9 @@ class Desk:
         view = words.data
         self._all = view[:_LINE]
         self._lines = [view[(1 + r) * _LINE :][:_LINE] for r in range(size)]
+        self._late = False
+        self.pause = 0, 0
+        """Of the pause that this rank has come to: how many there were before, and the step it comes before."""
 
     @staticmethod
     def n_words(size: int) -> int:
@@ -83,12 +87,17 @@ class Desk:
         for line in self._lines:
             line[_OWN] = first
 
+    def rejoin(self) -> None:
+        """Go on in the seat of a rank that was lost, with what it had begun, instead of `open`."""
+        self._late = True
+
     def take(self) -> Task | None:
         """Finish the task in hand and return the next one; None at a pause, when all others have come there, too."""
         found = self.choose()
         self._commons.ring()
         while isinstance(found, Sign):
             if found is Sign.PAUSE:
+                self.pause = self.pauses, self.limit  # nobody goes on before this rank has come
                 if self._meet(self.pauses):
                     return None
             else:
@@ -99,6 +108,9 @@ class Desk:
     def choose(self) -> Task | Sign:
         """Finish the task in hand; return the next one, or why there is none."""
         with self._lock:
+            if self._late and (item := self._lines[self._rank][_ITEM] - 1) >= 0:
+                return Task(item, *divmod(item, self._parts), left=True)
+            self._late = False
             self._finish()
             left = self._left()
             item = self._mine() if left is None else left
@@ -113,8 +125,9 @@ class Desk:
             return Task(item, *divmod(item, self._parts), left is not None)
 
     def losers(self, item: int) -> list[int]:
-        """Return the ranks that are gone and had begun the item."""
-        return [r for r in self._gone() if self._lines[r][_ITEM] == item + 1]
+        """Return the ranks that are gone and had begun the item, this one's former life too."""
+        late, self._late = self._late, False
+        return [r for r in (*self._gone(), *[self._rank] * late) if self._lines[r][_ITEM] == item + 1]
 
     @property
     def done(self) -> int:
@@ -145,6 +158,15 @@ class Desk:
     def speaks(self) -> bool:
         """Tell whether this rank does what only one has to do."""
         return self.live()[0] == self._rank
+
+    def rest(self) -> None:
+        """Say that this rank has seen in which state the pause begins."""
+        self._lines[self._rank][_AT_REST] = self.pause[0] + 1
+        self._commons.ring()
+
+    def at_rest(self) -> bool:
+        """Tell whether all ranks have said so."""
+        return all(self._lines[r][_AT_REST] > self.pause[0] for r in self.live())
 
     def go_on(self, limit: int, end: bool) -> None:
         """End the pause: the next one comes before step ``limit``, or never."""

@@ -19,7 +19,7 @@ from tutti.strategies._desk import Desk, Sign, Task
 from tutti.strategies._server import Server
 from tutti.strategies._talk import AGAIN, END, GATHER, JUDGE, KEEP, PATIENCE_SECONDS, STEP, WORK, Copy, Lone
 from tutti.strategies._told import Told
-from tutti.types import Array, Arrays, Fault, Push
+from tutti.types import Array, Fault, Push
 
 _LATE_SECONDS = 0.02  # what other servers have answered meanwhile is not new any more
 
@@ -55,7 +55,6 @@ class Head(Server):
         self._redo: list[int] = []
         self._gone: set[int] = set()
         self._pause: _Pause | None = None
-        self.extras: Arrays = {}
 
     # requests
 
@@ -82,7 +81,7 @@ class Head(Server):
 
     def answer(self, request: Asked, said: dict[str, Any]) -> None:
         if request.kind == GATHER:
-            said = {**said, "sums": self.copy.sums(), "extras": dict(self.extras)}
+            said = {**said, "sums": self.copy.sums(), "aside": self.copy.aside}
         super().answer(request, said)
 
     def tally(self, push: Push) -> None:
@@ -223,8 +222,8 @@ class Head(Server):
             "words": self._words,
             "sent": sent,
             "base": self._base,
-            "told": self._told.step,
-            "extras": dict(self.extras),
+            "told": self._told.kept,
+            "aside": self.copy.aside,
         }
 
     def read(self, written: dict[str, Any]) -> None:
@@ -232,8 +231,8 @@ class Head(Server):
         self.copy.put_sums(written["sums"])
         self._words[:] = written["words"]
         self._base, self._redo = written["base"], [i for i in written["sent"] if i not in self.applied]
-        self._told.begin(written["told"])
-        self.extras = {name: np.array(array) for name, array in written["extras"].items()}
+        self._told.go_on(written["told"])
+        self.copy.put_aside(written["aside"])
 
 
 class _Pause:
@@ -253,7 +252,7 @@ class _Pause:
             self._judged |= {int(s): {k: np.array(v) for k, v in sums.items()} for s, sums in said["judged"].items()}
         if said.get("kept") is not None and said["step"] == self._step:
             head.copy.put_sums(said["kept"])
-            head.extras = {name: np.array(array) for name, array in said["extras"].items()}
+            head.copy.put_aside(said["aside"])
             self._over = True
 
     def advance(self, head: Head, live: list[int]) -> None:

@@ -24,6 +24,7 @@ class Mover:
     start : what a run before has left, if anything.
     memory : has room for what the server's optimizer keeps.
     n_workers : how many push.
+    join : the memory holds what a run that goes on has left there.
     """
 
     def __init__(
@@ -35,6 +36,7 @@ class Mover:
         start: Arrays | None,
         memory: Callable[[int], Array],
         n_workers: int,
+        join: bool = False,
     ) -> None:
         self._learner, self._shared, self.ranges, self._optimizer = learner, shared, ranges, optimizer
         self.elastic = optimizer if isinstance(optimizer, Elastic) else None
@@ -44,14 +46,16 @@ class Mover:
         keys, start = learner.keys(shared), start or {}
         self._rate = (self.elastic.rate or _SPRING / n_workers) if self.elastic is not None else 0.0
         self._counts = memory(8 * len(ranges)).view(np.int64)
-        self._counts[:] = int(start.get("server/count", 0))
+        if not join:
+            self._counts[:] = int(start.get("server/count", 0))
         for k in range(optimizer.n_states):
             state = memory(keys.nbytes).view(keys.dtype)
-            state[:] = start.get(f"server/{k}", 0)
+            if not join:
+                state[:] = start.get(f"server/{k}", 0)
             self.states.append(state)
         if self.elastic is not None:  # its one state is the model itself; keys are a worker's own
             center = memory(keys.nbytes).view(keys.dtype)
-            center[:] = keys
+            (keys if join else center)[:] = center if join else keys
             self.states.append(center)
 
     def move(self, i: int, push: Push) -> None:

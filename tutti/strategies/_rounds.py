@@ -10,11 +10,17 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from tutti.protocols import Claims, Divisible, Grouping, Learner, Trainable, Worker
-from tutti.types import Arrays, Kind, Order, Proposal, Round, Update
+import numpy as np
+
+from tutti.protocols import Claims, Divisible, Grouping, Learner, Remembering, Trainable, Worker
+from tutti.types import Array, Arrays, Kind, Order, Proposal, Round, Update
 
 Scale = Callable[[Arrays, Update], float]
+Change = Callable[[Update], Update]
 Orders = Callable[[int, int], Order]
+OWN = "strategy/"
+LEARNER = "learner/"
+"""Arrays of the strategy itself are stored under "strategy/NAME", a shard's of the learner under "learner/NAME"."""
 
 
 class Rounds:
@@ -27,9 +33,24 @@ class Rounds:
         self._grouping = learner if isinstance(learner, Grouping) else None
         self._divisible: Divisible | None = None
         self._claims: Claims | None = None
+        self._remembers = self._overdue = False
+        start, self.own = _split(worker.start)
         with worker.phase("read"):
-            self.shared = learner.init(worker.schema, seed=worker.seed, start=worker.start)
+            self.shared = learner.init(worker.schema, seed=worker.seed, start=start)
             self.private: dict[int, Any] = {s: learner.adopt(worker.schema, data) for s, data in worker.shards.items()}
+
+    def remember(self) -> None:
+        """From now on checkpoints hold what is private to shards: the learner's, and what is in `Worker.private`.
+
+        Whether one is overdue is known to the rank that writes them, so every merge carries a flag of one number.
+        """
+        self._remembers, learner, worker = True, self.learner, self.worker
+        if isinstance(learner, Remembering):
+            for s, arrays in worker.private.items():
+                names = [name for name in arrays if name.startswith(LEARNER)]
+                mine = {name.removeprefix(LEARNER): arrays.pop(name) for name in names}
+                if mine:
+                    self.private[s] = learner.with_arrays(self.private[s], mine)
 
     def divide(self, claim: bool) -> None:
         """From now on every rank takes its part of each `step`, on state that all see, where the learner can.
@@ -44,10 +65,15 @@ class Rounds:
             self._divisible = self.learner
             self._claims = worker.claim() if claim and isinstance(self.learner, Trainable) else None
 
-    def round(self, order: Orders, scale: Scale | None = None) -> Update:
-        """Run one round; ``order(step, shard)`` says what each shard does, ``scale(shared, merged)`` how far to go."""
+    def round(self, order: Orders, scale: Scale | None = None, change: Change | None = None) -> Update:
+        """Run one round; ``order(step, shard)`` says what each shard does, ``scale(shared, merged)`` how far to go.
+
+        ``change`` makes of the merged update the one that is applied.
+        """
         proposals = self._propose(order)
-        return self._take(proposals, self._merge(proposals), scale)
+        merged = self._merge(proposals)
+        self._take(proposals, merged if change is None else change(merged), scale)
+        return merged
 
     def step(self, order: Orders) -> Arrays | None:
         """Run one round whose merged update nobody asks for; returns arrays like those of an update.
@@ -82,7 +108,13 @@ class Rounds:
         return self._take(proposals, merged, None).arrays
 
     def _merge(self, proposals: dict[int, Proposal]) -> Update:
-        return self.worker.merge({s: p.update for s, p in proposals.items()})
+        updates = {s: p.update for s, p in proposals.items()}
+        if not self._remembers:
+            return self.worker.merge(updates)
+        flag = float(self.worker.overdue())
+        merged = self.worker.merge({s: _flagged(update, flag) for s, update in updates.items()})
+        self._overdue |= bool(merged.arrays["overdue"][0] > 0)
+        return merged
 
     def _take(self, proposals: dict[int, Proposal], merged: Update, scale: Scale | None) -> Update:
         with self.worker.phase("compute"):
@@ -109,9 +141,43 @@ class Rounds:
         self.n_rounds += 1
         self.worker.at_step(self.n_rounds)
 
-    def tell(self, kind: Kind) -> None:
-        """Emit the `Round` event of the state reached (rank 0 speaks for all: the state is the same everywhere)."""
+    def keep(self, learner: Trainable, steps: int = 1) -> None:
+        """Offer the state for a checkpoint, ``steps`` steps after it was offered last."""
+        worker, (step, best) = self.worker, learner.milestone(self.shared)
+        if not self._remembers:
+            worker.keep(step, lambda: self._state(learner), best)
+        elif best or self._overdue or worker.due(step, steps):
+            found: dict[int, Arrays] = {}
+            if isinstance(learner, Remembering):
+                found = {s: learner.private_arrays(private) for s, private in self.private.items()}
+            named = {s: {LEARNER + name: array for name, array in mine.items()} for s, mine in found.items()}
+            worker.keep_all(step, lambda: self._state(learner), best, named)
+            self._overdue = False
+
+    def _state(self, learner: Trainable) -> Arrays:
+        return {**learner.snapshot(self.shared), **{OWN + name: array for name, array in self.own.items()}}
+
+    def tell(self, kind: Kind, step: int | None = None) -> None:
+        """Emit the `Round` event of the state reached (rank 0 speaks for all: the state is the same everywhere).
+
+        Parameters
+        ----------
+        step : its number; None: that of the round.
+        """
         if self.worker.seat.rank == 0:
             p = self.learner.progress(self.shared)
             seconds = time.perf_counter() - self.began
-            self.worker.emit(Round(self.n_rounds, seconds, p.objective, p.gap, p.passes, kind, p.metrics))
+            self.worker.emit(Round(step or self.n_rounds, seconds, p.objective, p.gap, p.passes, kind, p.metrics))
+
+
+def _split(start: Arrays | None) -> tuple[Arrays | None, dict[str, Array]]:
+    """Return (the learner's arrays, the strategy's own) of what a run starts from."""
+    if start is None:
+        return None, {}
+    own = {name.removeprefix(OWN): np.array(array) for name, array in start.items() if name.startswith(OWN)}
+    return {name: array for name, array in start.items() if not name.startswith(OWN)}, own
+
+
+def _flagged(update: Update, flag: float) -> Update:
+    like = next(iter(update.arrays.values()))
+    return Update(update.kind, {**update.arrays, "overdue": np.full(1, flag, like.dtype)}, update.lossy)

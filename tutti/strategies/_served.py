@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection
 from typing import Any
 
 import numpy as np
 
-from tutti.errors import PlanError
+from tutti.errors import PlanError, RunError
 from tutti.protocols import Worker
 from tutti.serving import Serving
 from tutti.strategies._desk import Desk, Task
@@ -45,31 +44,47 @@ class Service:
         self._elastic = optimizer if isinstance(optimizer, Elastic) else None
         self._hands = Hands(worker, learner)
         self._private = self._hands.private
-        claim = claim and worker.opens
-        parts = [json.loads(said) for said in worker.all_gather(json.dumps(worker.seat.shards).encode())]
-        self._parts: list[list[int]] = parts
+        self._owners = commons.memory(8 * worker.n_shards).view(np.int64)
+        self._ready = commons.memory(8 * self.size).view(np.int64)
+        join = worker.seat.life > 0 and self._ready[self.rank] == commons.run
         with worker.phase("read"):
             shared = learner.init(worker.schema, seed=worker.seed, start=worker.start)
             n_bytes = learner.keys(shared).nbytes
             ranges = learner.ranges(shared, max(servers, min(_RANGES * self.size, n_bytes // _RANGE_BYTES)))
             keys_in = own_memory if self._elastic else commons.memory
-            self.shared = learner.serve(shared, ranges, keys_in, commons.memory)
+            self.shared = learner.serve(shared, ranges, keys_in, commons.memory, join)
         self._ranges = ranges
-        self._mover = Mover(learner, self.shared, ranges, optimizer, worker.start, commons.memory, self.size)
+        self._mover = Mover(learner, self.shared, ranges, optimizer, worker.start, commons.memory, self.size, join)
         self._states = self._mover.states
-        self.store = Store(commons, self.rank, self.size, len(ranges) + 1, self._move)
+        self.store = Store(commons, self.rank, self.size, len(ranges) + 1, self._move, join)
         words = commons.memory(8 * Desk.n_words(self.size)).view(np.int64)
         (lock,) = commons.locks(1)
-        self.desk = Desk(words, lock, commons, self.rank, self.size, len(parts), staleness, claim)
+        self.desk = Desk(words, lock, commons, self.rank, self.size, self.size, staleness, claim and worker.opens)
         first, _ = learner.milestone(self.shared)
-        self.told = Told(commons, learner.progress(self.shared), first)
+        self.told = Told(commons, learner.progress(self.shared), first, join)
         self._sums: Array | None = None
         self._judged = commons.memory(8 * worker.n_shards).view(np.int64)
-        self._judged[:] = 0
-        self._over = learner.progress(self.shared).done
-        self.desk.open(first, first if self._over else learner.next_pause(self.shared, worker.keeps))
-        self._turns = 0
-        worker.meet()
+        self._turns, self._parts = 0, list[list[int]]()
+        if join:
+            self.desk.rejoin()
+        else:
+            self._judged[:] = 0
+            over = learner.progress(self.shared).done
+            self.desk.open(first, first if over else learner.next_pause(self.shared, worker.keeps))
+        self._gather()
+
+    def _gather(self) -> None:
+        """Wait until all have written what they begin with."""
+        for s in self.worker.seat.shards:
+            self._owners[s] = self.rank
+        self._ready[self.rank] = self._commons.run
+        self._commons.ring()
+        ready, run = self._ready, self._commons.run
+        self._commons.wait(lambda: all(ready[r] == run or self._commons.gone(r) for r in range(self.size)))
+        owners = self._owners.tolist()
+        self._parts = [[s for s, owner in enumerate(owners) if owner == r] for r in range(self.size)]
+        if not all(self._parts):
+            raise RunError(f"rank {self._parts.index([])} was lost before it had begun")
 
     def run(self) -> Arrays:
         """Return the state when all is done."""
@@ -130,16 +145,18 @@ class Service:
 
     def _pause(self) -> None:
         """Do what needs all workers at rest: judge, tell, keep; then one of them opens the desk again."""
-        learner, desk, pauses = self.learner, self.desk, self.desk.pauses
-        own = None
+        learner, desk = self.learner, self.desk
+        pauses, step = desk.pause
+        with self.store.locks[-1]:
+            learner.reached(self.shared, step)
+        due, own = learner.due(self.shared), None
         if self._elastic is not None:
             keys = learner.keys(self.shared)
             own, keys[:] = keys.copy(), self._states[0]
-        with self.store.locks[-1]:
-            learner.reached(self.shared, desk.limit)
-        judged = self._judge(pauses)
+        desk.rest()
+        judged = self._judge(pauses, step) if due else None
         while desk.pauses == pauses:
-            self._commons.wait(lambda: desk.pauses > pauses or desk.speaks())
+            self._commons.wait(lambda: desk.pauses > pauses or (desk.speaks() and desk.at_rest()))
             if desk.pauses == pauses:
                 self._speak(judged)
         if own is not None and not desk.ended:
@@ -148,7 +165,7 @@ class Service:
     def _speak(self, judged: Arrays | None) -> None:
         """Do what only one rank does at a pause."""
         learner, worker, desk = self.learner, self.worker, self.desk
-        if judged is not None:
+        if judged is not None and learner.due(self.shared):  # else a rank that is gone has done it
             self.shared = learner.apply(self.shared, Update("summary", judged), 1.0)
             self.told.note(learner, self.shared)
         self.told.tell(worker)
@@ -157,18 +174,16 @@ class Service:
         over = learner.progress(self.shared).done
         desk.go_on(desk.limit if over else learner.next_pause(self.shared, worker.keeps), over)
 
-    def _judge(self, pauses: int) -> Arrays | None:
-        """Return the sums over all validation rows, each shard's from one rank; None if nothing is due."""
+    def _judge(self, pauses: int, step: int) -> Arrays:
+        """Return the sums over all validation rows, each shard's from one rank."""
         worker, learner = self.worker, self.learner
-        if not learner.due(self.shared):
-            return None
         found: Arrays = {}
         while True:
             for s in self._unjudged(pauses, mine=True):
                 data = worker.open(s)
                 private = self._private.setdefault(s, learner.adopt(worker.schema, data))
                 with worker.phase("compute"):
-                    order = Order(self.desk.limit, "summary", worker.seed, s)
+                    order = Order(step, "summary", worker.seed, s)
                     found = learner.propose(self.shared, private, data, order).update.arrays
                     self._table(found)[s] = np.concatenate([array.ravel() for array in found.values()])
                 self._judged[s] = pauses + 1

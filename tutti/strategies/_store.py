@@ -26,13 +26,15 @@ class Store:
     rank, size : this rank, of how many.
     n_ranges : key ranges, the sums among them.
     move : applies a push to a range, whose lock is held.
+    join : others have begun; the ledger stays as it is.
     """
 
-    def __init__(self, commons: Commons, rank: int, size: int, n_ranges: int, move: Move) -> None:
+    def __init__(self, commons: Commons, rank: int, size: int, n_ranges: int, move: Move, join: bool = False) -> None:
         self._rank, self._n, self._move = rank, n_ranges, move
         self.locks = commons.locks(n_ranges)
         words = commons.memory(8 * n_ranges * (1 + 2 * size)).view(np.int64)
-        words[:] = 0
+        if not join:
+            words[:] = 0
         table = words.reshape(1 + 2 * size, n_ranges)
         self._versions = table[0].data
         self._begun, self._done = table[1 : 1 + size], table[1 + size :]

@@ -21,7 +21,7 @@ from tutti.calling import Calls
 from tutti.protocols import Worker
 from tutti.serving import Serving
 from tutti.strategies._mover import Mover, own_memory
-from tutti.types import Array, Arrays, Plan, Seat
+from tutti.types import Array, Plan, Seat
 
 STEP, PULL, GATHER = 1, 2, 3
 WORK, AGAIN, JUDGE, KEEP, END = "work", "again", "judge", "keep", "end"
@@ -51,7 +51,7 @@ class Lone:
     waited = 0.0
 
     def __init__(self, calls: Calls) -> None:
-        self.gone = calls.gone
+        self.gone, self.run = calls.gone, calls.run
 
     def memory(self, n_bytes: int) -> Array:
         return own_memory(n_bytes)
@@ -85,11 +85,14 @@ class Copy:
         shared = learner.init(worker.schema, seed=worker.seed, start=worker.start)
         self.ranges = learner.ranges(shared, servers)
         self.shared = learner.serve(shared, self.ranges, own_memory, sums_in)
-        self._sums = blocks
-        self.names = set(self.shared)
         self.keys = learner.keys(self.shared)
+        small = max(self.keys.nbytes, SLACK)
+        self._sums = [block for block in blocks if block.nbytes < small]
+        self.aside = [block for block in blocks if block.nbytes >= small]
+        """What is as large as the keys, such as the best ones so far: it changes at pauses alone."""
         self.mover = Mover(learner, self.shared, self.ranges, optimizer, worker.start, own_memory, n_workers)
-        self.n_bytes = sum(a.nbytes for i in range(len(self.ranges)) for a in self.mover.part(i)) + 2 * self.keys.nbytes
+        self.n_bytes = sum(a.nbytes for i in range(len(self.ranges)) for a in self.mover.part(i))
+        self.n_bytes += 2 * self.keys.nbytes + sum(block.nbytes for block in blocks)
 
     @property
     def model(self) -> Array:
@@ -112,6 +115,7 @@ class Copy:
         for own, came in zip(self.mover.part(i), part, strict=True):
             own[:] = came
 
-    def extras(self) -> Arrays:
-        """Return arrays that the learner has kept aside, such as the best weights so far."""
-        return {name: array for name, array in self.shared.items() if name not in self.names}
+    def put_aside(self, aside: Sequence[Array]) -> None:
+        """Take over what lies `aside` elsewhere."""
+        for own, came in zip(self.aside, aside, strict=True):
+            own[:] = came

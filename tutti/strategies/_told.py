@@ -7,10 +7,10 @@ import time
 import numpy as np
 
 from tutti.protocols import Commons, Trainable, Worker
-from tutti.types import Arrays, Progress, Round
+from tutti.types import Array, Arrays, Progress, Round
 
 _ROWS = 1024  # noted and not told yet, at most
-_NOTED, _TOLD, _STEP = range(3)
+_NOTED, _TOLD, _STEP, _BEGAN = range(4)
 _STEP_OF, _SECONDS, _OBJECTIVE, _GAP, _PASSES, _METRICS = range(6)
 
 
@@ -20,24 +20,25 @@ class Told:
     Parameters
     ----------
     commons : has that memory.   progress : of the state before the first push.   step : of that state.
+    join : others have begun; what is noted stays as it is.
     """
 
-    def __init__(self, commons: Commons, progress: Progress, step: int) -> None:
-        self._began = time.perf_counter()
+    def __init__(self, commons: Commons, progress: Progress, step: int, join: bool = False) -> None:
         self._names = sorted(progress.metrics)
-        self._words = commons.memory(8 * 3).view(np.int64)
-        self._words[:] = 0, 0, step
+        self._words = commons.memory(8 * 4).view(np.int64)
+        if not join:
+            self._words[:] = 0, 0, step, time.perf_counter_ns()
         width = _METRICS + len(self._names)
         self._rows = commons.memory(8 * _ROWS * width).view(np.float64).reshape(_ROWS, width)
 
     @property
-    def step(self) -> int:
-        """Step of the newest note."""
-        return int(self._words[_STEP])
+    def kept(self) -> Array:
+        """What another process needs to go on from, where all is told."""
+        return self._words
 
-    def begin(self, step: int) -> None:
-        """Note nothing up to ``step``."""
-        self._words[:] = 0, 0, step
+    def go_on(self, kept: Array) -> None:
+        """Go on from what another process has `kept`."""
+        self._words[:] = kept
 
     def note(self, learner: Trainable, shared: Arrays) -> None:
         """Note the state if it is worth an event; one rank at a time calls it."""
@@ -48,7 +49,7 @@ class Told:
         if step <= words[_STEP] or words[_NOTED] - words[_TOLD] >= _ROWS:
             return
         p = learner.progress(shared)
-        seconds = time.perf_counter() - self._began
+        seconds = (time.perf_counter_ns() - words[_BEGAN]) / 1e9
         metrics = [p.metrics[name] for name in self._names]
         self._rows[words[_NOTED] % _ROWS] = step, seconds, p.objective, p.gap, p.passes, *metrics
         words[_STEP] = step

@@ -98,7 +98,9 @@ class ParameterServer(Spec):
         )
         bound = "no worker waits for another" if self.staleness == math.inf else _bound(int(self.staleness))
         notes = (*draft.notes, note, bound)
-        found = dataclasses.replace(draft, strategy=type(self).__name__, notes=notes, tolerant=True)
+        found = dataclasses.replace(
+            draft, strategy=type(self).__name__, notes=notes, tolerant=True, restarts=draft.size
+        )
         if draft.transport in ("gloo", "nccl"):
             raise PlanError(
                 f"ParameterServer(staleness={self.staleness}) cannot go through torch.distributed, whose calls all "

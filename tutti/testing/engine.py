@@ -250,9 +250,10 @@ def _names(folder: str, pattern: str) -> list[str]:
 def child_pids() -> list[int]:
     """Return the process ids of this process's children (empty where the system does not tell)."""
     found: list[int] = []
-    for task in Path("/proc/self/task").glob("*/children") if sys.platform == "linux" else []:
+    for task in os.listdir("/proc/self/task") if sys.platform == "linux" else []:
         try:
-            found += map(int, task.read_text().split())
+            with open(f"/proc/self/task/{task}/children", "rb") as file:
+                found += map(int, file.read().split())
         except OSError:
             continue
     return found

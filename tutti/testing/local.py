@@ -59,6 +59,7 @@ class LocalWorker:
     start: Arrays | None = None
     events: list[Event] = field(default_factory=list)
     steps: int = 0
+    private: dict[int, dict[str, Array]] = field(default_factory=dict)
 
     @property
     def n_shards(self) -> int:
@@ -92,6 +93,17 @@ class LocalWorker:
         self.steps = step
 
     def keep(self, step: int, state: Callable[[], Arrays], best: bool) -> None:
+        """Keep nothing."""
+
+    def overdue(self) -> bool:
+        return False
+
+    def due(self, step: int, steps: int = 1) -> bool:
+        return False
+
+    def keep_all(
+        self, step: int, state: Callable[[], Arrays], best: bool, private: Mapping[int, Arrays] | None = None
+    ) -> None:
         """Keep nothing."""
 
 

@@ -1,8 +1,8 @@
 """Two hosts on one machine: network namespaces joined by a link of a chosen rate and delay.
 
->>> with two_hosts(rate_mbit=100, delay_ms=20) as hosts:               # doctest: +SKIP
-...     server = hosts.start(0, [sys.executable, "serve.py", hosts.addresses[0]])
-...     client = hosts.start(1, [sys.executable, "fetch.py", hosts.addresses[0]])
+with two_hosts(rate_mbit=100, delay_ms=20) as hosts:
+    server = hosts.start(0, [sys.executable, "serve.py", hosts.addresses[0]])
+    client = hosts.start(1, [sys.executable, "fetch.py", hosts.addresses[0]])
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tutti.learners.module._factors import Factor
+from tutti.types import Matrix
 
 _UNIT = 64  # columns are dealt in whole cache lines
 
@@ -53,6 +54,11 @@ class Columns:
                 self.runs.append((spot.start, spot.end, at))
             at += spot.end - spot.start
         self.n_summed = at
+        self.matrices: tuple[Matrix, ...] = tuple(  # of a convolution one, outputs x the rest
+            (at, spot.shape[0], math.prod(spot.shape[1:]))
+            for spot, at in zip(spots, self.places, strict=True)
+            if at is not None and len(spot.shape) > 1
+        )
 
     def cut(self, part: int, parts: int) -> int:
         """Return the first column of a part; columns are cut where every cut of them gives the same bits."""

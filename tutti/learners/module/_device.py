@@ -128,11 +128,11 @@ class Staged(Net):
     def views_of(self, out: Mapping[str, Array]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
         return self._views
 
-    def _move(self, factor: float, had: Sequence[bool] | None, clip: Clip) -> None:
+    def move(self, factor: float, had: Sequence[bool] | None, clip: Clip) -> None:
         """Move the weights along the gradient; leave the step out if half precision overflowed in any shard."""
         scale = self._loss_scale()
         if self.scaling is None or next_scale(self.scaling, fine=bool(np.isfinite(self.stepper.gradient).all())):
-            super()._move(factor / scale, had, clip)
+            super().move(factor / scale, had, clip)
         else:
             self.stepper.skip(1)  # the schedule counts global steps
 

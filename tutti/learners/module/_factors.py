@@ -88,6 +88,11 @@ class Rows:
         self._blocks = [(self._block(allocate, f.n_in), self._block(allocate, f.n_out)) for f in self._factors]
         self._products: dict[tuple[int, int, int], Products] = {}
 
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of all rows."""
+        return sum(int(block.numel()) for pair in self._blocks for block in pair) * self._dtype.itemsize
+
     def inputs(self, factor: Factor, start: int, stop: int) -> torch.Tensor:
         """Return where the inputs of rows start:stop lie."""
         return self._blocks[factor.number][0][start:stop]

@@ -38,8 +38,6 @@ _SPLIT = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 """Layers whose gradients are taken shard by shard."""
 _MOST_SIZES = 256
 
-Sinks = list[tuple[list[torch.Tensor], list[torch.Tensor]]]
-
 
 @dataclass(frozen=True)
 class Job:
@@ -48,13 +46,14 @@ class Job:
     Parameters
     ----------
     fields : the tensors of a batch.   n_rows : most rows of a global batch.   n_shards : shards they come from.
-    parts : pieces in which a shard's rows go through the module.
+    parts : pieces in which a shard's rows go through the module.   factored : layers may give rows.
     """
 
     fields: tuple[Field, ...]
     n_rows: int
     n_shards: int
     parts: int = 1
+    factored: bool = True
 
 
 class Grouped:
@@ -67,7 +66,7 @@ class Grouped:
         self.rows: Rows | None = None
         self._kept = np.empty((0, 0), net.numpy_dtype)
         self._starts = [spot.start for spot in net.spots]
-        self.factors = factors_of(layers, self._places, job.n_rows, job.n_shards)
+        self.factors = factors_of(layers, self._places, job.n_rows, job.n_shards) if job.factored else {}
         if self.factors and _by_row(net, layers, list(self.factors), job.fields):
             self.rows = Rows(list(self.factors.values()), job.n_rows, net.numpy_dtype)
         else:

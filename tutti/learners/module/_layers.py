@@ -57,12 +57,17 @@ def describe(module: Any) -> Any:
         return None
     if len(list(module.parameters())) != len(list(module.named_parameters(remove_duplicate=False))):
         return None  # layers that share weights
-    found, dtype = _described(module), str(real_of(module)).removeprefix("torch.")
+    found, dtype = _described(module), dtype_of(module)
     if found is None or dtype not in DTYPES:
         return None
     with torch_as_it_was(), torch.device("meta"):
         again = build(found, dtype)
     return found if _alike(module, again) else None
+
+
+def dtype_of(module: nn.Module) -> str:
+    """Return the name of the dtype of a module's weights."""
+    return str(real_of(module)).removeprefix("torch.")
 
 
 def _described(layer: nn.Module) -> dict[str, Any] | None:

@@ -25,7 +25,7 @@ from tutti.learners.module._grouped import Job, grouped
 from tutti.learners.module._stepper import Allocate, Stepper, aligned
 from tutti.learners.module.fields import Field
 from tutti.protocols import Shares
-from tutti.types import Array, Ready
+from tutti.types import Array, Matrix, Ready, Update
 
 LOSS, WEIGHT, HITS = range(3)
 """Places in "sums"; then follows a flag per parameter: 1 where it got a gradient."""
@@ -102,13 +102,14 @@ class Net:
 
     _staged = False
 
-    def _put(self, weights: Array) -> None:
-        """Move the parameters into a flat array."""
+    def _put(self, weights: Array, copy: bool = True) -> None:
+        """Move the parameters into a flat array, or take over what it holds."""
         self.weights = weights
         self._flat = flat = self._home(weights)
         for spot, p in zip(self.spots, self.params, strict=True):
             view = flat[spot.start : spot.stop].view(spot.shape)
-            view.copy_(p.detach())
+            if copy:
+                view.copy_(p.detach())
             p.data = view
 
     def arrays(self) -> dict[str, Array]:
@@ -136,6 +137,18 @@ class Net:
     def _loss_scale(self) -> float:
         """Return what the loss is multiplied with on the way back."""
         return 1.0
+
+    @property
+    def flat(self) -> torch.Tensor:
+        """The weights, where the net computes."""
+        return self._flat
+
+    def separate(self) -> None:
+        """Have every shard go alone from now on, and give gradients for all columns."""
+        self.together = None
+        self._columns = Columns(self.spots, [])
+        self.early = Early(self.params, self.spots, self._columns)
+        self._outs.clear()
 
     def settle(self, allocate: Allocate, part: int, parts: int) -> None:
         """Move what ranks write for each other into memory that all see; of the weights, own part ``part``.
@@ -165,6 +178,15 @@ class Net:
         n_sums = 3 + len(self.spots)
         sizes = {"grad": self._columns.n_summed, "sums": n_sums, "stats": len(self.stats)}
         return {name: np.zeros(n, self.numpy_dtype) for name, n in sizes.items()}
+
+    def update(self, out: Mapping[str, Array]) -> Update:
+        """Return the update in arrays like `template`; of it the gradient may travel less exactly, sums may not."""
+        return Update("gradient", out, {"grad": self.matrices})
+
+    @property
+    def matrices(self) -> tuple[Matrix, ...]:
+        """Where matrices lie in "grad"."""
+        return self._columns.matrices
 
     def gradient(
         self,
@@ -213,9 +235,13 @@ class Net:
             torch._foreach_copy_(self.views_of(out)[1], self.buffers)
         self._land(out)
         if self.buffers:
-            stats, n = out["stats"], self._n_averaged
-            stats[:n] *= stats.dtype.type(share)
-            stats[n:] *= first
+            self.share_stats(out["stats"], share, first)
+
+    def share_stats(self, stats: Array, share: float, first: bool) -> None:
+        """Turn a shard's buffers into its part of their mean; counters are those of the ``first`` shard."""
+        n = self._n_averaged
+        stats[:n] *= stats.dtype.type(share)
+        stats[n:] *= first
 
     def _backward(
         self,
@@ -340,9 +366,9 @@ class Net:
                 shares.sum("grad", at + a - start, at + b - start, gradient[a:b])
         if self.together is not None:
             self.together.write_gradients(torch.from_numpy(gradient), n_rows, lo, hi)
-        self._move(factor, had, clip)
+        self.move(factor, had, clip)
 
-    def _move(self, factor: float, had: Sequence[bool] | None, clip: Clip) -> None:
+    def move(self, factor: float, had: Sequence[bool] | None, clip: Clip) -> None:
         """Move the own columns along the stepper's gradient."""
         self.shape_gradient(factor, clip)
         self.stepper.step(had)

@@ -24,9 +24,12 @@ class RangeStepper(Stepper):
     whole : the stepper of all columns, whose gradient, options and tensors this one shares.
     weights : flat weights that all ranks see.   start, stop : the own columns.
     allocate : has room for what this range alone keeps.
+    join : others have begun, and what lies there stays as it is.
     """
 
-    def __init__(self, whole: Stepper, weights: torch.Tensor, start: int, stop: int, allocate: Allocate) -> None:
+    def __init__(
+        self, whole: Stepper, weights: torch.Tensor, start: int, stop: int, allocate: Allocate, join: bool
+    ) -> None:
         self.__dict__.update(whole.__dict__)
         homes = whole._homes
 
@@ -35,10 +38,11 @@ class RangeStepper(Stepper):
             if found.ndim:
                 return found
             own = torch.from_numpy(allocate(found.element_size())).view(found.dtype).view(())
-            return own.copy_(found)
+            return own if join else own.copy_(found)
 
         self.begun = allocate(8).view(np.int64)
-        self.begun[0] = whole._began
+        if not join:
+            self.begun[0] = whole._began
         self._own, self._pieces, groups = (start, stop), [], []
         for number, (group, first, last) in enumerate(self._groups):
             lo, hi = max(first, start), min(last, stop)
@@ -88,32 +92,42 @@ class Served:
     ranges : (start, stop) of the columns, in order.
     steps : global steps made before, which the schedule has gone on for.
     keys_in : has room for weights and the optimizer's tensors.   sums_in : for statistics and counts.
+    join : others have begun, and what lies there stays as it is.
     """
 
     def __init__(
-        self, net: Net, ranges: Sequence[tuple[int, int]], steps: int, keys_in: Allocate, sums_in: Allocate
+        self,
+        net: Net,
+        ranges: Sequence[tuple[int, int]],
+        steps: int,
+        keys_in: Allocate,
+        sums_in: Allocate,
+        join: bool = False,
     ) -> None:
-        self.net, self._steps = net, steps
-        kept = net.stepper.state()
+        self.net, self._steps, self._join = net, steps, join
+        kept, whole = net.stepper.state(), net.stepper
         memory: Array = keys_in(net.weights.nbytes).view(net.numpy_dtype)
-        memory[:] = net.weights
-        net._put(memory)
-        if net.stepper.divisible:
-            net.stepper.own(net._flat, 0, net.length, keys_in)
-            for home in net.stepper._homes.values():
-                home.zero_()
-            net.stepper.restore(kept)
-            net.stepper.skip(steps)
-        self.steppers = (
-            [RangeStepper(net.stepper, net._flat, *r, keys_in) for r in ranges] if net.stepper.divisible else []
-        )
+        if not join:
+            memory[:] = net.weights
+        net._put(memory, copy=not join)
+        self.steppers: list[RangeStepper] = []
+        if whole.divisible:
+            whole.own(net._flat, 0, net.length, keys_in)
+            if not join:
+                for home in whole._homes.values():
+                    home.zero_()
+                whole.restore(kept)
+            whole.skip(steps)
+            self.steppers = [RangeStepper(whole, net._flat, *r, keys_in, join) for r in ranges]
         self.stats: Array = sums_in(max(net.stats.nbytes, 8)).view(net.numpy_dtype)[: len(net.stats)]
-        self.stats[:] = net.stats
         self.pushed = sums_in(8).view(np.int64)
-        self.pushed[0] = 0
+        if not join:
+            self.stats[:], self.pushed[0] = net.stats, 0
         template = {"grad": net.stepper.gradient, "sums": net.template()["sums"], "stats": net.template()["stats"]}
         self.out: dict[str, Array] = template
-        self._noted: tuple[int, list[bool] | None] = (-1, None)
+        self._best: dict[str, Array] = {}
+        self._has_best = np.zeros(1, np.int64)
+        self._room: Array = np.empty((0, 0), net.numpy_dtype)
 
     def push(
         self,
@@ -141,15 +155,19 @@ class Served:
         change[net._n_averaged :] *= first
         return Push(step, share, out["grad"], {"sums": out["sums"], "stats": change}, empty=weight <= 0)
 
+    def room(self, n_rows: int, width: int) -> Array:
+        """Return where x of so many rows may be written; it is kept."""
+        if self._room.shape[1] != width or len(self._room) < n_rows:
+            self._room = np.empty((n_rows, width), self.net.numpy_dtype)
+        return self._room[:n_rows]
+
     def move(self, push: Push, i: int, share: float) -> None:
         """Move range ``i`` along a push."""
         own, whole = self.steppers[i], self.net.stepper
         if push.keys is not whole.gradient:
             lo, hi = own._own
             whole.gradient[lo:hi] = push.keys[lo:hi]
-        if push.step > self._steps:
-            whole.skip(push.step - self._steps)
-            self._steps = push.step
+        self.go_to(push.step)
         had = push.sums["sums"][3:]
         own.step_as(whole.optimizer.param_groups, share, None if had.min() > 0 else (had > 0).tolist())
 
@@ -159,6 +177,32 @@ class Served:
         lo, hi = own._own
         kept = [t.numpy().reshape(-1) for _, _, _, mine in own._pieces for t in mine.values()]
         return [self.net.weights[lo:hi], own.begun, *kept]
+
+    def room_for_best(self, like: Mapping[str, Array], allocate: Allocate, known: Mapping[str, Array]) -> None:
+        """Have room for the best weights and statistics where all ranks see them; ``known`` are those of before."""
+        self._has_best = allocate(8).view(np.int64)
+        self._best = {n: allocate(max(a.nbytes, 8)).view(a.dtype)[: a.size] for n, a in like.items()}
+        if not self._join:
+            self._has_best[0] = 0
+        if known:
+            self.keep_best(known)
+
+    def keep_best(self, best: Mapping[str, Array]) -> dict[str, Array]:
+        """Take over the best weights and statistics; return where they lie."""
+        for name, home in self._best.items():
+            home[:] = best[name]
+        self._has_best[0] = 1
+        return self._best
+
+    def best(self) -> dict[str, Array]:
+        """Return the best weights and statistics, if there are any."""
+        return self._best if self._has_best[0] else {}
+
+    def go_to(self, step: int) -> None:
+        """Have the learning rates of a global step; there is no way back, and none is needed for a step or two."""
+        if step > self._steps:
+            self.net.stepper.skip(step - self._steps)
+            self._steps = step
 
     def gather(self) -> None:
         """Have the optimizer's tensors, counters too, where `Stepper.state` finds them."""

@@ -24,11 +24,13 @@ CHUNK = 1024  # rows that are judged at once
 
 @dataclass
 class ShardRows:
-    """What a shard keeps: its rows, and the order of the epoch it is in."""
+    """What a shard keeps: its rows, the order of the epoch it is in, and what an optimizer of its own keeps."""
 
     deck: Deck = field(default_factory=lambda: Deck((), ()))
     epoch: int = -1
     order: Picks = field(default_factory=list)
+    kept: dict[str, dict[str, Any]] | None = None
+    spare: dict[str, dict[str, Any]] | None = None
 
 
 @lru_cache(maxsize=64)

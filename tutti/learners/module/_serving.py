@@ -10,8 +10,6 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, cast
 
-import numpy as np
-
 from tutti.errors import InputError
 from tutti.learners.module import _rows
 from tutti.protocols import ShardData
@@ -54,8 +52,9 @@ class ServesNet:
         ranges: Sequence[tuple[int, int]],
         keys_in: Callable[[int], Array],
         sums_in: Callable[[int], Array],
+        join: bool = False,
     ) -> State:
-        """Move the weights, the optimizer's tensors and all counts into memory that ranks share."""
+        """Move the weights, the optimizer's tensors and all counts into memory that ranks share, or find them there."""
         from tutti.learners.module._device import make_plain_net
         from tutti.learners.module._ranges import Served
 
@@ -63,11 +62,16 @@ class ServesNet:
         state = own._revive(dict(own.snapshot(shared)), make_plain_net)
         for name in _COMMON:
             common = sums_in(state[name].nbytes).view(state[name].dtype)
-            common[:] = state[name]
+            if not join:
+                common[:] = state[name]
             state[name] = common
-        _begin_epoch(own, state)
-        state.served = Served(state.net, ranges, int(state["clock"][_STEP]), keys_in, sums_in)
+        if not join:
+            _begin_epoch(own, state)
+        state.served = Served(state.net, ranges, int(state["clock"][_STEP]), keys_in, sums_in, join)
         state["weights"] = state.net.weights
+        best = {f"best_{name}": state[name] for name in ("weights", "stats")}
+        if own.patience is not None:
+            state.served.room_for_best(best, sums_in, {} if join else {n: state[n] for n in best if n in state})
         return state
 
     def keys(self, shared: Arrays) -> Array:
@@ -84,16 +88,18 @@ class ServesNet:
         """Return the mean gradient of some shards' rows in the global batch of ``Order.step``."""
         own, served = cast("ModuleLearner", self), _served(shared)
         first = next(iter(orders.values()))
-        at = {"clock": np.array([first.step])}
         place = first.step % own.deal.n_steps
-        picks = [(data[s], found) for s, o in orders.items() if (found := own._picks(at, private[s], data[s], o))]
+        picks = [
+            (data[s], found) for s, o in orders.items() if (found := own.picks(first.step, private[s], data[s], o))
+        ]
         n_rows = sum(len(rows) for _, found in picks for _, rows in found)
         share = n_rows / own.deal.n_of(place)
         if not n_rows:
             return Push(first.step, share, served.out["grad"], empty=True)
         before = own.deal.rows(place)[: min(orders)]
+        width = max((f.stop for f in own.fields), default=0)
         push = served.push(
-            _rows.batch(served.net, own.fields, own.target, picks),
+            _rows.batch(served.net, own.fields, own.target, picks, served.room(n_rows, width)),
             step=first.step,
             seed=seed_of(first.seed, min(orders), first.step, "forward"),
             share=share,
@@ -102,12 +108,17 @@ class ServesNet:
             parts=own.accumulate,
             clip=own.clip,
         )
-        own._check_loss(push.sums, first.step, min(orders))
+        own.check_loss(push.sums, first.step, min(orders))
         return push
 
     def move(self, shared: Arrays, push: Push, i: int, share: float) -> None:
         """Take one step of the optimizer on key range ``i``."""
         _served(shared).move(push, i, share)
+
+    def keep_best(self, state: State, best: dict[str, Array]) -> Mapping[str, Array]:
+        """Return the best weights and statistics, where all ranks see them if they are served."""
+        served = getattr(state, "served", None)
+        return best if served is None else served.keep_best(best)
 
     def tally(self, shared: Arrays, push: Push, parts: int) -> None:
         """Count a push: its losses, its change of the statistics, and the step that it completes."""
@@ -136,12 +147,14 @@ class ServesNet:
         while state["clock"][_STEP] < step:  # a worker that is gone has left something out
             _advance(own, state)
         served = _served(shared)
+        state.update(served.best())
         served.net.stats[:] = served.stats
         served.net.place_stats()
         served.gather()
 
 
 def _advance(own: ModuleLearner, state: State) -> None:
+    _served(state).go_to(int(state["clock"][_STEP]) + 1)  # as after a step that all make together
     own._advance(state)
     _begin_epoch(own, state)
 

@@ -83,6 +83,13 @@ class Stepper:
         schedule = self._blueprint.schedule
         self._scheduler = None if schedule is None else schedule(self.optimizer)
 
+    def free(self) -> Any:
+        """Forget the optimizer's tensors and give the schedule away; from now on both are brought by others."""
+        self._pieces = [(lo, hi, p, {}) for lo, hi, p, _ in self._pieces]
+        scheduler, self._homes, self._scheduler = self._scheduler, {}, None
+        self.optimizer.state.clear()
+        return scheduler
+
     def landed(self) -> torch.Tensor:
         """Return the own columns of ``gradient``, where the net computes; `step` moves along them."""
         start, stop = self._own

@@ -17,18 +17,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tutti._spec import Spec
-from tutti.errors import InputError, ParameterError
+from tutti.errors import InputError, ParameterError, PlanError
 from tutti.learners.module import _rows, batches
 from tutti.learners.module._blueprint import Code
 from tutti.learners.module._rows import ShardRows
 from tutti.learners.module._serving import ServesNet
 from tutti.learners.module.batches import Deal, Picks
 from tutti.learners.module.fields import Field
+from tutti.learners.module.recipe import Recipe
 from tutti.protocols import ShardData, Shares
 from tutti.seeds import seed as seed_of
 from tutti.types import Array, Arrays, Cost, Kind, Order, Progress, Proposal, Schema, Update
 
 if TYPE_CHECKING:
+    from tutti.learners.module._local import Turns
     from tutti.learners.module._net import Net
     from tutti.learners.module._ranges import Served
 
@@ -36,7 +38,7 @@ STEP, EPOCH, VALIDATED, STOP, WAITED = range(5)
 """Places in "clock": steps and epochs done, epochs validated; 1 when training is over; epochs since the best one."""
 LOSS, WEIGHT, VALID_LOSS, ACCURACY, BEST, RATE = range(6)
 """Places in "meter": sums of the running epoch; the last validation; the best so far; the learning rate."""
-_FREE = ("code", "epochs", "max_steps", "patience")
+_FREE = ("code", "epochs", "max_steps", "patience", "factored")
 
 
 class State(dict[str, Array]):
@@ -44,6 +46,7 @@ class State(dict[str, Array]):
 
     net: Net
     served: Served
+    turns: Turns | None = None
 
 
 @dataclass(frozen=True)
@@ -71,9 +74,10 @@ class ModuleLearner(ServesNet, Spec):
     device : where this rank computes, such as "cuda:1"; see `on`.
     compiled : True compiles the forward pass.
     exact : True refuses operations of a device that give other bits each time.
+    factored : True lets wide dense layers give rows instead of a gradient for each shard; see `whole`.
     """
 
-    code: Code
+    code: Code | Recipe
     shard_rows: tuple[int, ...]
     n_weights: int
     layout: str = ""
@@ -92,6 +96,7 @@ class ModuleLearner(ServesNet, Spec):
     device: str = "cpu"
     compiled: bool = False
     exact: bool = True
+    factored: bool = True
 
     def __post_init__(self) -> None:
         if self.deal.n_rows < 1:
@@ -99,7 +104,8 @@ class ModuleLearner(ServesNet, Spec):
 
     @property
     def offers(self) -> frozenset[Kind]:
-        return frozenset({"gradient", "summary"})
+        own: tuple[Kind, ...] = () if self.precision == "fp16" else ("delta",)  # its loss scale is one for all shards
+        return frozenset({"gradient", "summary", *own})
 
     @cached_property
     def deal(self) -> Deal:
@@ -124,7 +130,7 @@ class ModuleLearner(ServesNet, Spec):
         """Estimate from the number of weights: a dense net multiplies each row with each weight three times."""
         passes = self.n_steps / max(self.deal.n_steps, 1)
         flops = 6.0 * self.n_weights / max(schema.n_features, 1)
-        return Cost(4 * self.n_weights, 8 * self.n_weights, passes, self.n_steps, flops)
+        return Cost(4 * self.n_weights, 8 * self.n_weights, passes, self.n_steps, flops, itemsize=4)
 
     def init(self, schema: Schema, *, seed: int, start: Arrays | None = None) -> State:
         """Return the shared state; ``start`` brings weights, buffers and the optimizer's state of an earlier run."""
@@ -156,17 +162,19 @@ class ModuleLearner(ServesNet, Spec):
                     ),
                 )
             )
+        step = int(shared["clock"][STEP])
+        if order.kind == "delta":
+            return self._turns(shared).propose(self, step, private, data, order)
         out = order.out if order.out is not None else net.template()
-        picks = self._picks(shared, private, data, order)
+        picks = self.picks(step, private, data, order)
         if picks is None:
             net.nothing(out, order.ready)
-            return Proposal(Update("gradient", out))
-        step = int(shared["clock"][STEP])
+            return Proposal(net.update(out))
         place = step % self.deal.n_steps
         way, n_rows = net.together, self.deal.n_of(place)
         if way is not None and way.rows is not None:
             self._together(shared, {order.shard: private}, {order.shard: data}, {order.shard: order}, [out])
-            return Proposal(Update("gradient", out))
+            return Proposal(net.update(out))
         ranges = self.deal.rows(place)
         start, stop = ranges[order.shard]
         net.gradient(
@@ -179,8 +187,8 @@ class ModuleLearner(ServesNet, Spec):
             parts=self.accumulate,
             ready=order.ready,
         )
-        self._check_loss(out, step, order.shard)
-        return Proposal(Update("gradient", out))
+        self.check_loss(out, step, order.shard)
+        return Proposal(net.update(out))
 
     def groups(self, shared: Arrays) -> bool:
         """Tell whether shards may go through the net together."""
@@ -200,7 +208,7 @@ class ModuleLearner(ServesNet, Spec):
             for s in orders.keys() - set(busy):
                 net.nothing(outs[s], orders[s].ready)
             self._together(shared, private, data, {s: orders[s] for s in busy}, [outs[s] for s in busy])
-            return {s: Proposal(Update("gradient", out)) for s, out in outs.items()}
+            return {s: Proposal(net.update(out)) for s, out in outs.items()}
         found = {s: self.propose(shared, private[s], data[s], order) for s, order in orders.items()}
         if way is not None and fits is None:
             from tutti.learners.module._grouped import same_bits
@@ -228,7 +236,7 @@ class ModuleLearner(ServesNet, Spec):
     ) -> bool:
         """Write the gradients of some shards, all with rows, in one pass."""
         step, net, places = int(shared["clock"][STEP]), self._net(shared), self._places(shared)
-        picks = [(data[s], self._picks(shared, private[s], data[s], order) or []) for s, order in orders.items()]
+        picks = [(data[s], self.picks(step, private[s], data[s], order) or []) for s, order in orders.items()]
         n_rows = self.deal.n_of(step % self.deal.n_steps)
         ranges = [places[s] for s in orders]
         assert net.together is not None
@@ -238,12 +246,12 @@ class ModuleLearner(ServesNet, Spec):
             _rows.batch(net, self.fields, self.target, picks, into), ranges, outs, n_rows, readies
         )
         for s, out in zip(orders, outs, strict=True):
-            self._check_loss(out, step, s)
+            self.check_loss(out, step, s)
         return fine
 
-    def _picks(self, shared: Arrays, private: Any, data: ShardData, order: Order) -> Picks | None:
-        """Return the shard's rows in the global batch, or None where it has none."""
-        epoch, place = divmod(int(shared["clock"][STEP]), self.deal.n_steps)
+    def picks(self, step: int, private: Any, data: ShardData, order: Order) -> Picks | None:
+        """Return the shard's rows in the global batch of a step, or None where it has none."""
+        epoch, place = divmod(step, self.deal.n_steps)
         start, stop = self.deal.rows(place)[order.shard]
         if stop == start or not data.n_rows:
             return None
@@ -253,7 +261,7 @@ class ModuleLearner(ServesNet, Spec):
             private.order = batches.epoch_order(order.seed, epoch, order.shard, train, self.shuffle)
         return batches.pick(private.order, start, stop)
 
-    def _check_loss(self, out: Mapping[str, Array], step: int, shard: int) -> None:
+    def check_loss(self, out: Mapping[str, Array], step: int, shard: int) -> None:
         if not math.isfinite(out["sums"][0]):
             raise InputError(
                 f"the loss is {out['sums'][0]} at step {step} on shard {shard} (epoch {step // self.deal.n_steps}): "
@@ -265,6 +273,9 @@ class ModuleLearner(ServesNet, Spec):
         state = self._revive(shared)
         if merged.kind == "summary":
             return self._validated(state, merged.arrays)
+        if merged.kind == "delta":
+            first = int(state["clock"][STEP])
+            return self._counted(state, *self._turns(state).apply(merged.arrays, scale, first))
         return self._step(state, Merged(merged.arrays))
 
     def settle(self, shared: Arrays, allocate: Callable[[int], Array], part: int, parts: int) -> State:
@@ -304,8 +315,20 @@ class ModuleLearner(ServesNet, Spec):
             start, stop = np.frombuffer(payload, np.int64, 2).tolist()
             rows.put(start, stop, np.frombuffer(payload, np.uint8, offset=16))
 
+    def whole(self) -> ModuleLearner:
+        """Return this learner with all of the gradient in its updates; fp16 scales them anew while it goes on."""
+        if self.precision == "fp16":
+            raise PlanError("precision='fp16' scales gradients till they overflow; compress with 'bf16' or 'float32'")
+        return dataclasses.replace(self, factored=False)
+
+    def traffic(self, shared: Arrays) -> tuple[int, int]:
+        """Return the bytes of one shard's update, and of the rows that all of them give."""
+        net = self._net(shared)
+        rows = 0 if net.together is None or net.together.rows is None else net.together.rows.n_bytes
+        return sum(array.nbytes for array in net.template().values()), rows
+
     def _step(self, state: State, shares: Shares) -> State:
-        net, clock, meter = state.net, state["clock"], state["meter"]
+        net, clock = state.net, state["clock"]
         sums = shares.sum("sums")
         place, weight = int(clock[STEP]) % self.deal.n_steps, float(sums[WEIGHT])
         if weight <= 0:
@@ -315,17 +338,21 @@ class ModuleLearner(ServesNet, Spec):
         if len(state["stats"]):
             state["stats"][:] = shares.sum("stats")
             net.place_stats()
-        if place == 0:
+        return self._counted(state, 1, float(sums[LOSS]), weight)
+
+    def _counted(self, state: State, steps: int, loss: float, weight: float) -> State:
+        clock, meter = state["clock"], state["meter"]
+        if clock[STEP] % self.deal.n_steps == 0:
             meter[LOSS] = meter[WEIGHT] = 0.0
-        meter[LOSS] += float(sums[LOSS])
+        meter[LOSS] += loss
         meter[WEIGHT] += weight
-        self._advance(state)
+        self._advance(state, steps)
         return state
 
-    def _advance(self, state: State) -> None:
-        """Count a step whose losses are in the meter."""
+    def _advance(self, state: State, steps: int = 1) -> None:
+        """Count steps whose losses are in the meter."""
         clock, meter = state["clock"], state["meter"]
-        clock[STEP] += 1
+        clock[STEP] += steps
         if clock[STEP] % self.deal.n_steps == 0 or clock[STEP] == self.n_steps:
             clock[EPOCH] += 1
             state["objective"][0] = meter[LOSS] / max(meter[WEIGHT], 1e-300)
@@ -334,7 +361,26 @@ class ModuleLearner(ServesNet, Spec):
             clock[STOP] = 1
 
     def commit(self, private: Any, proposal: Proposal, scale: float) -> Any:
+        if proposal.private is not None:
+            private.kept, private.spare = proposal.private, private.kept
         return private
+
+    def private_arrays(self, private: Any) -> Arrays:
+        """Return what the shard's own optimizer keeps."""
+        from tutti.learners.module._local import arrays_of
+
+        return arrays_of(private.kept)
+
+    def with_arrays(self, private: Any, arrays: Arrays) -> Any:
+        """Give a shard's optimizer back what `private_arrays` returned."""
+        from tutti.learners.module._local import kept_of
+
+        private.kept = kept_of(arrays)
+        return private
+
+    def ahead(self, first: int, steps: int) -> int:
+        """Return how many of the ``steps`` from ``first`` on come before the end of the epoch and of the training."""
+        return min(steps, self.deal.n_steps - first % self.deal.n_steps, self.n_steps - first)
 
     def progress(self, shared: Arrays) -> Progress:
         """Return the mean training loss of the last epoch; there is no certificate."""
@@ -388,7 +434,8 @@ class ModuleLearner(ServesNet, Spec):
             meter[BEST], clock[WAITED] = result, 0
             if self.patience is not None:
                 state.net.fetch()
-                state["best_weights"], state["best_stats"] = state["weights"].copy(), state["stats"].copy()
+                best = {f"best_{name}": state[name].copy() for name in ("weights", "stats")}
+                state.update(self.keep_best(state, best))
         else:
             clock[WAITED] += 1
         if self.patience is not None and clock[WAITED] >= self.patience:
@@ -401,6 +448,14 @@ class ModuleLearner(ServesNet, Spec):
         for name in ("weights", "stats"):
             found[name] = found.pop(f"best_{name}", found[name])
         return {name: np.array(array) for name, array in found.items()}
+
+    def _turns(self, shared: Arrays) -> Turns:
+        from tutti.learners.module._local import Turns
+
+        state = self._revive(shared)
+        if state.turns is None:
+            state.turns = Turns(state.net, int(state["clock"][STEP]))
+        return state.turns
 
     def _net(self, shared: Arrays) -> Net:
         return self._revive(shared).net
@@ -415,7 +470,7 @@ class ModuleLearner(ServesNet, Spec):
         from tutti.learners.module._grouped import Job
 
         n_rows = -(-self.deal.n_rows // self.deal.n_steps)  # of the largest batch
-        job = Job(self.fields, n_rows, len(self.shard_rows), self.accumulate)
+        job = Job(self.fields, n_rows, len(self.shard_rows), self.accumulate, self.factored)
         net = (make or make_net)(self.code.read(), self.precision, self.device, self.compiled, self.exact, job)
         for name, own in net.arrays().items():
             if name in state:

@@ -1,0 +1,1 @@
+"""Compiled loops over the numbers of one update, one thread each: the same bits whoever runs them."""
