@@ -186,5 +186,5 @@ def test_the_plan_says_who_serves() -> None:
         (tutti.ParameterServer(servers=2, staleness=1), tutti.Threads(3)),
     ]:
         assert [seat.role for seat in plan(strategy, engine).seats] == [""] * 3
-    with pytest.raises(PlanError, match="transport='tcp' or 'shm' instead of 'gloo'"):
+    with pytest.raises(PlanError, match="through 'gloo' all ranks call together"):
         plan(tutti.ParameterServer(staleness=1), Processes(2, transport="gloo"))

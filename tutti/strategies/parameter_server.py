@@ -103,8 +103,9 @@ class ParameterServer(Spec):
         )
         if draft.transport in ("gloo", "nccl"):
             raise PlanError(
-                f"ParameterServer(staleness={self.staleness}) cannot go through torch.distributed, whose calls all "
-                f"ranks make together; write transport='tcp' or 'shm' instead of {draft.transport!r}, or staleness=0"
+                f"ParameterServer(staleness={self.staleness}) needs workers that see the same memory (transport='shm') or "
+                f"reach servers over sockets (transport='tcp', tutti.Hosts); through {draft.transport!r} all ranks call "
+                "together, for which there is staleness=0"
             )
         return with_servers(found, self.servers) if draft.transport == "tcp" else found
 
