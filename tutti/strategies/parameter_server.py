@@ -103,9 +103,9 @@ class ParameterServer(Spec):
         )
         if draft.transport in ("gloo", "nccl"):
             raise PlanError(
-                f"ParameterServer(staleness={self.staleness}) needs workers that see the same memory (transport='shm') or "
-                f"reach servers over sockets (transport='tcp', tutti.Hosts); through {draft.transport!r} all ranks call "
-                "together, for which there is staleness=0"
+                f"ParameterServer(staleness={self.staleness}) needs workers that see the same memory (transport='shm') "
+                f"or reach servers over sockets (transport='tcp', tutti.Hosts); through {draft.transport!r} all ranks "
+                "call together, for which there is staleness=0"
             )
         return with_servers(found, self.servers) if draft.transport == "tcp" else found
 
