@@ -1,6 +1,6 @@
 """Updates a second of one parameter server, alone in its process; prints a JSON line.  Called by updates.py.
 
-usage: python benchmarks/_servers.py SYSTEM MODEL    SYSTEM: {rpc,ray,ours}-{async,sync}, ours-tcp   MODEL: as in _net.py
+usage: python benchmarks/_servers.py SYSTEM MODEL    SYSTEM: {rpc,ray,ours}-{async,sync}, ours-tcp  MODEL: as in _net.py
 Two workers of one thread, half a global batch an update.  The rivals keep weights and optimizer in a third process: a
 worker pushes its gradient and pulls the weights in one call; "sync" waits for the gradients of both and applies their
 mean.  Ours has them in shared memory, where "sync" is staleness=0; "tcp" is asynchronous over TLS, with a server
