@@ -62,6 +62,7 @@ class Counting(Spec):
     staleness : what must never be exceeded; checked where weights are read and where pushes arrive.
     fault : "kill" or "stop", of the first ``times`` processes that come ``after`` times to ``at``: "work", "move 1" (of
         range 1) or "judge".
+    also : as ``after``, for one process at "work"; 0: none.
     here : the process that is never struck.   note : where strikes and breaks are noted.
     breaks : connections are broken until there were so many; 0: never.
     delay : seconds of a step on average, exponentially distributed.
@@ -76,6 +77,7 @@ class Counting(Spec):
     at: str = "work"
     after: int = 10
     times: int = 1
+    also: int = 0
     here: int = 0
     note: str = ""
     breaks: int = 0
@@ -198,14 +200,15 @@ class Counting(Spec):
 
     def _strike(self, at: str) -> None:
         """Kill or stop this process at its ``after``-th call, as long as it is among the first to come there."""
-        if not self.fault or at != self.at or os.getpid() == self.here:
+        after, times = (self.after, self.times) if at == self.at else (self.also * (at == "work"), 1)
+        if not self.fault or not after or os.getpid() == self.here:
             return
         _CALLS[self.note, at] = _CALLS.get((self.note, at), 0) + 1
-        if _CALLS[self.note, at] != self.after:
+        if _CALLS[self.note, at] != after:
             return
-        for k in range(self.times):
+        for k in range(times):
             try:
-                os.close(os.open(f"{self.note}.{k}", os.O_CREAT | os.O_EXCL))
+                os.close(os.open(f"{self.note}.{at}.{k}", os.O_CREAT | os.O_EXCL))
             except FileExistsError:
                 continue
             os.kill(os.getpid(), signal.SIGKILL if self.fault == "kill" else signal.SIGSTOP)

@@ -158,6 +158,29 @@ def test_a_server_that_nobody_starts_again_ends_the_run_with_its_name(tmp_path: 
         run(2, 2, 2, fault="kill", at="move 1", after=3, times=100, note=str(tmp_path / "n"))
 
 
+@pytest.mark.thorough
+def test_a_server_that_is_stopped_is_replaced(tmp_path: Path) -> None:
+    seen: list[Any] = []
+    result = run(2, 2, 2, fault="stop", at="move 0", after=30, note=str(tmp_path / "n"), seen=seen)
+    assert "are computed again" in lost(seen)[0]
+    check_exact(result, 2, early=None)
+
+
+def test_a_run_without_workers_ends_and_says_so(tmp_path: Path) -> None:
+    with pytest.raises(RankError, match="all workers were lost"):
+        run(1, 1, 2, fault="kill", after=1, times=100, note=str(tmp_path / "n"))
+
+
+def test_a_worker_and_a_server_may_go_together(tmp_path: Path) -> None:
+    """Whatever is lost of one range, the other one has every update once, and so have the counts."""
+    for at in ("move 0", "move 1"):
+        result = run(3, 2, 2, fault="kill", at=at, after=40, note=str(tmp_path / at), judges=False, also=15)
+        assert result.faults == 3
+        counts = result.arrays["counts"]
+        assert counts[PUSHED] == 120
+        np.testing.assert_array_equal(result.arrays["keys"][:64], 120)
+
+
 def test_hosts_have_servers_too(tmp_path: Path) -> None:
     engine = hosts.Hosts(2, local=2, token_file=str(tmp_path / "token"))
     try:

@@ -120,7 +120,7 @@ class Head(Server):
                 self._left(rank)
         live = [r for r in range(self.n_workers) if r not in self._gone]
         if not live and not self._desks[0].ended:
-            raise RunError(f"all {self.n_workers} workers were lost; nobody is left who trains")
+            raise RunError("all workers were lost; nobody is left who trains")
         if self._desks[0].ended:
             for rank in list(self._waiting):
                 self._do(rank, END)
@@ -230,7 +230,7 @@ class Head(Server):
         super().read(written)
         self.copy.put_sums(written["sums"])
         self._words[:] = written["words"]
-        self._base, self._redo = written["base"], [i for i in written["sent"] if i not in self.applied]
+        self._base, self._redo = written["base"], written["sent"]
         self._told.go_on(written["told"])
         self.copy.put_aside(written["aside"])
 

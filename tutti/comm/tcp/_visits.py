@@ -32,6 +32,7 @@ class Visits(Protocol):
     def credentials(self) -> Credentials | None: ...
     def door(self) -> Door: ...
     def address(self, rank: int) -> Address: ...
+    def close(self) -> None: ...
 
 
 @runtime_checkable
@@ -53,13 +54,13 @@ class HostVisits:
         forbid_core_dumps()
         self._rank, self._run = link.rank, link.board.run
         memory = link.allocate(_WORD * (1 + 2 * link.size) + TOKEN_BYTES)
-        self._words, token = memory[:-TOKEN_BYTES].view(np.int64), memory[-TOKEN_BYTES:]
+        self._words, self._token = memory[:-TOKEN_BYTES].view(np.int64), memory[-TOKEN_BYTES:]
         with link.lock():
             if self._words[0] != self._run:
-                token[:] = list(bytes(Token.new()))
+                self._token[:] = list(bytes(Token.new()))
                 self._words[1:] = 0
                 self._words[0] = self._run
-        self.credentials = Credentials(Token(token.tobytes()))
+            self.credentials = Credentials(Token(self._token.tobytes()))
 
     def door(self) -> Door:
         """Listen from now on, and say where."""
@@ -72,6 +73,11 @@ class HostVisits:
         if not port:
             raise PeerError(f"rank {rank}", "it does not listen yet")
         return "127.0.0.1", port
+
+    def close(self) -> None:
+        """Wipe the token: nobody comes any more."""
+        self._words[0] = 0
+        self._token[:] = 0
 
 
 class CallComm(PartialComm):
@@ -151,4 +157,5 @@ class CallComm(PartialComm):
         for caller in self._callers:
             caller.close()
         if self._answerer is not None:
-            self._answerer.close()
+            self._answerer.close()  # who serves leaves last
+            self._visits.close()
