@@ -1,9 +1,10 @@
 """Updates a second of one parameter server, alone in its process; prints a JSON line.  Called by updates.py.
 
-usage: python benchmarks/_servers.py SYSTEM MODEL         SYSTEM: {rpc,ray,ours}-{async,sync}       MODEL: as in _net.py
+usage: python benchmarks/_servers.py SYSTEM MODEL    SYSTEM: {rpc,ray,ours}-{async,sync}, ours-tcp  MODEL: as in _net.py
 Two workers of one thread, half a global batch an update.  The rivals keep weights and optimizer in a third process: a
 worker pushes its gradient and pulls the weights in one call; "sync" waits for the gradients of both and applies their
-mean.  Ours has them in shared memory, where "sync" is staleness=0.
+mean.  Ours has them in shared memory, where "sync" is staleness=0; "tcp" is asynchronous over TLS, with a server
+process, as between hosts.
 """
 
 from __future__ import annotations
@@ -179,8 +180,8 @@ def ours(kind: str, name: str) -> float:
                 batch_size=BATCH[name],
                 epochs=epochs,
                 n_shards=2,
-                strategy=tutti.ParameterServer(staleness=math.inf if kind == "async" else 0),
-                engine=tutti.Processes(2),
+                strategy=tutti.ParameterServer(staleness=0 if kind == "sync" else math.inf),
+                engine=tutti.Processes(2, transport="tcp" if kind == "tcp" else "shm"),
                 **ours_settings(name),
             )
             .fit(x, y)

@@ -21,6 +21,8 @@ class Serving(Trainable, Protocol):
       memory of ``keys_in(n_bytes)``, and what counts and judges in memory of ``sums_in``; every rank writes the same
       into it, but who comes late (``join``) takes what lies there as it is.  ``keys(shared)`` is the flat array of the
       keys.
+    - ``part(shared, i)`` returns all that moves with range ``i``, as arrays (k,) of that memory, of the same lengths
+      on every rank: who copies them from another rank's state goes on with that range from there.
     - ``work`` returns the push of some shards' rows in the global step ``Order.step``, from the keys as they are.  It
       may keep buffers of its own in it: a push is good until the next one.
     - ``move(shared, push, i, share)`` moves the keys of range ``i`` along a push; ``share`` scales the learning rate.
@@ -43,6 +45,7 @@ class Serving(Trainable, Protocol):
         join: bool = False,
     ) -> Arrays: ...
     def keys(self, shared: Arrays) -> Array: ...
+    def part(self, shared: Arrays, i: int) -> list[Array]: ...
     def work(
         self, shared: Arrays, private: Mapping[int, Any], data: Mapping[int, ShardData], orders: Mapping[int, Order]
     ) -> Push: ...

@@ -113,12 +113,14 @@ class Seat:
     Parameters
     ----------
     life : how many processes had this seat before; above 0 for one that joins a running program late.
+    role : "worker" or "server" where these ask and answer one another instead of moving in step, else "".
     """
 
     rank: int
     place: Place
     shards: tuple[int, ...]
     life: int = 0
+    role: str = ""
 
 
 @dataclass(frozen=True)
@@ -139,6 +141,7 @@ class Plan:
     notes : what a careful reader would want to know besides.
     tolerant : a rank that dies or falls silent does not end the run as long as another one is there.
     restarts : how many lost ranks of a tolerant run are started again, over the whole run.
+    transport : how arrays travel between ranks, as far as the engine says.
     """
 
     strategy: str
@@ -155,6 +158,7 @@ class Plan:
     notes: tuple[str, ...] = ()
     tolerant: bool = False
     restarts: int = 0
+    transport: str = ""
 
     @property
     def size(self) -> int:

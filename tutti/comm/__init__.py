@@ -9,8 +9,12 @@ from typing import cast
 from tutti.protocols import Communicator, Link, ThreadLink
 
 
-def connect(link: Link) -> Communicator:
+def connect(link: Link, *, calls: bool = False) -> Communicator:
     """Return the communicator that fits the link an engine gave to a rank.
+
+    Parameters
+    ----------
+    calls : over sockets, ranks ask one another (`tutti.calling.Calls`) and make no collective calls.
 
     Raises
     ------
@@ -25,6 +29,10 @@ def connect(link: Link) -> Communicator:
         from tutti.comm.shm import ShmComm
 
         return ShmComm(link)
+    if link.transport == "tcp" and calls:
+        from tutti.comm.tcp._visits import CallComm
+
+        return CallComm(link)
     if link.transport == "tcp":
         from tutti.comm.tcp import connect_sockets
 

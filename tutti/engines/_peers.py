@@ -63,6 +63,18 @@ class Peers:
         finally:
             door.close()
 
+    @property
+    def credentials(self) -> Credentials:
+        return self._credentials
+
+    def door(self) -> Door:
+        """Let in who comes, at any time."""
+        return Door(self._listening, self._credentials)
+
+    def address(self, rank: int) -> Address:
+        """Return where a rank listens."""
+        return self._addresses[rank]
+
     def close(self) -> None:
         """Stop listening."""
         self._listening.close()
@@ -117,6 +129,12 @@ class HostLink(ShmLink):
         if peers is None:
             raise RunError(f"rank {self.rank} asked twice for the connections of one run")
         return peers.meet(self.rank, self.board, among)
+
+    def visits(self) -> Peers:
+        """Return where all ranks listen, for ranks that ask one another instead."""
+        if self._peers is None:
+            raise RunError(f"rank {self.rank} asked twice for the connections of one run")
+        return self._peers
 
     def close(self) -> None:
         """Stop listening, if nobody has asked for the connections."""

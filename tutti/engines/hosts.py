@@ -45,7 +45,7 @@ class Hosts(Spec):
     listen : "HOST:PORT", the address of this host that the others reach; port 0 lets the system choose.
     token_file : file with the secret that callers and workers share; it is created, for its owner alone, if it is not
         there.  Copy it to the other hosts.
-    local : how many of the workers this host starts itself.
+    local : how many of the workers this host starts itself; if any, it starts the servers of a parameter server, too.
     timeout_seconds : a rank or host that shows no sign of life for so long is lost.
     start_timeout_seconds : how long it may take until ``n`` workers have joined and started.
 
@@ -61,6 +61,8 @@ class Hosts(Spec):
     local: int = 0
     timeout_seconds: float = 10.0
     start_timeout_seconds: float = 120.0
+
+    transport = "tcp"
 
     def __post_init__(self) -> None:
         check(self.n, timeout_seconds=self.timeout_seconds, start_timeout_seconds=self.start_timeout_seconds)
@@ -123,7 +125,8 @@ class HostRun:
         self._away: set[int] = set(range(self.size))
         self._over = False
         self._waiter: int | None = None
-        lobby.start_local(engine.local)
+        servers = sum(seat.role == "server" for seat in plan.seats)
+        lobby.start_local(engine.local + servers if engine.local else 0)
 
     def results(self, watch: Callable[[Event], None] | None = None) -> list[Any]:
         """Wait for workers, then for all ranks; return their values by rank; see `tutti.protocols.Run`."""

@@ -9,7 +9,7 @@ from tutti.planner.choose import Choice
 from tutti.planner.cost import estimate_seconds
 from tutti.planner.wire import on_the_wire
 from tutti.runtime.driver import with_reason
-from tutti.types import Place, Plan, Schema
+from tutti.types import Place, Plan, Schema, Seat
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,7 @@ class Explanation:
         plan["seats"] = [
             {
                 "rank": s.rank,
+                "role": s.role or "worker",
                 "host": s.place.host,
                 "device": s.place.device,
                 "shards": list(s.shards),
@@ -51,12 +52,8 @@ class Explanation:
             (f"why       {p.reason}", []),
             (f"strategy  {p.strategy}", []),
             (
-                f"engine    {p.engine}, {p.size} worker{'s' * (p.size != 1)}, {p.n_shards} shards",
-                [
-                    f"worker {seat.rank} on {seat.place.host}{_device(seat.place)}: shards {_ranges(seat.shards)}, "
-                    f"{self._rows(seat.shards):,} rows"
-                    for seat in p.seats
-                ],
+                f"engine    {p.engine}, {_seats(p)}, {p.n_shards} shards",
+                [self._seat(seat) for seat in p.seats],
             ),
             (f"exchange  {_bytes(p.sent_bytes_per_round)} a round, about {p.rounds} rounds", []),
             (f"memory    about {_bytes(p.memory_bytes)}", []),
@@ -70,6 +67,12 @@ class Explanation:
             for j, child in enumerate(below):
                 lines.append(("   " if last else "│  ") + ("└─ " if j == len(below) - 1 else "├─ ") + child)
         return "\n".join(lines)
+
+    def _seat(self, seat: Seat) -> str:
+        where = f"{seat.rank} on {seat.place.host}{_device(seat.place)}"
+        if seat.role == "server":
+            return f"server {where}"
+        return f"worker {where}: shards {_ranges(seat.shards)}, {self._rows(seat.shards):,} rows"
 
     def _rows(self, shards: tuple[int, ...]) -> int:
         return sum(self.plan.shard_rows[i] for i in shards) if self.plan.shard_rows else 0
@@ -106,6 +109,13 @@ def explain(
         kept=kept,
         goal=goal or f"until the certified gap is {tol:g} (relative)",
     )
+
+
+def _seats(plan: Plan) -> str:
+    servers = sum(seat.role == "server" for seat in plan.seats)
+    workers = plan.size - servers
+    behind = f", {servers} server{'s' * (servers != 1)}" if servers else ""
+    return f"{workers} worker{'s' * (workers != 1)}{behind}"
 
 
 def _device(place: Place) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 from tutti.errors import ParameterError, RunError
 from tutti.protocols import Engine, Learner, Program, Strategy
 from tutti.runtime.checkpoint import Checkpoint
+from tutti.strategies._dealt import dealt
 from tutti.transforms import prepare
 from tutti.types import Arrays, Event, Fault, Note, Plan, Result, Round, Schema, Seat
 
@@ -36,10 +37,7 @@ def draft_plan(
     wanted = engine.n if engine.n is not None else sum(p.cores for p in places)
     size = min(wanted, n_shards)
     slots = [p for p in places for _ in range(p.cores)]
-    seats = tuple(
-        Seat(r, slots[r % len(slots)], tuple(range(n_shards * r // size, n_shards * (r + 1) // size)))
-        for r in range(size)
-    )
+    seats = tuple(Seat(r, slots[r % len(slots)], tuple(dealt(n_shards, size, r))) for r in range(size))
     cost = learner.cost(schema)
     notes = []
     if wanted > size:
@@ -59,6 +57,7 @@ def draft_plan(
         rounds=cost.rounds,
         memory_bytes=(schema.n_bytes if kept == "memory" else 0) + n_shards * (cost.update_bytes + cost.private_bytes),
         notes=tuple(notes),
+        transport=getattr(engine, "transport", ""),
     )
     return strategy.plan(schema, learner, plan)
 

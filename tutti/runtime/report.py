@@ -58,7 +58,7 @@ class Report:
             verdict, bound = "without a certificate", "of which it is not known how far it is from the optimum"
         return "\n".join(
             [
-                f"fit in {self.seconds:.3f} s on {len(self.ranks)} worker{'s' * (len(self.ranks) != 1)}, {verdict}",
+                f"fit in {self.seconds:.3f} s on {self._on()}, {verdict}",
                 f"  phases (all ranks)  {phases}",
                 f"  exchanged           {self.rounds} rounds, {self.sent_bytes / 1e6:.3f} MB sent",
                 *self._pushed(),
@@ -68,6 +68,12 @@ class Report:
                 *(f"  note                {note}" for note in self.notes),
             ]
         )
+
+    def _on(self) -> str:
+        servers = sum("served" in rank.counts for rank in self.ranks)
+        workers = len(self.ranks) - servers
+        behind = f" and {servers} server{'s' * (servers != 1)}" if servers else ""
+        return f"{workers} worker{'s' * (workers != 1)}{behind}"
 
     def _pushed(self) -> list[str]:
         """Return a line about the updates of a parameter server, if there were any."""

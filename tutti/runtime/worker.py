@@ -12,6 +12,7 @@ from typing import Any, cast
 
 import numpy as np
 
+from tutti.calling import Calls
 from tutti.comm.reduction import Layout, tree_sum
 from tutti.forms import Compress
 from tutti.protocols import (
@@ -172,6 +173,10 @@ class RankWorker:
         self._commons = self._comm.commons() if isinstance(self._comm, SharingMemory) else None
         return self._commons
 
+    def calls(self) -> Calls | None:
+        """Return how ranks ask one another; None where they share memory or move in step."""
+        return self._comm if isinstance(self._comm, Calls) else None
+
     @property
     def opens(self) -> bool:
         """True if `open` returns the rows of any shard."""
@@ -318,7 +323,7 @@ def fit_rank(
     from tutti.comm import connect
 
     with ExitStack() as stack:
-        comm = connect(ctx.link)
+        comm = connect(ctx.link, calls=bool(ctx.seat.role))
         stack.callback(comm.close)
         opened = time.perf_counter()
 

@@ -83,7 +83,7 @@ class Replayed(Service):
             self._pause()
             self._first = limit
         self._check_end(self._record_of.steps)
-        return {**learner.result(self.shared), **self._kept(), **self._gradient()}
+        return {**learner.result(self.shared), **self._mover.kept(), **self._gradient()}
 
     def _check_end(self, steps: int | None) -> None:
         if steps is not None and self._first != steps:
@@ -141,11 +141,11 @@ class Replayed(Service):
 
     def _compute_again(self, item: Item) -> Push:
         assert self._copies is not None
-        seen, data = self._seen.pop(item), self._opened(item.part)
+        seen, data = self._seen.pop(item), self._hands.open(self._parts[item.part])
         for i, (_, own) in enumerate(self._copies):
             own[:] = seen[i]
         with self.worker.phase("compute"):
-            push = self._computed(item.step, data)
+            push = self._hands.push(self.shared, item.step, data)
         sums = {name: array.copy() for name, array in push.sums.items()}
         return dataclasses.replace(push, keys=push.keys.copy(), sums=sums)
 

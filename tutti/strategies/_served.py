@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 
 from tutti.errors import PlanError, RunError
-from tutti.protocols import ShardData, Worker
+from tutti.protocols import Worker
 from tutti.serving import Detaching, Serving
 from tutti.strategies import _record
 from tutti.strategies._desk import Desk, Task
+from tutti.strategies._hands import Hands
+from tutti.strategies._mover import Mover, own_memory
 from tutti.strategies._record import Recorder
 from tutti.strategies._store import Store
 from tutti.strategies._told import Told
@@ -22,7 +24,6 @@ from tutti.types import Array, Arrays, Fault, Order, Push, Update
 
 _RANGE_BYTES = 4 << 20  # keys of a range, where more ranges than servers are worth their locks
 _RANGES = 4  # for each worker at most
-_SPRING = 0.9  # of elastic averaging, over all workers
 
 
 class Service:
@@ -55,17 +56,19 @@ class Service:
         self.worker, self.learner, self.optimizer, self._commons = worker, learner, optimizer, commons
         self.rank, self.size = worker.seat.rank, worker.size
         self._elastic = optimizer if isinstance(optimizer, Elastic) else None
-        self._private: dict[int, Any] = {}
+        self._hands = Hands(worker, learner)
+        self._private = self._hands.private
         self._owners = commons.memory(8 * worker.n_shards).view(np.int64)
         self._ready = commons.memory(8 * self.size).view(np.int64)
         join = worker.seat.life > 0 and self._ready[self.rank] == commons.run
         with worker.phase("read"):
             shared = learner.init(worker.schema, seed=worker.seed, start=worker.start)
             self._servers, ranges = servers, self._cut(shared, servers)
-            keys_in = _own_memory if self._elastic else commons.memory
+            keys_in = own_memory if self._elastic else commons.memory
             self.shared = learner.serve(shared, ranges, keys_in, commons.memory, join)
         self._ranges = ranges
-        self._states = self._server_states(join)
+        self._mover = Mover(learner, self.shared, ranges, optimizer, worker.start, commons.memory, self.size, join)
+        self._states = self._mover.states
         self.store = Store(commons, self.rank, self.size, len(ranges) + 1, self._move, join)
         words = commons.memory(8 * Desk.n_words(self.size)).view(np.int64)
         (lock,) = commons.locks(1)
@@ -155,7 +158,7 @@ class Service:
         mean, most = self.store.age
         self.worker.count("push_age_mean", mean)
         self.worker.count("push_age_max", most)
-        return {**self.learner.result(self.shared), **self._kept()}
+        return {**self.learner.result(self.shared), **self._mover.kept()}
 
     # items
 
@@ -176,26 +179,14 @@ class Service:
         if recorder is not None:
             for loser in losers:
                 recorder.lost(loser, task.item, self.store.moved(task.item, [loser]), torn)
-        data = self._opened(task.part)
+        data = self._hands.open(self._parts[task.part])
         with worker.phase("compute"):
             versions = self.store.versions() if self._copies is None else self.store.pull(self._copies)
             if recorder is not None:
                 recorder.read(versions)
-            self._apply(task, self._computed(task.step, data), versions, moved)
+            push = self._hands.push(self.shared, task.step, data)
+            self._apply(task, push, versions, moved)
         worker.at_step(task.step)
-
-    def _opened(self, part: int) -> dict[int, ShardData]:
-        """Return the rows of a part."""
-        worker = self.worker
-        data = {s: worker.open(s) for s in self._parts[part]}
-        for s in data.keys() - self._private.keys():
-            self._private[s] = self.learner.adopt(worker.schema, data[s])
-        return data
-
-    def _computed(self, step: int, data: Mapping[int, ShardData]) -> Push:
-        """Return the push of an item."""
-        orders = {s: Order(step, "gradient", self.worker.seed, s) for s in data}
-        return self.learner.work(self.shared, self._private, data, orders)
 
     def _apply(self, task: Task, push: Push, versions: list[int], moved: Collection[int]) -> None:
         n = len(self._ranges)
@@ -211,51 +202,11 @@ class Service:
 
     def _move(self, i: int, push: Push) -> None:
         """Move a range along a push; its lock is held."""
-        learner, optimizer = self.learner, self.optimizer
-        if i == len(self._ranges):
-            learner.tally(self.shared, push, len(self._parts))
-            self.told.note(learner, self.shared)
-        elif optimizer is None:
-            learner.move(self.shared, push, i, push.share)
+        if i < len(self._ranges):
+            self._mover.move(i, push)
         else:
-            lo, hi = self._ranges[i]
-            own = learner.keys(self.shared)[lo:hi]
-            states = [state[lo:hi] for state in self._states]
-            if self._elastic is not None:
-                optimizer.move(states[0], own, (), 0, self._elastic.rate or _SPRING / self.size)
-                return
-            self._counts[i] += 1
-            optimizer.move(own, push.keys[lo:hi], states, int(self._counts[i]), push.share)
-
-    def _server_states(self, join: bool) -> list[Array]:
-        """Return what the server's optimizer keeps of all keys; the first of elastic averaging is the model itself."""
-        if self.optimizer is None:
-            return []
-        keys, start = self.learner.keys(self.shared), self.worker.start or {}
-        self._counts = self._commons.memory(8 * len(self._ranges)).view(np.int64)
-        if not join:
-            self._counts[:] = int(start.get("server/count", 0))
-        found = []
-        for k in range(self.optimizer.n_states):
-            state = self._commons.memory(keys.nbytes).view(keys.dtype)
-            if not join:
-                state[:] = start.get(f"server/{k}", 0)
-            found.append(state)
-        if self._elastic is not None:
-            center = self._commons.memory(keys.nbytes).view(keys.dtype)
-            if join:
-                keys[:] = center
-            else:
-                center[:] = keys
-            found.append(center)
-        return found
-
-    def _kept(self) -> Arrays:
-        """Return what the server's optimizer leaves for who goes on."""
-        if self.optimizer is None or self._elastic is not None:
-            return {}
-        found: dict[str, Array] = {f"server/{k}": np.array(state) for k, state in enumerate(self._states)}
-        return {**found, "server/count": np.array(self._counts.max())}
+            self.learner.tally(self.shared, push, len(self._parts))
+            self.told.note(self.learner, self.shared)
 
     # pauses
 
@@ -286,7 +237,7 @@ class Service:
             self.told.note(learner, self.shared)
         self.told.tell(worker)
         step, best = learner.milestone(self.shared)
-        worker.keep(step, lambda: {**learner.snapshot(self.shared), **self._kept()}, best)
+        worker.keep(step, lambda: {**learner.snapshot(self.shared), **self._mover.kept()}, best)
         over = learner.progress(self.shared).done
         desk.go_on(desk.limit if over else learner.next_pause(self.shared, self._every), over)
 
@@ -333,9 +284,3 @@ class Service:
             width = sum(array.size for array in like.values())
             self._sums = self._commons.memory(8 * n * width).view(np.float64).reshape(n, width)
         return self._sums
-
-
-def _own_memory(n_bytes: int) -> Array:
-    raw = np.zeros(n_bytes + 64, np.uint8)
-    skip = -raw.__array_interface__["data"][0] % 64
-    return raw[skip : skip + n_bytes]

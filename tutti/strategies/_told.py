@@ -7,7 +7,7 @@ import time
 import numpy as np
 
 from tutti.protocols import Commons, Trainable, Worker
-from tutti.types import Arrays, Progress, Round
+from tutti.types import Array, Arrays, Progress, Round
 
 _ROWS = 1024  # noted and not told yet, at most
 _NOTED, _TOLD, _STEP, _BEGAN = range(4)
@@ -30,6 +30,15 @@ class Told:
             self._words[:] = 0, 0, step, time.perf_counter_ns()
         width = _METRICS + len(self._names)
         self._rows = commons.memory(8 * _ROWS * width).view(np.float64).reshape(_ROWS, width)
+
+    @property
+    def kept(self) -> Array:
+        """What another process needs to go on from, where all is told."""
+        return self._words
+
+    def go_on(self, kept: Array) -> None:
+        """Go on from what another process has `kept`."""
+        self._words[:] = kept
 
     def note(self, learner: Trainable, shared: Arrays) -> None:
         """Note the state if it is worth an event; one rank at a time calls it."""

@@ -1,7 +1,8 @@
 """A parameter server: workers pull the weights and push updates, each at its own pace, as far as staleness allows.
 
 On one host the store is memory that all workers see: weights are read in place, a push applies under the lock of its
-key range, and no process stands in between.  ``staleness=0`` is the synchronous program of `AllReduce`, with its bits.
+key range, and no process stands in between.  Over sockets, further ranks are servers, each with its part of the keys.
+``staleness=0`` is the synchronous program of `AllReduce`, with its bits.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ from tutti.errors import ParameterError, PlanError
 from tutti.protocols import Learner, Worker
 from tutti.serving import Detaching, Serving
 from tutti.strategies import _record
+from tutti.strategies._network import over_network
 from tutti.strategies._served import Service
+from tutti.strategies._talk import with_servers
 from tutti.strategies.all_reduce import AllReduce, synchronous
 from tutti.strategies.server_optimizers import Elastic, ServerOptimizer, made
 from tutti.types import Arrays, Kind, Plan, Schema
@@ -29,7 +32,8 @@ class ParameterServer(Spec):
 
     Parameters
     ----------
-    servers : parts that the keys are cut into by size, each with its own lock and its own optimizer.
+    servers : parts that the keys are cut into by size, each with its own lock and its own optimizer; over sockets
+        (transport="tcp", Hosts) so many ranks besides the workers, for staleness > 0.
     staleness : steps that a worker may be ahead of the slowest one: 0 is synchronous, with the bits of `AllReduce`;
         math.inf ("inf" in a file) never waits (Downpour: Dean, Corrado et al. 2012).
     server_optimizer : what a push does to the weights, from `tutti.strategies.server_optimizers`, or a table such as
@@ -117,14 +121,27 @@ class ParameterServer(Spec):
         if self.record is not None:
             _record.check_free(Path(self.record))
             notes = (*notes, f"the order of updates is recorded in {self.record}: tutti.Replay repeats the run from it")
-        return dataclasses.replace(draft, strategy=type(self).__name__, notes=notes, tolerant=True, restarts=draft.size)
+        found = dataclasses.replace(
+            draft, strategy=type(self).__name__, notes=notes, tolerant=True, restarts=draft.size
+        )
+        if draft.transport in ("gloo", "nccl"):
+            raise PlanError(
+                f"ParameterServer(staleness={self.staleness}) needs workers that see the same memory (transport='shm') "
+                f"or reach servers over sockets (transport='tcp', tutti.Hosts); through {draft.transport!r} all ranks "
+                "call together, for which there is staleness=0"
+            )
+        if draft.transport == "tcp" and self.record is not None:
+            raise PlanError("record needs workers that see the same memory: write transport='shm', or record=None")
+        return with_servers(found, self.servers) if draft.transport == "tcp" else found
 
     def run(self, worker: Worker, learner: Learner) -> Arrays:
         """Take items, compute pushes, apply them; `AllReduce`'s program where staleness is 0."""
         if self.staleness == 0:
             return synchronous(worker, learner, self.claim)
-        checked, options = check(learner, self), (self.server_optimizer, self.claim, self.record)
-        return Service(worker, checked, self.servers, float(self.staleness), *options).run()
+        checked, options = check(learner, self), (self.server_optimizer, self.claim)
+        if worker.seat.role:
+            return over_network(worker, checked, self.servers, float(self.staleness), *options)
+        return Service(worker, checked, self.servers, float(self.staleness), *options, self.record).run()
 
     def seal(self, steps: int, sha256: str) -> None:
         """End the record, if there is one: so many steps were made, and this is the SHA-256 of the model."""

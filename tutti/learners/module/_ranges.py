@@ -237,6 +237,13 @@ class Served:
         had = push.sums["sums"][3:]
         own.step_as(self._rates.at(push.step), share, None if had.min() > 0 else (had > 0).tolist())
 
+    def part(self, i: int) -> list[Array]:
+        """Return the weights of range ``i`` and what the optimizer keeps of them, counts too."""
+        own = self.steppers[i]
+        lo, hi = own._own
+        kept = [t.numpy().reshape(-1) for _, _, _, mine in own._pieces for t in mine.values()]
+        return [self.net.weights[lo:hi], own.begun, *kept]
+
     def room_for_best(self, like: Mapping[str, Array], allocate: Allocate, known: Mapping[str, Array]) -> None:
         """Have room for the best weights and statistics where all ranks see them; ``known`` are those of before."""
         self._has_best = allocate(8).view(np.int64)

@@ -88,6 +88,10 @@ class ServesNet:
         spots = _served(shared).net.spots
         return {s.name: keys[s.start :][: math.prod(s.shape)].reshape(s.shape) for s in spots}
 
+    def part(self, shared: Arrays, i: int) -> list[Array]:
+        """Return the weights of key range ``i`` and what the optimizer keeps of them."""
+        return _served(shared).part(i)
+
     def work(
         self, shared: Arrays, private: Mapping[int, Any], data: Mapping[int, ShardData], orders: Mapping[int, Order]
     ) -> Push:

@@ -1,0 +1,213 @@
+"""The program of a worker whose servers are reached over a network: do what the first server says, push, pull.
+
+What a step needs goes in one request to each server, side by side: the push of its range, and back comes what has
+changed there.  The weights lie in this rank's memory from one step to the next.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from tutti._parcel import payload, value_of
+from tutti.calling import Calls
+from tutti.errors import RunError
+from tutti.protocols import Worker
+from tutti.serving import Serving
+from tutti.strategies._hands import Hands
+from tutti.strategies._talk import AGAIN, END, GATHER, JUDGE, PULL, SLACK, STEP, WORK, Copy
+from tutti.types import Array, Arrays, Push, Update
+
+_NOWHERE = -1  # a version that no server has
+
+
+class Client:
+    """One worker's side; see the module.
+
+    Parameters
+    ----------
+    worker, learner : of this rank.   copy : its copy of the state.   dealt : the shards of each worker.
+    servers, staleness : as of `ParameterServer`.
+    """
+
+    def __init__(
+        self,
+        worker: Worker,
+        learner: Serving,
+        calls: Calls,
+        copy: Copy,
+        dealt: list[list[int]],
+        servers: int,
+        staleness: float,
+    ) -> None:
+        self.worker, self.learner, self.calls, self.copy, self._dealt = worker, learner, calls, copy, dealt
+        self._staleness = staleness
+        rank = worker.seat.rank
+        if sorted(worker.shards) != dealt[rank]:
+            raise RunError(f"rank {rank} has shards {sorted(worker.shards)}, but {dealt[rank]} were expected")
+        self._hands = Hands(worker, learner)
+        self._elastic = copy.mover.elastic
+        self._servers = [calls.asking(len(dealt) + s, copy.n_bytes + SLACK) for s in range(servers)]
+        self._ranges = [*copy.ranges, *[(0, 0)] * (servers - len(copy.ranges))]
+        self._have = [_NOWHERE] * servers
+        self._until = [0] * servers
+        self._pushed = [0] * servers
+        self._base, self._turns = 0, 0
+        self._pushes, self._age, self._oldest = 0, 0, 0
+
+    def run(self) -> Arrays:
+        """Return the state when all is done."""
+        order = self._step({})
+        while order["do"] != END:
+            if order["do"] == WORK:
+                order = self._work(order)
+            elif order["do"] == AGAIN:
+                order = self._step({})
+            elif order["do"] == JUDGE:
+                order = self._judge(order)
+            else:
+                order = self._keep(order)
+        self._gather()
+        self.worker.count("pushes", self._pushes)
+        self.worker.count("push_age_mean", self._age / max(self._pushes, 1))
+        self.worker.count("push_age_max", self._oldest)
+        return {**self.learner.result(self.copy.shared), **self.copy.mover.kept()}
+
+    # what there is to do
+
+    def _work(self, order: dict[str, Any]) -> dict[str, Any]:
+        step, item = order["step"], order["item"]
+        floor = -1 if math.isinf(self._staleness) else step - int(self._staleness)
+        if order["late"]:
+            self._pull(range(len(self._servers)), floor)
+        while behind := [s for s, until in enumerate(self._until) if until < floor and s > 0]:
+            self._pull(behind, floor)
+        data = self._hands.open(self._dealt[order["part"]])
+        with self.worker.phase("compute"):
+            push = self._hands.push(self.copy.shared, step, data)
+            own = self._own_step(push)
+        self.worker.at_step(step)
+        return self._push(item, push, own)
+
+    def _own_step(self, push: Push) -> bool:
+        """Step this worker's own weights where averaging is elastic; True if it is time to meet the model."""
+        if self._elastic is None or push.empty:
+            return False
+        for i in range(len(self.copy.ranges)):
+            self.learner.move(self.copy.shared, push, i, 1.0)
+        self._turns += 1
+        return self._turns % self._elastic.period == 0
+
+    def _judge(self, order: dict[str, Any]) -> dict[str, Any]:
+        step = order["step"]
+        with self._at_the_model():
+            self.learner.reached(self.copy.shared, step)
+            judged = {str(s): self._hands.judge(self.copy.shared, step, s) for s in order["shards"]}
+            return self._step({"judged": judged, "step": step})
+
+    def _keep(self, order: dict[str, Any]) -> dict[str, Any]:
+        """Take note of a validation and write a checkpoint, for all."""
+        learner, copy, step = self.learner, self.copy, order["step"]
+        with self._at_the_model():
+            if order["judged"] is not None:
+                learner.reached(copy.shared, step)
+                copy.shared = learner.apply(copy.shared, Update("summary", order["judged"]), 1.0)
+            at, best = learner.milestone(copy.shared)
+            sums = copy.sums()
+
+            def state() -> Arrays:
+                self._gather(sums)
+                return {**learner.snapshot(copy.shared), **copy.mover.kept()}
+
+            self.worker.keep(at, state, best)
+            return self._step({"kept": sums, "aside": copy.aside, "step": step})
+
+    # requests
+
+    def _said(self, s: int, **more: Any) -> dict[str, Any]:
+        seat = self.worker.seat
+        common = {"rank": seat.rank, "life": seat.life, "base": self._base, "pushed": self._pushed[s]}
+        return {**common, "have": self._have[s], **more}
+
+    def _step(self, more: dict[str, Any]) -> dict[str, Any]:
+        """Ask what is next, without a push."""
+        return self._ask(STEP, [0], {"item": -1, "own": None, **more})[0]
+
+    def _push(self, item: int, push: Push, own: bool) -> dict[str, Any]:
+        """Push to all servers and ask the first one what is next."""
+        known = {"item": item, "step": push.step, "share": push.share, "empty": push.empty, "sums": dict(push.sums)}
+        keys = {}
+        for s, (lo, hi) in enumerate(self._ranges):
+            moves = self._elastic is None and not push.empty
+            keys[s] = {
+                "keys": push.keys[lo:hi] if moves and hi > lo else None,
+                "own": self.copy.keys[lo:hi] if own and hi > lo else None,
+            }
+        have = list(self._have)
+        replies = self._ask(STEP, range(len(self._servers)), known, keys)
+        self._pushes += 1
+        ages = [reply["at"] - had for reply, had in zip(replies, have, strict=True)]
+        age = max([age for age in ages if age < 1 << 31], default=0)  # another process counts from elsewhere
+        self._age, self._oldest = self._age + age, max(self._oldest, age)
+        self._pushed = [n + 1 for n in self._pushed]
+        return replies[0]
+
+    def _pull(self, servers: Iterable[int], floor: int = -1) -> None:
+        """Have what servers have, as soon as all steps before ``floor`` are in it."""
+        self._ask(PULL, servers, {"floor": floor})
+
+    def _gather(self, sums: Array | None = None) -> None:
+        """Have all that servers have; ``sums``: but for what counts and judges, which is known."""
+        copy = self.copy
+        replies = self._ask(GATHER, range(len(self._servers)), {})
+        for i, reply in enumerate(replies[: len(copy.ranges)]):
+            copy.put_part(i, reply["part"])
+        copy.put_sums(replies[0]["sums"] if sums is None else sums)
+        if sums is None:
+            copy.put_aside(replies[0]["aside"])
+        copy.keys[:] = copy.model
+        self.learner.reached(copy.shared, self.learner.milestone(copy.shared)[0])
+
+    def _ask(
+        self, kind: int, servers: Iterable[int], said: dict[str, Any], parts: dict[int, dict[str, Any]] | None = None
+    ) -> list[dict[str, Any]]:
+        """Ask servers side by side; take in what has changed there."""
+        chosen = list(servers)
+        with self.worker.phase("exchange"):
+            for s in chosen:
+                self._servers[s].ask(kind, *payload(self._said(s, **said, **(parts or {}).get(s, {}))))
+            replies = self.calls.answers([self._servers[s] for s in chosen])
+            found = [value_of(reply.payload) for reply in replies]
+            for s, reply in zip(chosen, found, strict=True):
+                self._take(s, reply)
+        return found
+
+    def _take(self, s: int, reply: dict[str, Any]) -> None:
+        lo, hi = self._ranges[s]
+        if reply.get("keys") is not None:
+            self.copy.model[lo:hi] = reply["keys"]
+            if self._elastic is not None and self._have[s] == _NOWHERE:
+                self.copy.keys[lo:hi] = reply["keys"]  # a worker begins where the model is
+        if reply.get("own") is not None:
+            self.copy.keys[lo:hi] = reply["own"]
+        if "version" in reply:
+            self._have[s], self._until[s] = reply["version"], reply["until"]
+        if s == 0:
+            self._base = reply.get("base", self._base)
+            if "do" in reply and reply.get("sums") is not None:
+                self.copy.put_sums(reply["sums"])
+
+    @contextmanager
+    def _at_the_model(self) -> Iterator[None]:
+        """Meanwhile the keys are the model's of now, where averaging is elastic, too."""
+        begun, copy = _NOWHERE not in self._have, self.copy
+        self._pull(range(len(self._servers)))
+        own = copy.keys.copy() if self._elastic is not None and begun else None
+        copy.keys[:] = copy.model
+        try:
+            yield
+        finally:
+            if own is not None:
+                copy.keys[:] = own
