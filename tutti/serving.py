@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
-from tutti.protocols import ShardData, Trainable
+from tutti.protocols import Learner, ShardData, Trainable
 from tutti.types import Array, Arrays, Order, Push
 
 
@@ -50,3 +50,15 @@ class Serving(Trainable, Protocol):
     def tally(self, shared: Arrays, push: Push, parts: int) -> None: ...
     def next_pause(self, shared: Arrays, every: int | None) -> int: ...
     def reached(self, shared: Arrays, step: int) -> None: ...
+
+
+@runtime_checkable
+class Servable(Learner, Protocol):
+    """A learner that has another form to be served in.
+
+    Contract
+    --------
+    - ``served(whole)`` returns it; ``whole`` asks for pushes of all keys, since a server moves them by its own rules.
+    """
+
+    def served(self, whole: bool) -> Serving: ...

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from tutti._spec import Spec
 from tutti.errors import ParameterError, PlanError
 from tutti.protocols import Learner, Worker
-from tutti.serving import Serving
+from tutti.serving import Servable, Serving
 from tutti.strategies._served import Service
 from tutti.strategies.all_reduce import AllReduce, synchronous
 from tutti.strategies.server_optimizers import ServerOptimizer, made
@@ -73,6 +73,11 @@ class ParameterServer(Spec):
         return frozenset({"gradient"})
 
     @property
+    def serves(self) -> bool:
+        """True if the learner's weights are moved as updates come, without a common step."""
+        return self.staleness != 0
+
+    @property
     def repeats(self) -> bool:
         """True if the same training gives the same bits."""
         return self.staleness == 0
@@ -106,18 +111,20 @@ class ParameterServer(Spec):
 
 
 def check(learner: Learner, strategy: ParameterServer) -> Serving:
-    """Return the learner if a parameter server can move its state.
+    """Return the learner, in the form in which a parameter server moves its state.
 
     Raises
     ------
     PlanError : it cannot.
     """
     instead = "; write strategy=tutti.ParameterServer(staleness=0) or tutti.AllReduce()"
+    if isinstance(learner, Servable):
+        return learner.served(whole=strategy.server_optimizer is not None)
     if not isinstance(learner, Serving):
         raise PlanError(
             f"ParameterServer(staleness={strategy.staleness}) moves weights as updates come, which "
             f"{type(learner).__name__} has no form of; neural nets (NeuralNetClassifier, NeuralNetRegressor, "
-            f"tutti.train) have one{instead}"
+            f"tutti.train) and solver='sgd' have one{instead}"
         )
     why = learner.unservable()
     if why is not None:
