@@ -144,9 +144,13 @@ def test_a_value_that_is_not_finite_is_located_in_a_batch_of_touched_features() 
     bad.values[bad.indptr[9]] = np.inf
     column = int(bad.indices[bad.indptr[9]])
     shards[3] = dataclasses.replace(shards[3], x=bad)
-    with pytest.raises(DataError, match=f"row 9, column {column}: Input X contains infinity"):
+
+    def epoch() -> None:
         for t in range(4):
             served.work(state, {}, shards, {s: Order(t, "gradient", 0, s) for s in shards})
+
+    with pytest.raises(DataError, match=f"row 9, column {column}: Input X contains infinity"):
+        epoch()
 
 
 def test_it_is_of_another_form_than_the_learner_of_common_steps() -> None:

@@ -1,4 +1,4 @@
-"""Linear models under a parameter server: as good as with AllReduce, certified all the same; none waits for a lost one."""
+"""Linear models under a parameter server: as good as with AllReduce, certified as well, and no worker is waited for."""
 
 from __future__ import annotations
 
@@ -33,7 +33,8 @@ R = np.random.default_rng(0)
 N = 6000
 DENSE = R.standard_normal((N, 20))
 SPARSE = sp.random_array((N, 800), density=0.02, rng=R, format="csr")
-ENGINES = [Threads(1), Threads(2), Threads(3), *(pytest.param(Processes(n), id=f"Processes({n})") for n in (1, 2, 3))]
+ENGINES = [Threads(1), Threads(2), Threads(3), Processes(2)]
+ENGINES += [pytest.param(Processes(n), marks=pytest.mark.thorough) for n in (1, 3)]
 STALE = tutti.ParameterServer(staleness=2)
 
 pytestmark = pytest.mark.filterwarnings("ignore::tutti.estimators._base.ConvergenceWarning")
@@ -50,7 +51,8 @@ def pushes(model: Any) -> float:
 
 def close(served: Any, synchronous: Any, within: float = 0.02) -> None:
     assert served.objective_ == pytest.approx(synchronous.objective_, rel=within)
-    assert abs(served.duality_gap_ - synchronous.duality_gap_) <= within * synchronous.objective_
+    further = served.duality_gap_ - synchronous.duality_gap_
+    assert abs(further) <= within * synchronous.objective_ + 0.05 * synchronous.duality_gap_
 
 
 @pytest.fixture(scope="module")
