@@ -95,6 +95,15 @@ def test_it_ends_as_soon_as_the_gap_is_proved() -> None:
     assert model.objective_ - exact.objective_ <= model.duality_gap_ <= 0.05 * model.objective_
 
 
+def test_a_warm_start_goes_on_from_the_weights() -> None:
+    x, y = DENSE, target(DENSE) > 0
+    options = {"solver": "sgd", "C": 0.01, "tol": 1e-3, "engine": Threads(2), "strategy": STALE}
+    model = LogisticRegression(**options, max_iter=20).fit(x, y)
+    reached = model.objective_
+    assert model.set_params(warm_start=True, max_iter=1).fit(x, y).objective_ < 1.1 * reached
+    assert LogisticRegression(**options, max_iter=1).fit(x, y).objective_ > 1.1 * reached
+
+
 MODELS = [
     (LinearSVC(loss="hinge", C=0.01), 2),
     (LinearSVC(loss="squared_hinge", C=0.01, class_weight="balanced"), 3),

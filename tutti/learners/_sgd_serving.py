@@ -120,7 +120,8 @@ class ServedSGD:
 
     def result(self, shared: Arrays) -> Arrays:
         """Return the arrays that the training leaves."""
-        return {name: np.array(array) for name, array in shared.items() if name not in ("pushed", "moved", "total")}
+        inner = {"keys", "pushed", "moved", "total"}
+        return {name: np.array(array) for name, array in shared.items() if name not in inner}
 
     def propose(self, shared: Arrays, private: Any, data: ShardData, order: Order) -> Proposal:
         """Measure the rows at the first pause, sum them at the end of an epoch; the arrays are always the same ones."""

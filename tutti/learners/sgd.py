@@ -39,7 +39,8 @@ class SGD(Spec):
     w <- w - eta_t (w / N - sum_B C_i l'(m_i) y_i x_i / N_B),   eta_t = eta / (1 + eta t / N)^(3/4),  N = sum_i C_i
 
     Slow to a tight certificate by nature: for strategies that ask for gradients of mini-batches, or as a yardstick.
-    Under a strategy of local steps every shard goes on from its own w, N_B being its own rows of the step.
+    Under a strategy of local steps every shard goes on from its own w, N_B being its own rows of the step.  Under a
+    parameter server see `ServedSGD`; the average of the iterates is certified there, too.
 
     Parameters
     ----------
