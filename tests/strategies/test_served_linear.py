@@ -142,6 +142,17 @@ def test_the_server_may_have_an_optimizer_of_its_own(
     assert model.duality_gap_ >= 0
 
 
+@pytest.mark.parametrize("optimizer", [None, server_optimizers.SGD(lr=0.1), server_optimizers.Elastic()], ids=str)
+def test_a_model_is_saved_with_its_strategy(optimizer: Any, tmp_path: Path) -> None:
+    x, y = DENSE[:200], target(DENSE)[:200]
+    strategy = tutti.ParameterServer(staleness=math.inf, server_optimizer=optimizer)
+    model = Ridge(alpha=10.0, max_iter=2, strategy=strategy).fit(x, y)
+    model.save(tmp_path / "model")
+    again = tutti.load(tmp_path / "model")
+    assert again.get_params()["strategy"] == strategy
+    np.testing.assert_array_equal(again.coef_, model.coef_)
+
+
 def test_rows_that_are_streamed_stay_with_their_worker() -> None:
     rows = from_arrays(DENSE, target(DENSE) > 0).cached(None)
     model = LogisticRegression(solver="sgd", C=0.01, max_iter=2, tol=1e-3, engine=Threads(2), strategy=STALE).fit(rows)
