@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
-from tutti.protocols import ShardData, Trainable
+from tutti.protocols import Learner, ShardData, Trainable
 from tutti.types import Array, Arrays, Order, Push
 
 
@@ -21,8 +21,6 @@ class Serving(Trainable, Protocol):
       memory of ``keys_in(n_bytes)``, and what counts and judges in memory of ``sums_in``; every rank writes the same
       into it, but who comes late (``join``) takes what lies there as it is.  ``keys(shared)`` is the flat array of the
       keys.
-    - ``part(shared, i)`` returns all that moves with range ``i``, as arrays (k,) of that memory, of the same lengths
-      on every rank: who copies them from another rank's state goes on with that range from there.
     - ``work`` returns the push of some shards' rows in the global step ``Order.step``, from the keys as they are.  It
       may keep buffers of its own in it: a push is good until the next one.
     - ``move(shared, push, i, share)`` moves the keys of range ``i`` along a push; ``share`` scales the learning rate.
@@ -45,7 +43,6 @@ class Serving(Trainable, Protocol):
         join: bool = False,
     ) -> Arrays: ...
     def keys(self, shared: Arrays) -> Array: ...
-    def part(self, shared: Arrays, i: int) -> list[Array]: ...
     def work(
         self, shared: Arrays, private: Mapping[int, Any], data: Mapping[int, ShardData], orders: Mapping[int, Order]
     ) -> Push: ...
@@ -53,6 +50,19 @@ class Serving(Trainable, Protocol):
     def tally(self, shared: Arrays, push: Push, parts: int) -> None: ...
     def next_pause(self, shared: Arrays, every: int | None) -> int: ...
     def reached(self, shared: Arrays, step: int) -> None: ...
+
+
+@runtime_checkable
+class Remote(Serving, Protocol):
+    """A learner whose key ranges may be moved in other processes, which see no common memory.
+
+    Contract
+    --------
+    - ``part(shared, i)`` returns all that moves with range ``i``, as arrays (k,) of that memory, of the same lengths
+      on every rank: who copies them from another rank's state goes on with that range from there.
+    """
+
+    def part(self, shared: Arrays, i: int) -> list[Array]: ...
 
 
 @runtime_checkable
@@ -70,3 +80,15 @@ class Detaching(Serving, Protocol):
 
     def detach(self, shared: Arrays) -> list[tuple[Array, Array]]: ...
     def named(self, shared: Arrays, keys: Array) -> Arrays: ...
+
+
+@runtime_checkable
+class Servable(Learner, Protocol):
+    """A learner that has another form to be served in.
+
+    Contract
+    --------
+    - ``served(whole)`` returns it; ``whole`` asks for pushes of all keys, since a server moves them by its own rules.
+    """
+
+    def served(self, whole: bool) -> Serving: ...

@@ -241,6 +241,8 @@ class Push:
     keys : (n_keys,) what each key moves along, such as the mean gradient of the rows; cut by key range.
     sums : small arrays that travel whole: sums of losses, changes of running statistics.
     empty : True where no row weighs anything; nothing moves then.
+    touched : what of the model moves, in numbers that the learner knows, where the rest stays as it is; ``keys`` holds
+        these alone then, and only the learner can cut them.  None: all keys.
     """
 
     step: int
@@ -248,6 +250,7 @@ class Push:
     keys: Array
     sums: Arrays = field(default_factory=dict)
     empty: bool = False
+    touched: Array | None = None
 
 
 @dataclass(frozen=True)

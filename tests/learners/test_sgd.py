@@ -86,12 +86,12 @@ def test_the_order_of_rows_depends_on_the_seed_alone() -> None:
 
 
 def test_a_streamed_shard_gives_every_row_once_an_epoch() -> None:
-    from tutti.learners.sgd import _batch
+    from tutti.learners.sgd import batch
 
     shard = MemoryShard(3, np.arange(1003.0)[:, None], np.zeros(1003, np.int32), block_rows=100)
     seen = []
     for step in range(7):
-        for rows in _batch(shard, 0, 2, step, 7):
+        for rows in batch(shard, 0, 2, step, 7):
             seen += [rows.block.start + i for s in rows.starts for i in range(s, min(s + rows.size, len(rows.block.y)))]
     assert sorted(seen) == list(range(1003))
 

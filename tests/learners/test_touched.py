@@ -57,16 +57,28 @@ def test_weights_that_shrink_when_they_are_touched_equal_those_that_shrink_at_ev
     rng = np.random.default_rng(0)
     d, n_outputs, n_steps, shrink = 40, 2, 30, 1 - 0.1 * rng.random(30)
     decay = np.concatenate([[1.0], np.cumprod(shrink)])
+    seen = np.concatenate([[0.0], np.cumsum(decay[:-1])])
     lazy: Array = rng.standard_normal((d, n_outputs))
-    eager, moved = lazy.copy(), np.zeros(d, np.int64)
+    eager, moved, total = lazy.copy(), np.zeros(d, np.int64), np.zeros((d, n_outputs))
+    summed = np.zeros((d, n_outputs))
     for t in range(n_steps):
         touched = rng.permutation(d)[: rng.integers(0, 6)].astype(np.int32)
-        seen, v = np.empty((len(touched), n_outputs)), rng.standard_normal((len(touched), n_outputs))
-        fetch(lazy, moved, decay, t, touched, seen)
-        np.testing.assert_allclose(seen, eager[touched], rtol=1e-12)
+        pulled, v = np.empty((len(touched), n_outputs)), rng.standard_normal((len(touched), n_outputs))
+        fetch(lazy, moved, decay, t, touched, pulled)
+        np.testing.assert_allclose(pulled, eager[touched], rtol=1e-12)
         for lo, hi in ((0, 13), (13, d)):
-            move(lazy, moved, decay, t, lo, hi, touched, 0.3, v)
-        eager[touched] += 0.3 * v
+            move(lazy, moved, decay, total, seen, t + 1, lo, hi, touched, 0.3, v)
+        summed += eager
         eager *= shrink[t]
-    settle(lazy, moved, decay, n_steps)
+        eager[touched] += 0.3 * v
+    settle(lazy, moved, decay, total, seen, n_steps)
     np.testing.assert_allclose(lazy, eager, rtol=1e-12)
+    np.testing.assert_allclose(total, summed, rtol=1e-10)
+
+
+def test_a_sum_that_is_not_kept_changes_nothing() -> None:
+    decay, seen, none = np.array([1.0, 0.5]), np.array([0.0, 1.0]), np.empty((0, 1))
+    w, moved = np.ones((3, 1)), np.zeros(3, np.int64)
+    move(w, moved, decay, none, seen, 1, 0, 3, np.array([1], np.int32), 2.0, np.ones((1, 1)))
+    settle(w, moved, decay, none, seen, 1)
+    np.testing.assert_array_equal(w[:, 0], [0.5, 2.5, 0.5])

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from tutti.learners._margins import Rows, frozen
-from tutti.types import Array, Block, Csr
+from tutti.learners._margins import Rows, frozen, two_rows
+from tutti.types import Array, Block, Csr, Schema
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,17 @@ class Renumber:
         y = np.concatenate([part.block.y[pick] for part, pick in zip(parts, picks, strict=True)]) if parts else None
         block = Block(Csr(indptr, indices, values, n), np.empty(0) if y is None else y, weight, 0)
         return Batch(Rows(block), touched)
+
+
+def warm_up(schema: Schema) -> None:
+    """Compile or load what batches of sparse rows need."""
+    from tutti.learners._kernels.touched import fetch, move, settle
+
+    found = Renumber(1).batch([two_rows(schema)])
+    w, moved, table, out = np.zeros((1, 1)), np.zeros(1, np.int64), np.ones(2), np.zeros((1, 1))
+    fetch(w, moved, table, 0, found.touched, out)
+    move(w, moved, table, w.copy(), table, 1, 0, 1, found.touched, 0.0, out)
+    settle(w, moved, table, w.copy(), table, 1)
 
 
 def _picked(rows: Rows) -> Array:

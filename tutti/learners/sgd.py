@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,6 +21,9 @@ from tutti.learners._problem import LinearProblem, progress_of, status
 from tutti.protocols import ShardData
 from tutti.seeds import generator
 from tutti.types import Array, Arrays, Cost, Csr, Kind, Order, Progress, Proposal, Schema, Update
+
+if TYPE_CHECKING:
+    from tutti.learners._sgd_serving import ServedSGD
 
 _CHUNK = 16  # neighbouring rows that are drawn together: a row alone would waste most of a page
 _PROBE_ROWS = 4096
@@ -36,7 +39,8 @@ class SGD(Spec):
     w <- w - eta_t (w / N - sum_B C_i l'(m_i) y_i x_i / N_B),   eta_t = eta / (1 + eta t / N)^(3/4),  N = sum_i C_i
 
     Slow to a tight certificate by nature: for strategies that ask for gradients of mini-batches, or as a yardstick.
-    Under a strategy of local steps every shard goes on from its own w, N_B being its own rows of the step.
+    Under a strategy of local steps every shard goes on from its own w, N_B being its own rows of the step.  Under a
+    parameter server see `ServedSGD`; the average of the iterates is certified there, too.
 
     Parameters
     ----------
@@ -70,6 +74,10 @@ class SGD(Spec):
     def prepare(self, schema: Schema) -> None:
         """Compile or load the kernels for this kind of data."""
         warm_up(self.problem, schema, arithmetic(self.problem, schema, self.tol))
+        if schema.sparse:
+            from tutti.learners._touched import warm_up as warm_up_touched
+
+            warm_up_touched(schema)
 
     def cost(self, schema: Schema) -> Cost:
         steps = self._steps(schema.n_rows)
@@ -113,7 +121,7 @@ class SGD(Spec):
             matrix = 0, len(shared["w"]), shared["w"].shape[1]
             return Proposal(Update("delta", self._own_steps(shared, data, order), {"delta": (matrix,)}))
         steps = self._steps(int(shared["n_rows"][0]))
-        rows = _batch(data, order.seed, epoch, step, steps)
+        rows = batch(data, order.seed, epoch, step, steps)
         sums = collect(self.problem, data, rows, (shared["w"], shared["b"]), real)
         n = float(sum(r.n_rows for r in rows))
         shape = sums["v"].shape
@@ -124,6 +132,12 @@ class SGD(Spec):
     def whole(self) -> SGD:
         """Return this learner: all that it tells is in its updates; only those of mini-batches may be less exact."""
         return self
+
+    def served(self, whole: bool) -> ServedSGD:
+        """Return the form of this learner whose weights are moved by pushes as they come."""
+        from tutti.learners._sgd_serving import ServedSGD
+
+        return ServedSGD(self, whole)
 
     def traffic(self, shared: Arrays) -> tuple[int, int]:
         """Return the bytes of one shard's update, and none besides."""
@@ -180,7 +194,7 @@ class SGD(Spec):
         real = np.float64 if shared["wide"][0] else np.float32
         point = shared["w"], shared["b"]
         for i in range(ahead):
-            rows = _batch(data, order.seed, epoch, step + i, steps)
+            rows = batch(data, order.seed, epoch, step + i, steps)
             n = float(sum(r.n_rows for r in rows))
             if n:
                 point = self._moved(shared, point, collect(self.problem, data, rows, point, real), n, i)
@@ -200,22 +214,23 @@ class SGD(Spec):
     ) -> tuple[Array, Array]:
         """Return (w, b) after a step from ``point`` along the sums over ``n`` rows, ``ahead`` steps after the state."""
         _, step, epoch, _ = shared["at"].tolist()
-        rate, total = shared["rate"].tolist()
+        total = float(shared["rate"][1])
         n_rows, steps = float(shared["n_rows"][0]), self._steps(int(shared["n_rows"][0]))
-        done = epoch * steps + step + ahead
-        eta = (
-            rate / (1.0 + rate * done / total) ** 0.75
-            if math.isfinite(self.problem.C)
-            else rate / (1 + done / steps) ** 0.5
-        )
+        eta = self._eta(shared, epoch * steps + step + ahead)
         share = n_rows / max(n, 1.0)
-        v = sums["v"].sum(axis=0) if sums["v"].ndim == 3 else sums["v"]
-        a = sums["a"][1] - sums["a"][0] if sums["a"].ndim == 2 else sums["a"]
+        v, a = along(sums)
         w, b = point
         if self.problem.intercept != "none":
             pull = b / self.problem.intercept_scaling**2 if self.problem.intercept == "regularised" else 0.0
             b = b - eta / total * (pull - share * a)
         return w - eta / total * ((w if math.isfinite(self.problem.C) else 0.0) - share * v), b
+
+    def _eta(self, shared: Arrays, done: Any) -> Any:
+        """Return eta_t after ``done`` steps, a number or an array of them."""
+        rate, total = shared["rate"].tolist()
+        if math.isfinite(self.problem.C):
+            return rate / (1.0 + rate * done / total) ** 0.75
+        return rate / (1 + done / self._steps(int(shared["n_rows"][0]))) ** 0.5
 
     def _taken(self, shared: Arrays, w: Array, b: Array, n: int) -> Arrays:
         """Return the state after ``n`` steps, which led to (w, b)."""
@@ -259,7 +274,13 @@ class SGD(Spec):
         return Bounds(loss, np.zeros_like(loss), precision * np.abs(loss), point[1])
 
 
-def _batch(data: ShardData, seed: int, epoch: int, step: int, steps: int) -> list[Rows]:
+def along(sums: Arrays) -> tuple[Array, Array]:
+    """Return (v, a) over both sides of the rows: what weights and intercepts move along."""
+    v = sums["v"].sum(axis=0) if sums["v"].ndim == 3 else sums["v"]
+    return v, sums["a"][1] - sums["a"][0] if sums["a"].ndim == 2 else sums["a"]
+
+
+def batch(data: ShardData, seed: int, epoch: int, step: int, steps: int) -> list[Rows]:
     """Return this step's share of the shard's chunks of rows, block after block in the epoch's order."""
     counts = [-(-(hi - lo) // _CHUNK) for lo, hi in data.bounds]
     total = sum(counts)

@@ -72,7 +72,9 @@ def choose(
     PlanError : the solver cannot minimise this loss, or the strategy cannot run this solver.
     """
     wants = _wants(strategy)
-    if solver == "auto":
+    if solver == "auto" and getattr(strategy, "serves", False):
+        name, reason = _served(problem)
+    elif solver == "auto":
         name, reason = _by_shape(problem, schema, wants, tol)
     else:
         name, reason = _by_name(solver, problem), "chosen by the caller"
@@ -155,6 +157,16 @@ def _by_shape(problem: LinearProblem, schema: Schema, wants: frozenset[str] | No
             return "sgd", f"hinge loss and {shape} under a strategy that sums gradients"
         return "lbfgs", f"{loss} loss and {shape} under a strategy that sums gradients"
     return "dual", f"{loss} loss and {shape}: dual coordinate descent, many cheap merges an epoch"
+
+
+def _served(problem: LinearProblem) -> tuple[str, str]:
+    """Which solver where weights are moved as updates come."""
+    if problem.loss not in _SOLVERS["sgd"][1]:
+        raise PlanError(
+            f"a parameter server with staleness >= 1 wants gradient steps, and no solver of the {problem.loss} loss "
+            "takes them; use LinearSVC, which has a model for each class, or tutti.ParameterServer(staleness=0)"
+        )
+    return "sgd", "the strategy moves weights as updates come, which only gradient steps allow"
 
 
 def _make(name: str, problem: LinearProblem, tol: float, max_iter: int | None) -> Learner:

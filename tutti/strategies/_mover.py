@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tutti.serving import Serving
+from tutti.serving import Remote, Serving
 from tutti.strategies.server_optimizers import Elastic
 from tutti.types import Array, Arrays, Push
 
@@ -80,6 +80,7 @@ class Mover:
 
     def part(self, i: int) -> list[Array]:
         """Return all that moves with range ``i``: whoever is given it goes on from there."""
+        assert isinstance(self._learner, Remote)  # the plan has seen to it
         lo, hi = self.ranges[i]
         found = [] if self._optimizer is None else [self._counts[i : i + 1], *(state[lo:hi] for state in self.states)]
         return [*self._learner.part(self._shared, i), *found]

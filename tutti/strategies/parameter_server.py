@@ -16,7 +16,7 @@ from typing import Any, Literal
 from tutti._spec import Spec
 from tutti.errors import ParameterError, PlanError
 from tutti.protocols import Learner, Worker
-from tutti.serving import Detaching, Serving
+from tutti.serving import Detaching, Remote, Servable, Serving
 from tutti.strategies import _record
 from tutti.strategies._network import over_network
 from tutti.strategies._served import Service
@@ -24,6 +24,8 @@ from tutti.strategies._talk import with_servers
 from tutti.strategies.all_reduce import AllReduce, synchronous
 from tutti.strategies.server_optimizers import Elastic, ServerOptimizer, made
 from tutti.types import Arrays, Kind, Plan, Schema
+
+_SOCKETS = ("tcp", "gloo", "nccl")
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,11 @@ class ParameterServer(Spec):
         return frozenset({"gradient"})
 
     @property
+    def serves(self) -> bool:
+        """True if the learner's weights are moved as updates come, without a common step."""
+        return self.staleness != 0
+
+    @property
     def repeats(self) -> bool:
         """True if the same training gives the same bits."""
         return self.staleness == 0
@@ -111,7 +118,7 @@ class ParameterServer(Spec):
         if self.staleness == 0:
             synchronous_plan = AllReduce(self.claim).plan(schema, learner, draft)
             return dataclasses.replace(synchronous_plan, strategy=type(self).__name__)
-        check(learner, self)
+        served = check(learner, self)
         note = (
             "updates are applied as they come, so the bits depend on the workers' timing and are not promised; "
             "staleness=0 gives those of AllReduce"
@@ -124,15 +131,24 @@ class ParameterServer(Spec):
         found = dataclasses.replace(
             draft, strategy=type(self).__name__, notes=notes, tolerant=True, restarts=draft.size
         )
-        if draft.transport in ("gloo", "nccl"):
+        return found if draft.transport not in _SOCKETS else self._networked(found, served)
+
+    def _networked(self, plan: Plan, learner: Serving) -> Plan:
+        """Return the plan with the servers' seats."""
+        if plan.transport != "tcp":
             raise PlanError(
                 f"ParameterServer(staleness={self.staleness}) needs workers that see the same memory (transport='shm') "
-                f"or reach servers over sockets (transport='tcp', tutti.Hosts); through {draft.transport!r} all ranks "
+                f"or reach servers over sockets (transport='tcp', tutti.Hosts); through {plan.transport!r} all ranks "
                 "call together, for which there is staleness=0"
             )
-        if draft.transport == "tcp" and self.record is not None:
+        if self.record is not None:
             raise PlanError("record needs workers that see the same memory: write transport='shm', or record=None")
-        return with_servers(found, self.servers) if draft.transport == "tcp" else found
+        if not isinstance(learner, Remote):
+            raise PlanError(
+                f"ParameterServer(staleness={self.staleness}) moves linear models where workers see the same memory: "
+                "write transport='shm', or staleness=0"
+            )
+        return with_servers(plan, self.servers)
 
     def run(self, worker: Worker, learner: Learner) -> Arrays:
         """Take items, compute pushes, apply them; `AllReduce`'s program where staleness is 0."""
@@ -150,25 +166,26 @@ class ParameterServer(Spec):
 
 
 def check(learner: Learner, strategy: ParameterServer) -> Serving:
-    """Return the learner if a parameter server can move its state.
+    """Return the learner, in the form in which a parameter server moves its state.
 
     Raises
     ------
     PlanError : it cannot.
     """
     instead = "; write strategy=tutti.ParameterServer(staleness=0) or tutti.AllReduce()"
-    if not isinstance(learner, Serving):
+    form = learner.served(whole=strategy.server_optimizer is not None) if isinstance(learner, Servable) else learner
+    if not isinstance(form, Serving):
         raise PlanError(
             f"ParameterServer(staleness={strategy.staleness}) moves weights as updates come, which "
             f"{type(learner).__name__} has no form of; neural nets (NeuralNetClassifier, NeuralNetRegressor, "
-            f"tutti.train) have one{instead}"
+            f"tutti.train) and solver='sgd' have one{instead}"
         )
-    if strategy.record is not None and not isinstance(learner, Detaching):
+    if strategy.record is not None and not isinstance(form, Detaching):
         raise PlanError(f"record={strategy.record!r}: the updates of a {type(learner).__name__} cannot be repeated")
-    why = learner.unservable()
+    why = form.unservable()
     if why is not None:
         raise PlanError(f"ParameterServer(staleness={strategy.staleness}) cannot serve this net: {why}{instead}")
-    return learner
+    return form
 
 
 def _bound(steps: int) -> str:

@@ -54,27 +54,37 @@ def fetch(w, moved, decay, step, touched, out):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def move(w, moved, decay, step, lo, hi, touched, rate, v):
-    """w[j] = w[j] shrunk to ``step`` + rate v[i], for each touched feature j = touched[i] in lo:hi; v (n, K)."""
+def move(w, moved, decay, total, seen, step, lo, hi, touched, rate, v):
+    """w[j] = w[j] shrunk to ``step`` + rate v[i], for each touched feature j = touched[i] in lo:hi; v (n, K).
+
+    ``total`` (as w, or of no rows: not kept) is the sum of w[j] over all steps before the one it was last moved at,
+    with ``seen[t]`` = sum of decay over the steps before t that count.
+    """
     n_outputs = w.shape[1]
     for i in range(len(touched)):
         j = touched[i]
         if lo <= j and j < hi:
-            shrink = 1.0
-            if moved[j] < step:
-                shrink = decay[step] / decay[moved[j]]
-                moved[j] = step
+            _shrink(w, moved, decay, total, seen, step, j)
             for o in range(n_outputs):
-                w[j, o] = w[j, o] * shrink + rate * v[i, o]
+                w[j, o] += rate * v[i, o]
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def settle(w, moved, decay, step):
+def settle(w, moved, decay, total, seen, step):
     """Shrink every weight to ``step``."""
-    n_outputs = w.shape[1]
     for j in range(len(w)):
-        if moved[j] < step:
-            shrink = decay[step] / decay[moved[j]]
-            moved[j] = step
-            for o in range(n_outputs):
-                w[j, o] *= shrink
+        _shrink(w, moved, decay, total, seen, step, j)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _shrink(w, moved, decay, total, seen, step, j):
+    last = moved[j]
+    if last >= step:
+        return
+    shrink = decay[step] / decay[last]
+    lasted = (seen[step] - seen[last]) / decay[last]
+    for o in range(w.shape[1]):
+        if len(total) > 0:
+            total[j, o] += w[j, o] * lasted
+        w[j, o] *= shrink
+    moved[j] = step
