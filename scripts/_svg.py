@@ -117,7 +117,7 @@ def curves(title: str, across: str, up: str, each: Sequence[Curve], target: floa
     A letter at its end leads from a curve to its name; names come in the order in which the curves end.
     """
     each = sorted(each, key=lambda curve: curve.points[-1][0])
-    left, right, top, bottom = 74.0, 264.0, 50.0, 370.0
+    left, right, top, bottom = 74.0, 274.0, 50.0, 370.0
     width = WIDTH - left - right
     every = [y for curve in each for _, y in curve.points] + ([target] if target else [])
     most = max(x for curve in each for x, _ in curve.points)
