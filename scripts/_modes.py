@@ -12,6 +12,7 @@ from collections.abc import Callable
 from _measured import Reached, Results
 from draw_modes import FIGURES, RIVALS
 
+CONTROL = "synchronous, dealt, 2 shards"
 BASE, CLAIMED = "synchronous, dealt", "synchronous, claimed"
 ASYNC, BOUND = "asynchronous, claimed", "staleness 4, claimed"
 SLOW_LINK = {
@@ -59,6 +60,20 @@ def seconds(value: float) -> str:
     return f"{value:.2f} s" if math.isfinite(value) else "not reached"
 
 
+def runs(results: Results, name: str, default: int) -> str:
+    """Return how many runs a number stands for, by the command that made it."""
+    found = results.find(name, r"^command .*--repeats (\d+)")
+    n = int(found[0]) if found else default
+    return f"`{name}.txt`, a single run" if n == 1 else f"`{name}.txt`, medians of {n} runs"
+
+
+def coarse(reached: dict[str, Reached]) -> str:
+    """Return what the control tells, where it was run."""
+    if CONTROL not in reached:
+        return ""
+    return " With `n_shards=2` the synchronous way has pieces of work as large as the parameter server's."
+
+
 def race(reached: dict[str, Reached], names: dict[str, str], bases: dict[str, str], target: float) -> list[str]:
     """Return a table: who, seconds to the target, times sooner than each base, the loss at the end."""
     head = ["strategy", f"loss {target:g} after", *(f"sooner than {name}" for name in bases.values()), "final loss"]
@@ -74,16 +89,17 @@ def race(reached: dict[str, Reached], names: dict[str, str], bases: dict[str, st
 
 
 def nets(results: Results) -> list[str]:
-    pattern = r"ours [\d.]+ ms: ([\d.]+)x DDP.*costs \+(\d+)%"
-    steps = [(float(ddp), float(cost)) for ddp, cost in results.rows("nets", pattern)]
+    pattern = r"ours [\d.]+ ms: ([\d.]+)x DDP.*?([\d.]+)x plain.*costs \+(\d+)%"
+    steps = [tuple(map(float, row)) for row in results.rows("nets", pattern)]
     sums = results.find("transport", r"^all_reduce 10 MB +copied ([\d.]+) ms: ([\d.]+)x gloo")
     if not steps or not sums:
         return []
-    ratios, costs = zip(*steps, strict=True)
+    ddp, plain, costs = zip(*steps, strict=True)
     return prose(
-        f"Against DDP on gloo, steps of {len(steps)} nets are {min(ratios):.2f} to {max(ratios):.2f} times as fast;",
-        f"a sum of 10 MB takes {sums[0]:.1f} ms, {sums[1]:.1f} times less than gloo's. The promise of equal bits costs",
-        f"{min(costs):.0f} to {max(costs):.0f} % of a step against `exact=False` (`nets.txt`, `transport.txt`).",
+        f"Steps of {len(steps)} nets are {min(ddp):.2f} to {max(ddp):.2f} times as fast as with DDP on gloo, and",
+        f"{min(plain):.2f} to {max(plain):.2f} times as fast as in plain torch with two threads; a sum of 10 MB takes",
+        f"{sums[0]:.1f} ms, {sums[1]:.1f} times less than gloo's. The promise of equal bits costs {min(costs):.0f} to",
+        f"{max(costs):.0f} % of a step against `exact=False` (`nets.txt`, `transport.txt`).",
     )
 
 
@@ -112,7 +128,7 @@ def staleness_slow(results: Results) -> list[str]:
     if not reached:
         return []
     lines = race(reached, MODES, {BASE: "synchronous, dealt", CLAIMED: "claimed"}, results.target("staleness"))
-    lines += ["", "One of two workers four times slower (`staleness.txt`)."]
+    lines += ["", f"One of two workers four times slower ({runs(results, 'staleness', 3)}).{coarse(reached)}"]
     return lines + plot(results, "staleness_slow", "Loss over seconds of each mode with one slow worker")
 
 
@@ -121,7 +137,8 @@ def staleness_random(results: Results) -> list[str]:
     if not reached:
         return []
     lines = race(reached, MODES, {BASE: "synchronous, dealt"}, results.target("staleness"))
-    lines += ["", "Both workers pause at random, exponentially, for a step on average (`staleness.txt`)."]
+    lines += ["", "Both workers pause at random, exponentially, for a step on average"]
+    lines += [f"({runs(results, 'staleness', 3)}).{coarse(reached)}"]
     return lines + plot(results, "staleness_random", "Loss over seconds of each mode with random delays")
 
 
@@ -135,7 +152,7 @@ def bound(results: Results) -> list[str]:
         f"bound at all {seconds(free.seconds)}; claimed shards need {seconds(claimed.seconds)}, synchronously, in",
         f"place of {seconds(reached[BASE].seconds)}.",
     ]
-    if control := reached.get("synchronous, dealt, 2 shards"):
+    if control := reached.get(CONTROL):
         parts += [
             "With the work cut as coarsely as theirs (`n_shards=2`) the synchronous way with dealt rows needs",
             f"{seconds(control.seconds)}: that is {control.seconds / dealt.seconds:.2f} times what staleness 4 needs.",
@@ -161,7 +178,8 @@ def slow_link(results: Results) -> list[str]:
     if not reached:
         return []
     lines = race(reached, SLOW_LINK, {"AllReduce": "AllReduce", "ddp": "DDP"}, results.target("slow_link"))
-    lines += ["", "Two hosts, 100 Mbit/s and 20 ms each way, a dense net of 235,000 weights, AdamW (`slow_link.txt`)."]
+    lines += ["", "Two hosts, 100 Mbit/s and 20 ms each way, a dense net of 235,000 weights, AdamW"]
+    lines += [f"({runs(results, 'slow_link', 1)})."]
     return lines + plot(results, "slow_link", "Loss over seconds between two hosts on a slow link")
 
 
@@ -233,7 +251,8 @@ def gains(results: Results) -> dict[str, str]:
     slow, random, reached = results.staleness("slow"), results.staleness("random"), results.slow_link()
     first, second = sooner(slow, ASYNC, BASE), sooner(slow, ASYNC, CLAIMED)
     if first and second:
-        found["free"] = f"target {first:.1f} times sooner than dealt, {second:.1f} times sooner than claimed shards"
+        found["free"] = f"target {first:.1f} times sooner than dealt, {second:.1f} times than claimed shards; "
+        found["free"] += "in part by larger pieces of work"
     if ratio := sooner(random, BOUND, BASE):
         found["delays"] = f"target {ratio:.1f} times sooner than dealt shards"
     for key, system in (("lossy", "TopK + Int8"), ("rare", "LocalSGD 16 + Int8"), ("auto", "auto")):
@@ -257,7 +276,7 @@ ROWS = (
         "workers are alike, on one host",
         "strategy=tutti.AllReduce()",
         "nobody waits long",
-        "nothing: the same bits for any number of workers",
+        "equal bits take a part of each step; `exact=False` gives them up",
     ),
     (
         "slow",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import math
 import re
 import sys
@@ -96,6 +97,12 @@ def test_what_is_not_measured_has_no_number_and_no_plot(scripts: tuple[ModuleTyp
     assert [name for name in modes.BLOCKS if modes.block(name, nothing) and name != "decisions"] == []
     assert [name for name, figure in draw.FIGURES.items() if figure(nothing) is not None] == []
     assert modes.gains(nothing) == {}
+
+
+def test_places_and_ticks_are_as_its_examples_say(scripts: tuple[ModuleType, ...]) -> None:
+    results = doctest.testmod(sys.modules["_svg"])
+    assert results.attempted > 0
+    assert results.failed == 0
 
 
 def test_text_of_a_plot_stays_within_it(scripts: tuple[ModuleType, ...], full: Path) -> None:
