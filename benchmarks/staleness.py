@@ -5,7 +5,9 @@ Two processes of one thread train a dense net (784-256-128-10, batch 256, SGD wi
 them sleeps three times its own computing time, or both sleep for a random time after each of their parts of a step
 (exponential, its mean that of a step).  Seconds until the loss on training rows falls below a target; it is taken at
 the end of each epoch, with all workers at rest and the clock stopped.  Goals: asynchronous 1.8 times sooner than
-synchronous with dealt shards, with random delays staleness 4 1.3 times sooner, final loss within 1 %.
+synchronous with dealt shards, with random delays staleness 4 1.3 times sooner, final loss within 1 %.  A synchronous
+worker computes 8 shards' gradients, the others one for each worker: "2 shards" tells how much of a gain is due to that.
+The curves go to benchmarks/results/staleness.csv.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _common import header, median, save
+from _common import header, median, save, save_rows
 
 WORKERS, SHARDS = 2, 8
 TARGET = 0.05
@@ -34,12 +36,13 @@ def rows() -> tuple[np.ndarray, np.ndarray]:
     return np.tile((x / 255).astype(np.float32), (4, 1)), np.tile(y, 4)
 
 
-def module(kind: str, folder: str, calls: int, step_seconds: float, x: np.ndarray, y: np.ndarray) -> Any:
+def module(kind: str, folder: str, shards: int, calls: int, step_seconds: float, x: np.ndarray, y: np.ndarray) -> Any:
     """Return a net that is slow as ``kind`` says, and writes down the loss of some rows whenever all are at rest.
 
     Parameters
     ----------
     kind : "even", "slow" (one worker, four times) or "random".
+    shards : all of them.
     calls : training batches of a worker in a step.
     """
     import torch
@@ -78,7 +81,7 @@ def module(kind: str, folder: str, calls: int, step_seconds: float, x: np.ndarra
 
         def judge(self) -> None:
             self.judged += 1
-            if self.judged % (SHARDS // WORKERS) == 1:  # the first shard of a pause
+            if (self.judged - 1) % (shards // WORKERS) == 0:  # the first shard of a pause
                 began = time.perf_counter()
                 loss = float(torch.nn.functional.cross_entropy(self.layers(self.rows[0]), self.rows[1]))
                 with open(f"{folder}/{os.getpid()}.log", "a") as file:
@@ -87,21 +90,23 @@ def module(kind: str, folder: str, calls: int, step_seconds: float, x: np.ndarra
     return Net()
 
 
-def fit(kind: str, strategy: Any, epochs: int, step_seconds: float = 0.0) -> tuple[list[float], list[float]]:
+def fit(
+    kind: str, strategy: Any, epochs: int, step_seconds: float = 0.0, shards: int = SHARDS
+) -> tuple[list[float], list[float]]:
     """Return the seconds of training, pauses apart, and the loss at the end of each epoch."""
     import tutti
 
     x, y = rows()
-    calls = SHARDS // WORKERS if strategy.get_params().get("staleness", 0) == 0 else 1
+    calls = shards // WORKERS if strategy.get_params().get("staleness", 0) == 0 else 1
     with tempfile.TemporaryDirectory() as folder:
         model = tutti.NeuralNetClassifier(
-            module(kind, folder, calls, step_seconds, x[:4096], y[:4096]),
+            module(kind, folder, shards, calls, step_seconds, x[:4096], y[:4096]),
             optimizer="sgd",
             lr=0.05,
             optimizer__momentum=0.9,
             epochs=epochs,
             validation=0.01,
-            n_shards=SHARDS,
+            n_shards=shards,
             random_state=0,
             strategy=strategy,
             engine=tutti.Processes(WORKERS),
@@ -128,7 +133,6 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--kinds", nargs="*", default=["slow", "random"])
-    parser.add_argument("--curves", help="file to append the curves to, as CSV")
     given = parser.parse_args()
     missing = [name for name in ("torch", "mlxtend") if importlib.util.find_spec(name) is None]
     if missing:
@@ -141,6 +145,7 @@ def main() -> None:
 
     ways = {
         "synchronous, dealt": tutti.AllReduce(claim=False),
+        "synchronous, dealt, 2 shards": tutti.AllReduce(claim=False),
         "synchronous, claimed": tutti.AllReduce(),
         "staleness 4, dealt": stale(4, False),
         "staleness 4, claimed": stale(4, True),
@@ -151,6 +156,7 @@ def main() -> None:
     steps = -(-int(len(rows()[1]) * 0.99) // 256)
     step_seconds = (seconds[-1] - seconds[0]) / (2 * steps)
     lines = [header(), "", f"a step without delays takes {step_seconds * 1e3:.2f} ms; seconds to a loss of {TARGET}"]
+    curves: list[tuple[Any, ...]] = []
     for kind in given.kinds:
         title = "one of two workers four times slower" if kind == "slow" else "random delays, mean one step"
         lines += ["", f"{title:40}{'seconds':>9}{'sooner':>9}{'final loss':>12}{'all epochs s':>14}"]
@@ -159,19 +165,18 @@ def main() -> None:
             for name, way in ways.items():
                 if kind == "random" and name == "synchronous, claimed":
                     continue  # its parts of a step are as many as it takes
-                seconds, losses = fit(kind, way, given.epochs, step_seconds)
+                shards = WORKERS if name.endswith("2 shards") else SHARDS
+                seconds, losses = fit(kind, way, given.epochs, step_seconds, shards)
                 print(f"{kind} {name}: {seconds[-1]:.2f} s, losses {[round(f, 4) for f in losses]}", flush=True)
                 found[name].append((reached(seconds, losses), losses[-1], seconds[-1]))
-                if given.curves:
-                    with open(given.curves, "a") as file:
-                        for s, loss in zip(seconds, losses, strict=True):
-                            file.write(f"{kind},{name.replace(',', '')},{repeat},{s:.4f},{loss:.5f}\n")
+                curves += [(kind, name, repeat, s, loss) for s, loss in zip(seconds, losses, strict=True)]
         base = median([f[0] for f in found["synchronous, dealt"]])
         for name, each in found.items():
             if each:
                 took, loss, whole = (median([f[i] for f in each]) for i in range(3))
                 lines.append(f"{name:40}{took:9.2f}{base / took:8.2f}x{loss:12.4f}{whole:14.2f}")
     save("staleness", "\n".join(lines))
+    save_rows("staleness", ("kind", "mode", "repeat", "seconds", "loss"), curves)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """Run the Python blocks of README and docs and put what they print into the ```text blocks that follow them.
 
-The table of measurements in the README comes from benchmarks/results/.
+The table of measurements in the README and the measured parts of docs/modes.md come from benchmarks/results/.
 
-python scripts/refresh_pages.py    (tests/test_house.py checks that the pages still say what the code prints)
+python scripts/refresh_pages.py [PAGE ...]    (tests/test_house.py checks that the pages still say what the code prints)
 """
 
 from __future__ import annotations
@@ -17,12 +17,14 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import _modes
+
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = ("README.md", "docs/tutorial.md", "docs/how-to.md")
+PAGES = ("README.md", "docs/tutorial.md", "docs/how-to.md", "docs/modes.md")
 FENCE = re.compile(r"(?P<skip><!-- not run: [^>]*-->\n)?```(?P<kind>python|text)\n(?P<body>.*?)```", re.S)
 
 
-TABLE = re.compile(r"(?P<head><!-- measured: [^>]*-->\n).*?(?P<tail><!-- end of measured -->)", re.S)
+TABLE = re.compile(r"(?P<head><!-- measured: (?P<name>[^>]*?) -->\n).*?(?P<tail><!-- end of measured -->)", re.S)
 JOBS = {
     "sparse-logistic": "logistic regression, sparse 400,000 x 100,000",
     "sparse-hinge": "linear SVM (hinge), sparse 400,000 x 100,000",
@@ -102,6 +104,12 @@ def measured_table() -> str:
     return "\n".join(rows)
 
 
+def measured(found: re.Match[str]) -> str:
+    """Return a measured part of a page with what the results say today."""
+    name = found["name"]
+    return found["head"] + (_modes.block(name) if name in _modes.BLOCKS else measured_table()) + found["tail"]
+
+
 def refreshed(text: str, page: str) -> str:
     """Return the page with fresh output; its blocks share their names and run in the current folder."""
     names: dict[str, Any] = {"__name__": "__page__"}
@@ -119,12 +127,11 @@ def refreshed(text: str, page: str) -> str:
         printed = caught.getvalue()
         return block[0]
 
-    text = TABLE.sub(lambda found: found["head"] + measured_table() + found["tail"], text)
-    return FENCE.sub(fill, text)
+    return FENCE.sub(fill, TABLE.sub(measured, text))
 
 
 def main() -> None:
-    for page in PAGES:
+    for page in sys.argv[1:] or PAGES:
         text = (ROOT / page).read_text()
         with tempfile.TemporaryDirectory() as folder:
             os.chdir(folder)

@@ -175,7 +175,8 @@ def test_code_on_the_pages_runs_and_prints_what_they_show(
     assert ran > 0
 
 
-def test_the_table_of_measurements_is_that_of_the_results() -> None:
+def test_the_table_of_measurements_is_that_of_the_results(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
     spec = importlib.util.spec_from_file_location("refresh_pages", ROOT / "scripts" / "refresh_pages.py")
     assert spec is not None
     assert spec.loader is not None
