@@ -201,7 +201,7 @@ def test_what_it_cannot_serve_is_named_before_the_start():
     with pytest.raises(PlanError, match="treat every number by itself"):
         net(optimizer=own, strategy=stale, engine=Threads(2)).explain(x, y)
     with pytest.raises(PlanError, match="neural nets"):
-        tutti.LogisticRegression(strategy=stale).fit(x, y)
+        tutti.LogisticRegression(solver="newton", strategy=stale).fit(x, y)
     with pytest.raises(PlanError, match="see the same memory"):
         net(strategy=stale, engine=Processes(2, transport="gloo")).fit(x, y)
     said = str(net(strategy=tutti.ParameterServer(staleness=4), engine=Threads(2)).explain(x, y))
