@@ -20,7 +20,6 @@ STRATEGIES: dict[str, Callable[[], Any]] = {  # a row of the result each
     "AllReduce": lambda: tutti.AllReduce(),
     "Int8": lambda: tutti.AllReduce(compress=tutti.Int8()),
     "TopK + Int8": lambda: tutti.AllReduce(compress=(tutti.TopK(0.05), tutti.Int8())),
-    "auto": lambda: tutti.AllReduce(compress="auto"),
     "LocalSGD 16": lambda: tutti.LocalSGD(16, "nesterov"),
     "LocalSGD 16 + Int8": lambda: tutti.LocalSGD(16, "nesterov", compress=tutti.Int8()),
 }

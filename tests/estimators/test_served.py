@@ -72,13 +72,14 @@ ENGINES += [pytest.param(Processes(n), marks=pytest.mark.thorough) for n in (1, 
 @pytest.mark.parametrize("engine", ENGINES, ids=str)
 def test_it_learns_as_well_as_synchronously(engine):
     x, y = digits()
+    new = np.arange(len(x)) % 4 == 0  # the last rows are by other hands: too few to tell 1 % apart
     settings = {"epochs": 12, "lr": 3e-3, "engine": engine}
-    score = net(dense, **settings).fit(x[:1400], y[:1400]).score(x[1400:], y[1400:])
+    score = net(dense, **settings).fit(x[~new], y[~new]).score(x[new], y[new])
     for staleness in (1, 4, math.inf):
         for claim in (True, False):
             strategy = tutti.ParameterServer(servers=2, staleness=staleness, claim=claim)
-            served = net(dense, **settings, strategy=strategy).fit(x[:1400], y[:1400])
-            assert served.score(x[1400:], y[1400:]) >= score - 0.01 - 0.01
+            served = net(dense, **settings, strategy=strategy).fit(x[~new], y[~new])
+            assert served.score(x[new], y[new]) >= score - 0.01
             assert pushes(served) == served.n_iter_ * engine.n
             assert [h["epoch"] for h in served.history_] == list(range(1, 13))
 
@@ -146,7 +147,7 @@ def _best(folder):
 def test_the_server_has_optimizers_of_its_own(optimizer, engine):
     x, y = rows(MLP)
     strategy = tutti.ParameterServer(staleness=math.inf, server_optimizer=optimizer, servers=2)
-    model = net(strategy=strategy, engine=engine, epochs=8, validation=0.1).fit(x, y)
+    model = net(strategy=strategy, engine=engine, epochs=16, validation=0.1).fit(x, y)
     assert model.score(x, y) > 0.85
     assert pushes(model) == model.n_iter_ * engine.n
 
