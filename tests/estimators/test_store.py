@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
 import json
+import math
 import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+import tutti
+from tutti._spec import Spec
+from tutti.engines.hosts import Hosts
 from tutti.errors import InputError, ModelError, ParameterError
 from tutti.estimators import store
 from tutti.estimators._base import NotFittedError
@@ -17,6 +22,11 @@ from tutti.estimators.svm import LinearSVC
 from tutti.runtime.digest import model_sha256
 from tutti.runtime.report import Report
 from tutti.strategies.all_reduce import AllReduce
+from tutti.strategies.local_sgd import LocalSGD
+from tutti.strategies.parameter_server import ParameterServer
+from tutti.strategies.replay import Replay
+from tutti.strategies.server_optimizers import Adam
+from tutti.transforms import Half, Int8, PowerSGD, TopK
 from tutti.types import RankReport
 
 
@@ -80,6 +90,30 @@ def test_load_gives_back_what_was_saved(estimator, tmp_path):
     assert (loaded.n_iter_, loaded.objective_, loaded.duality_gap_) == (7, 12.5, 1e-4)
     assert loaded.report_.sha256 == estimator.report_.sha256
     assert str(loaded.report_) == str(estimator.report_)
+
+
+@pytest.mark.parametrize(
+    "strategy",
+    [
+        AllReduce(compress=(TopK(0.1), Int8())),
+        LocalSGD(4, "nesterov", compress=Half()),
+        AllReduce(compress=PowerSGD(1)),
+        ParameterServer(staleness=math.inf, server_optimizer=Adam(lr=0.1)),
+        Replay("a record", to=3),
+    ],
+    ids=lambda s: type(s).__name__,
+)
+def test_strategies_come_back_with_all_that_they_hold(strategy, tmp_path):
+    fitted(LogisticRegression(strategy=strategy, engine=Hosts(2))).save(tmp_path / "m")
+    again = store.load(tmp_path / "m")
+    assert again.strategy == strategy
+    assert again.engine == Hosts(2)
+
+
+def test_every_public_strategy_engine_and_transform_can_be_saved():
+    classes = {name for name in tutti.__all__ if inspect.isclass(getattr(tutti, name))}
+    wanted = {n for n in classes if issubclass(getattr(tutti, n), Spec) and n not in ("Checkpoint", "Dataset")}
+    assert wanted <= store._SPECS.keys()
 
 
 def test_the_header_is_plain_and_names_no_machine(folder):

@@ -64,9 +64,6 @@ class LinearProblem(Spec):
         return np.where(y[:, None] == np.arange(n_outputs), 1.0, -1.0).astype(dtype)
 
 
-_STATUS = ("objective", "gap", "passes", "done", "converged", "estimate")
-
-
 def status(
     objective: float = math.nan,
     gap: float = math.inf,

@@ -230,7 +230,6 @@ class Answerer:
         self._door, self._max = door, max_bytes
         self._peers: dict[bytes, _Peer] = {}
         self._channels: dict[int, tuple[Channel, bytes | None]] = {}
-        self._gone: list[bytes] = []
         self._sent = 0
         self._came: list[Request] = []
 
@@ -262,11 +261,6 @@ class Answerer:
         peer = self._peers.pop(caller, None)
         if peer is not None and peer.channel is not None:
             self._close(peer.channel)
-
-    def disconnected(self) -> list[bytes]:
-        """Return the callers whose connection has broken since the last call; they may come back."""
-        gone, self._gone = self._gone, []
-        return gone
 
     @property
     def sent_bytes(self) -> int:
@@ -329,5 +323,4 @@ class Answerer:
                 self._sent += channel.sent_bytes
                 if caller is not None and caller in self._peers and self._peers[caller].channel is channel:
                     self._peers[caller].channel = None
-                    self._gone.append(caller)
         channel.close()
