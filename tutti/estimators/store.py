@@ -61,6 +61,8 @@ _SPECS = {
     "Torch": "tutti.learners.module.layers:Torch",
     "LeftOut": "tutti.estimators._net_store:LeftOut",
 }
+_WITH_LISTS = ("Layers", "Torch", "LeftOut")
+"""Objects whose lists are lists; the parameters of all others are frozen, and hold tuples."""
 _TAGS = ({"float"}, {"dict"}, {"object", "params"})
 """Keys of the JSON objects that stand for what JSON lacks: inf and nan, keys that are no text, tutti's own objects."""
 _MISSING = object()
@@ -233,7 +235,10 @@ def _unplain(value: Any) -> Any:
         cls = resolve_spec(value["object"])
         if cls is None:
             raise ModelError(f"{value['object']!r} is none of the objects a model may hold: {', '.join(_SPECS)}")
-        return cls(**{k: _unplain(v) for k, v in value["params"].items()})
+        params = {k: _unplain(v) for k, v in value["params"].items()}
+        if value["object"] not in _WITH_LISTS:
+            params = {k: tuple(v) if isinstance(v, list) else v for k, v in params.items()}  # JSON has no tuples
+        return cls(**params)
     return {k: _unplain(v) for k, v in value.items()}
 
 

@@ -39,8 +39,6 @@ class AllReduce(Spec):
     compress: Compress = None
 
     def __post_init__(self) -> None:
-        if isinstance(self.compress, list):  # as files have it
-            object.__setattr__(self, "compress", tuple(self.compress))
         check_compress(self.compress)
 
     @property

@@ -55,8 +55,6 @@ class LocalSGD(Spec):
     compress: Compress = None
 
     def __post_init__(self) -> None:
-        if isinstance(self.compress, list):  # as files have it
-            object.__setattr__(self, "compress", tuple(self.compress))
         check_compress(self.compress)
         if not isinstance(self.local_steps, int) or self.local_steps < 1:
             raise ParameterError("local_steps", self.local_steps, "write a whole number of at least 1")

@@ -80,7 +80,6 @@ class Adam(Spec):
     n_states = 2
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "betas", tuple(self.betas))  # a file has a list
         _above_zero(lr=self.lr, eps=self.eps)
         for beta in self.betas:
             _below_one(betas=beta)
