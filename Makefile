@@ -1,11 +1,13 @@
 # Everything a fresh machine needs is Python 3.11+ and make: each target builds .venv first, with the extra it needs.
-# PYTHON, VENV and PIP_FLAGS can be set by the caller:  make test PYTHON=python3.12 VENV=venv312
+# PYTHON, VENV, PIP_FLAGS and JOBS (processes of pytest) can be set by the caller:  make test PYTHON=python3.12 JOBS=4
 
 PYTHON ?= python3
 VENV ?= .venv
 PIP_FLAGS ?= --disable-pip-version-check --quiet
 RUN := $(VENV)/bin/python
+JOBS ?= 2
 PYTEST := $(RUN) -m pytest
+SPREAD := -n $(JOBS) --dist loadfile
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -18,7 +20,8 @@ demo: $(VENV)/.installed-demo  ## train on real and on generated data with 1 and
 	$(RUN) examples/demo.py
 
 test: $(VENV)/.installed-test  ## all but the slow tests; what needs a part that is not installed is skipped with the reason
-	$(PYTEST) -m "not slow"
+	$(PYTEST) $(SPREAD) -m "not slow and not alone"
+	$(PYTEST) -m "not slow and alone"
 
 test-all: $(VENV)/.installed-test  ## all tests, the slow ones too
 	$(PYTEST)
@@ -28,7 +31,8 @@ check: $(VENV)/.installed-dev  ## what a change must pass: ruff, mypy, layers, f
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
 	$(PYTEST) -q tests/test_layers.py
-	$(PYTEST) -q -m "not slow and not thorough" --deselect tests/test_layers.py
+	$(PYTEST) -q $(SPREAD) -m "not slow and not thorough and not alone" --deselect tests/test_layers.py
+	$(PYTEST) -q -m "not slow and not thorough and alone"
 
 bench: $(VENV)/.installed-bench  ## every claim with a number, measured here; results in benchmarks/results/
 	@set -e; for claim in benchmarks/[a-z]*.py; do echo "== $$claim"; $(RUN) "$$claim"; done

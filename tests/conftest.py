@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Iterator
 
@@ -12,6 +13,16 @@ from tutti.testing.engine import Leftovers, child_pids
 
 _SERVICES = ("fsspecIO", "pytest_timeout", "Thread-monitor", "handler of signal 14")
 """Threads that third parties start once per process, and the alarm that pytest-timeout keeps set after a failure."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Each process of `pytest -n` but the first compiles into a cache of its own.
+
+    Two processes that save different signatures of one kernel at the same time overwrite each other in numba's cache.
+    """
+    name = os.environ.get("PYTEST_XDIST_WORKER", "gw0")
+    if name != "gw0" and config.cache is not None:
+        os.environ["NUMBA_CACHE_DIR"] = str(config.cache.mkdir(f"numba-{name}"))
 
 
 @pytest.fixture(scope="session", autouse=True)

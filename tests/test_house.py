@@ -53,6 +53,7 @@ def package_files() -> list[Path]:
 # ---- import
 
 
+@pytest.mark.alone
 def test_import_takes_at_most_150_ms_and_loads_nothing_heavy() -> None:
     code = "import time; t = time.perf_counter(); import tutti; s = time.perf_counter() - t; import sys\n"
     code += f"print(s, *[m for m in {HEAVY} if m in sys.modules])"

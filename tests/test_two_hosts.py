@@ -13,7 +13,7 @@ import pytest
 from tutti._secure import Token
 from tutti.testing.two_hosts import TwoHosts, two_hosts, why_not
 
-pytestmark = pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
+pytestmark = [pytest.mark.skipif(why_not() is not None, reason=str(why_not())), pytest.mark.alone]
 
 ROOT = Path(__file__).resolve().parent.parent
 ECHO = """

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +94,7 @@ batch_size = 64
     return folder / "job.toml"
 
 
-def tutti_in(where: Path, *arguments: Any) -> subprocess.CompletedProcess[str]:
+def from_a_shell(where: Path, *arguments: Any) -> subprocess.CompletedProcess[str]:
     command = [
         sys.executable,
         "-c",
@@ -102,17 +105,35 @@ def tutti_in(where: Path, *arguments: Any) -> subprocess.CompletedProcess[str]:
     )
 
 
+def tutti_in(where: Path, *arguments: Any) -> subprocess.CompletedProcess[str]:
+    """Do what `from_a_shell` does in this process, which has loaded torch already."""
+    words = list(map(str, arguments))
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.chdir(where), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = main(words)
+    return subprocess.CompletedProcess(words, code, out.getvalue(), err.getvalue())
+
+
 BROUGHT = ["--module", "nets.py:Net"]
 
 
 @pytest.mark.thorough
 @pytest.mark.parametrize(
-    "model, more, engine",
-    [(LAYERS, [], "Threads"), (OWN, BROUGHT, "Threads"), (OWN, BROUGHT, "Processes")],
-    ids=["layers", "own code", "own code in processes"],
+    "tutti_in, model, more, engine",
+    [
+        (tutti_in, LAYERS, [], "Threads"),
+        (tutti_in, OWN, BROUGHT, "Threads"),
+        (from_a_shell, OWN, BROUGHT, "Processes"),
+    ],
+    ids=["layers", "own code", "own code in processes from a shell"],
 )
-def test_a_net_is_trained_scored_and_used_from_a_shell(
-    folder: Path, tmp_path_factory: pytest.TempPathFactory, model: str, more: list[str], engine: str
+def test_a_net_is_trained_scored_and_used(
+    folder: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    tutti_in: Callable[..., subprocess.CompletedProcess[str]],
+    model: str,
+    more: list[str],
+    engine: str,
 ) -> None:
     job = write_job(folder, model, engine)
     elsewhere = tmp_path_factory.mktemp("elsewhere")

@@ -1,4 +1,4 @@
-"""One rank of a plain DDP training, started by test_torch_backend.py: BACKEND STORE RANK SIZE [die]; prints JSON."""
+"""One rank of a plain DDP training, started by test_torch_backend.py: FOLDER RANK SIZE [die]; prints JSON."""
 
 from __future__ import annotations
 
@@ -66,27 +66,40 @@ def train(rank: int, size: int) -> list[float]:
     return losses
 
 
-def main() -> None:
-    backend, store, rank, size = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
-    torch.set_num_threads(1)
-    dist.init_process_group(
-        backend, init_method=f"file://{store}", rank=rank, world_size=size, timeout=timedelta(seconds=30)
-    )
-    if sys.argv[5:] == ["die"]:
-        dist.barrier()
-        if rank == size - 1:
-            os.kill(os.getpid(), signal.SIGKILL)
-        began = time.perf_counter()
-        try:
-            dist.barrier()
-        except RuntimeError as error:
-            print(json.dumps({"error": str(error), "seconds": time.perf_counter() - began}))
-        return
-    if backend == "tutti":
-        calls(rank, size)
-    print(json.dumps({"losses": train(rank, size)}), flush=True)
+def join(backend: str, folder: str, rank: int, size: int) -> None:
+    store = f"file://{folder}/store-{backend}"
+    dist.init_process_group(backend, init_method=store, rank=rank, world_size=size, timeout=timedelta(seconds=30))
+
+
+def die(rank: int, size: int) -> dict[str, object]:
+    """What the others hear of a last rank that is killed between two calls."""
     dist.barrier()
-    dist.destroy_process_group()
+    if rank == size - 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    began = time.perf_counter()
+    try:
+        dist.barrier()
+    except RuntimeError as error:
+        return {"error": str(error), "seconds": time.perf_counter() - began}
+    return {}
+
+
+def main() -> None:
+    folder, rank, size = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+    torch.set_num_threads(1)
+    if sys.argv[4:] == ["die"]:
+        join("tutti", folder, rank, size)
+        print(json.dumps(die(rank, size)))
+        return
+    losses = {}
+    for backend in ("tutti", "gloo"):
+        join(backend, folder, rank, size)
+        if backend == "tutti":
+            calls(rank, size)
+        losses[backend] = train(rank, size)
+        dist.barrier()
+        dist.destroy_process_group()
+    print(json.dumps(losses), flush=True)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 
 import numpy as np
@@ -66,9 +67,15 @@ def score_of_synchronous_training():
     return net(dense, **DIGITS, engine=Threads(1)).fit(x[:1400], y[:1400]).score(x[1400:], y[1400:])
 
 
-@pytest.mark.parametrize("staleness", [2, math.inf])
-@pytest.mark.parametrize("servers", [1, 3])
-@pytest.mark.parametrize("workers", [1, 2, 3])
+CASES = list(itertools.product((1, 2, 3), (1, 3), (2, math.inf)))
+PAIRS = {(1, 3, math.inf), (2, 1, math.inf), (2, 3, 2), (3, 1, 2)}
+"""Each number of workers, each pair of a number of servers and a bound; the rest of the grid is slow."""
+
+
+@pytest.mark.parametrize(
+    "workers, servers, staleness",
+    [pytest.param(*case, marks=[] if case in PAIRS else [pytest.mark.slow]) for case in CASES],
+)
 def test_it_learns_as_well_as_synchronously(workers, servers, staleness):
     x, y = digits()
     strategy = tutti.ParameterServer(servers=servers, staleness=staleness)

@@ -24,6 +24,7 @@ from tutti.testing.faults import Fault, Moment
 from tutti.types import Event, Place, Plan, Round, Seat
 
 _QUICK_SECONDS = 2.0
+_ENDING_SECONDS = 10.0
 
 
 def check_engine(
@@ -219,7 +220,7 @@ class Leftovers:
         """Say what is there now and was not before, and what was changed; threads that are just ending are awaited."""
         found = []
         for thread in self.threads - before.threads:
-            thread.join(1.0)
+            thread.join(_ENDING_SECONDS)
             if thread.is_alive():
                 found.append(f"thread {thread.name}")
         found += [f"child process {pid}" for pid in self.children - before.children if not _is_service(pid)]
