@@ -161,6 +161,7 @@ def engine_token(engine: Hosts) -> str:
     return engine.token_file
 
 
+@pytest.mark.thorough
 def test_too_few_workers_end_in_an_error_that_says_what_to_run(company: Company) -> None:
     engine = company.engine(3, workers=(1,), start_timeout_seconds=2.0)
     with pytest.raises(RunError, match=r"2 of 3 workers have not joined .* tutti worker --join 127"):
@@ -184,7 +185,7 @@ def worker_of(engine: Hosts, company: Company, rank: int, found: list[Any]) -> s
     return next(worker for worker in company.workers if worker.pid == parent)
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+@pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGSTOP, marks=pytest.mark.thorough)])
 def test_a_host_that_dies_or_freezes_is_named_and_its_ranks_end(company: Company, number: signal.Signals) -> None:
     engine = company.engine(2, workers=(1, 1))
     found = engine.launch(Program(faults.ECHO), plan(2)).results()
@@ -213,7 +214,9 @@ def until_gone(pid: int) -> None:
     assert not Path(f"/proc/{pid}").exists()
 
 
-@pytest.mark.parametrize("fault, word", [("kill", "SIGKILL"), ("freeze", "no sign of life")])
+@pytest.mark.parametrize(
+    "fault, word", [("kill", "SIGKILL"), pytest.param("freeze", "no sign of life", marks=pytest.mark.thorough)]
+)
 def test_a_tolerant_run_goes_on_without_a_rank(company: Company, fault: str, word: str) -> None:
     engine = company.engine(3, workers=(2, 1))
     seen: list[Fault] = []
@@ -224,6 +227,7 @@ def test_a_tolerant_run_goes_on_without_a_rank(company: Company, fault: str, wor
     check_good_run(engine, 2)
 
 
+@pytest.mark.thorough
 def test_a_tolerant_run_goes_on_without_a_whole_host(company: Company) -> None:
     engine = company.engine(3, workers=(2, 1))
     found = engine.launch(Program(faults.ECHO), plan(3)).results()
@@ -269,7 +273,7 @@ def test_ctrl_c_ends_a_worker(company: Company) -> None:
     assert worker.wait(10) == 130
 
 
-@pytest.mark.parametrize("strategy", ["AllReduce", "CoCoA"])
+@pytest.mark.parametrize("strategy", ["AllReduce", pytest.param("CoCoA", marks=pytest.mark.thorough)])
 def test_a_fit_has_the_bits_of_processes(company: Company, strategy: str) -> None:
     rng = np.random.default_rng(0)
     x = rng.standard_normal((2000, 20))

@@ -37,7 +37,12 @@ def outlive(engine: Processes, size: int, restarts: int, **arguments: Any) -> tu
 
 
 @pytest.mark.parametrize(
-    "fault, word", [("kill", "SIGKILL"), ("os_exit", "exit code 3"), ("freeze", "no sign of life")]
+    "fault, word",
+    [
+        ("kill", "SIGKILL"),
+        ("os_exit", "exit code 3"),
+        pytest.param("freeze", "no sign of life", marks=pytest.mark.thorough),
+    ],
 )
 def test_the_others_go_on_and_return(fault: str, word: str) -> None:
     engine = Processes(3, timeout_seconds=1.0)
@@ -54,7 +59,7 @@ def test_the_others_go_on_and_return(fault: str, word: str) -> None:
     check_good_run(engine, 3)
 
 
-@pytest.mark.parametrize("fault", ["kill", "freeze"])
+@pytest.mark.parametrize("fault", ["kill", pytest.param("freeze", marks=pytest.mark.thorough)])
 def test_a_lost_rank_is_started_again_and_knows_it(fault: str) -> None:
     found, seen, _ = outlive(Processes(2, timeout_seconds=1.0), 2, 3, fault=fault, lives=2)
     assert [f["life"] for f in found] == [0, 2]

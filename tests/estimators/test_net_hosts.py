@@ -71,6 +71,7 @@ def test_nets_have_the_bits_of_one_host_and_no_pickle_is_read(company: Company) 
         assert len(two.report_.ranks) == 2
 
 
+@pytest.mark.thorough
 def test_a_loss_of_ones_own_goes_by_its_name(company: Company) -> None:
     engine = company.engine(2, workers=(2,), timeout_seconds=20.0)
     module, given = layers(), {"epochs": 2, "batch_size": 64, "random_state": 0}
@@ -79,6 +80,7 @@ def test_a_loss_of_ones_own_goes_by_its_name(company: Company) -> None:
     assert two.report.sha256 == one.report.sha256
 
 
+@pytest.mark.thorough
 def test_a_worker_of_this_test_cannot_read_a_pickle(company: Company) -> None:
     from tutti.errors import RankError
     from tutti.protocols import Program

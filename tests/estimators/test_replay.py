@@ -71,10 +71,12 @@ def sealed(folder):
     return json.loads((Path(folder) / "end.json").read_text())["model_sha256"]
 
 
-@pytest.mark.parametrize("settings", [MOMENTUM, ADAM], ids=["momentum", "adam"])
+@pytest.mark.parametrize(
+    "settings", [pytest.param(MOMENTUM, marks=pytest.mark.thorough), ADAM], ids=["momentum", "adam"]
+)
 @pytest.mark.parametrize("staleness", [1, math.inf])
 @pytest.mark.parametrize("claim", [True, False])
-@pytest.mark.parametrize(("workers", "servers"), [(2, 4), (3, 1)])
+@pytest.mark.parametrize(("workers", "servers"), [pytest.param(2, 4, marks=pytest.mark.thorough), (3, 1)])
 def test_one_process_repeats_what_threads_did(settings, staleness, claim, workers, servers, tmp_path):
     check(tmp_path, Threads(workers), staleness=staleness, claim=claim, servers=servers, **settings)
 

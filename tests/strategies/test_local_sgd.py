@@ -56,8 +56,17 @@ def close(a: NeuralNetClassifier, b: NeuralNetClassifier, tolerance: float) -> N
 @pytest.mark.parametrize("optimizer", [SGD, ADAM], ids=["sgd", "adamw"])
 @pytest.mark.parametrize("kind", [MLP, CNN])
 def test_same_bits_for_any_number_of_workers(kind: Any, optimizer: Any, outer: str) -> None:
-    few = ENGINES if (optimizer, outer) == (ADAM, "nesterov") else ENGINES[:4:3]
-    found = {str(engine): digest(kind, engine=engine, strategy=LocalSGD(3, outer), **optimizer) for engine in few}
+    same_bits(kind, ENGINES[:4:3], strategy=LocalSGD(3, outer), **optimizer)
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("kind", [MLP, CNN])
+def test_same_bits_on_every_engine(kind: Any) -> None:
+    same_bits(kind, ENGINES, strategy=LocalSGD(3, "nesterov"), **ADAM)
+
+
+def same_bits(kind: Any, engines: list[Any], **params: Any) -> None:
+    found = {str(engine): digest(kind, engine=engine, **params) for engine in engines}
     assert len(set(found.values())) == 1, found
 
 
@@ -69,7 +78,11 @@ def test_same_bits_of_nets_with_rows_of_their_own_or_idle_weights(kind: Any, opt
 
 
 @pytest.mark.parametrize("outer", ["average", "nesterov"])
-@pytest.mark.parametrize("first, then", [(Processes(3), Threads(2)), (Threads(1), Processes(5))], ids=repr)
+@pytest.mark.parametrize(
+    "first, then",
+    [(Processes(3), Threads(2)), pytest.param(Threads(1), Processes(5), marks=pytest.mark.thorough)],
+    ids=repr,
+)
 def test_a_resume_under_other_workers_gives_the_bits_of_no_interruption(
     tmp_path: Path, first: Any, then: Any, outer: str
 ) -> None:

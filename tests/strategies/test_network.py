@@ -95,7 +95,7 @@ def test_nobody_is_further_ahead_than_allowed_whatever_the_delays(staleness: int
 
 
 @pytest.mark.parametrize("at", ["work", "judge"])
-@pytest.mark.parametrize("claim", [True, False])
+@pytest.mark.parametrize("claim", [True, pytest.param(False, marks=pytest.mark.thorough)])
 def test_a_worker_that_is_killed_is_started_again_and_nothing_is_lost(at: str, claim: bool, tmp_path: Path) -> None:
     seen: list[Any] = []
     after = 10 if at == "work" else 2
@@ -130,7 +130,7 @@ def lost(seen: list[Any]) -> list[str]:
 
 
 @pytest.mark.parametrize("i", [0, 1])
-@pytest.mark.parametrize("claim", [True, False])
+@pytest.mark.parametrize("claim", [True, pytest.param(False, marks=pytest.mark.thorough)])
 def test_a_server_that_is_killed_goes_on_from_its_snapshot_and_says_what_is_lost(
     i: int, claim: bool, tmp_path: Path
 ) -> None:

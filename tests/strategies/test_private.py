@@ -38,9 +38,12 @@ def same(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> None:
 
 
 ENGINES = [tutti.Threads(1), tutti.Threads(3), tutti.Processes(2), tutti.Processes(8)]
+PAIRS = list(zip(ENGINES, ENGINES[1:] + ENGINES[:1], strict=True))
 
 
-@pytest.mark.parametrize("first, then", list(zip(ENGINES, ENGINES[1:] + ENGINES[:1], strict=True)), ids=repr)
+@pytest.mark.parametrize(
+    "first, then", [pytest.param(*p, marks=pytest.mark.thorough if ENGINES[3] in p else []) for p in PAIRS], ids=repr
+)
 def test_a_resume_under_other_workers_gives_the_bits_of_no_interruption(tmp_path: Path, first: Any, then: Any) -> None:
     whole = walk(11, tutti.Threads(2))
     walk(7, first, checkpoint=Checkpoint(str(tmp_path), every_steps=3, every_minutes=None))
@@ -52,7 +55,7 @@ def test_a_resume_under_other_workers_gives_the_bits_of_no_interruption(tmp_path
     same(walk(11, then, start=start), whole)
 
 
-@pytest.mark.parametrize("engine", ENGINES, ids=repr)
+@pytest.mark.parametrize("engine", [*ENGINES[:3], pytest.param(ENGINES[3], marks=pytest.mark.thorough)], ids=repr)
 def test_a_checkpoint_by_the_clock_is_written_by_all(tmp_path: Path, engine: Any) -> None:
     walk(5, engine, checkpoint=Checkpoint(str(tmp_path), every_minutes=1e-9, keep=9))
     steps = [int(f.name[-3:]) for f in sorted(tmp_path.iterdir())]

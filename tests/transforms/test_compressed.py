@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from functools import lru_cache
 
 import numpy as np
@@ -17,17 +18,19 @@ from tutti.errors import InputError, PlanError  # noqa: E402
 SELECT = (tutti.TopK(0.05), tutti.Int8())
 FORMS = [tutti.Half(), tutti.Half("bfloat16"), tutti.Int8(), tutti.TopK(0.05), SELECT, tutti.PowerSGD(2)]
 ENGINES = [
-    tutti.Threads(3),
-    tutti.Processes(2),
-    tutti.Processes(2, transport="gloo"),
-    pytest.param(tutti.Threads(2), marks=pytest.mark.thorough),
-    pytest.param(tutti.Threads(5), marks=pytest.mark.thorough),
-    pytest.param(tutti.Threads(8), marks=pytest.mark.thorough),
-    pytest.param(tutti.Processes(3), marks=pytest.mark.thorough),
-    pytest.param(tutti.Processes(5), marks=pytest.mark.thorough),
-    pytest.param(tutti.Processes(3, transport="gloo"), marks=pytest.mark.thorough),
-    pytest.param(tutti.Processes(5, transport="gloo"), marks=pytest.mark.thorough),
+    *(tutti.Threads(n) for n in (2, 3, 5, 8)),
+    *(tutti.Processes(n) for n in (2, 3, 5)),
+    *(tutti.Processes(n, transport="gloo") for n in (2, 3, 5)),
 ]
+THOROUGH = pytest.mark.thorough
+SOME = [pytest.param(form, marks=[] if form == SELECT else THOROUGH) for form in FORMS]
+
+THREE = (tutti.Int8(), SELECT, tutti.PowerSGD(2))
+
+
+def quick(kind, compress, engine):
+    """Every form by threads, and one that is selected by processes of both transports."""
+    return kind is MLP and (engine == tutti.Threads(3) or (compress == SELECT and engine.n == 2))
 
 
 def net(kind, compress, engine, **params):
@@ -41,9 +44,13 @@ def alone(kind, compress):
     return net(kind, compress, tutti.Threads(1)).report_.sha256
 
 
-@pytest.mark.parametrize("engine", ENGINES, ids=repr)
-@pytest.mark.parametrize("compress", FORMS, ids=repr)
-@pytest.mark.parametrize("kind", [MLP, pytest.param(wide, marks=pytest.mark.thorough)])
+@pytest.mark.parametrize(
+    "kind, compress, engine",
+    [
+        pytest.param(*case, marks=[] if quick(*case) else THOROUGH, id=f"{case[0].__name__}-{case[1]}-{case[2]}")
+        for case in itertools.product((MLP, wide), FORMS, ENGINES)
+    ],
+)
 def test_a_net_has_the_same_bits_for_any_number_of_workers(kind, compress, engine):
     assert net(kind, compress, engine).report_.sha256 == alone(kind, compress)
 
@@ -69,7 +76,7 @@ def linear(compress, engine):
 
 
 @pytest.mark.filterwarnings("ignore:.*max_iter.*", "ignore:.*tol.*")
-@pytest.mark.parametrize("compress", FORMS, ids=repr)
+@pytest.mark.parametrize("compress", SOME, ids=repr)
 def test_a_linear_model_has_the_same_bits_and_a_true_certificate(compress):
     one = linear(compress, tutti.Threads(1))
     for engine in (tutti.Threads(5), tutti.Processes(2, transport="gloo")):
@@ -79,7 +86,7 @@ def test_a_linear_model_has_the_same_bits_and_a_true_certificate(compress):
     assert one.objective_ - one.duality_gap_ <= exact.objective_, "the certificate comes from sums that are exact"
 
 
-@pytest.mark.parametrize("compress", [tutti.Int8(), SELECT, tutti.PowerSGD(2)], ids=repr)
+@pytest.mark.parametrize("compress", [form for form in SOME if form.values[0] in THREE], ids=repr)
 @pytest.mark.parametrize("outer", ["average", "nesterov"])
 def test_so_has_what_local_steps_exchange_and_it_resumes(compress, outer, tmp_path):
     strategy = tutti.LocalSGD(local_steps=4, outer=outer, compress=compress)
@@ -128,7 +135,7 @@ def test_a_shard_without_rows_in_a_batch_sends_what_it_kept():
     assert len(shas) == 1
 
 
-@pytest.mark.parametrize("compress", [tutti.Int8(), SELECT, tutti.PowerSGD(2)], ids=repr)
+@pytest.mark.parametrize("compress", [form for form in SOME if form.values[0] in THREE], ids=repr)
 @pytest.mark.parametrize(
     "first, then",
     [
@@ -170,7 +177,7 @@ def digits_score(compress):
     return model.set_params(engine=tutti.Threads(1)).fit(x[:1400], y[:1400]).score(x[1400:], y[1400:])
 
 
-@pytest.mark.parametrize("compress", FORMS, ids=repr)
+@pytest.mark.parametrize("compress", SOME, ids=repr)
 def test_digits_are_learned_as_well_as_without(compress):
     assert digits_score(None) > 0.97
     assert digits_score(compress) >= digits_score(None) - 0.01
