@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import os
 import signal
@@ -182,9 +183,13 @@ class NoneAgain(tutti.ParameterServer):
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("staleness", [1, math.inf])
-@pytest.mark.parametrize("claim", [True, False])
-@pytest.mark.parametrize("again", [True, False])
+@pytest.mark.parametrize(
+    "staleness, claim, again",
+    [  # every pair of two of the three; the rest of the grid is slow
+        pytest.param(s, c, a, marks=[] if ((s == 1) == c) == a else pytest.mark.slow)
+        for s, c, a in itertools.product((1, math.inf), (True, False), (True, False))
+    ],
+)
 def test_others_go_on_without_a_worker_that_was_killed_and_it_may_come_back(staleness, claim, again, tmp_path):
     options = {"module__here": os.getpid(), "module__note": str(tmp_path / "note"), "validation": 0.1, "epochs": 6}
     strategy = (tutti.ParameterServer if again else NoneAgain)(staleness=staleness, claim=claim)

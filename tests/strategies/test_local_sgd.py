@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import threading
 import time
@@ -70,7 +71,11 @@ def same_bits(kind: Any, engines: list[Any], **params: Any) -> None:
     assert len(set(found.values())) == 1, found
 
 
-@pytest.mark.parametrize("optimizer", [SGD, {"optimizer": torch.optim.Adafactor, "lr": 0.01}], ids=["sgd", "odd"])
+@pytest.mark.parametrize(
+    "optimizer",
+    [SGD, pytest.param({"optimizer": torch.optim.Adafactor, "lr": 0.01}, marks=pytest.mark.thorough)],
+    ids=["sgd", "odd"],
+)
 @pytest.mark.parametrize("kind", [wide, Deep])
 def test_same_bits_of_nets_with_rows_of_their_own_or_idle_weights(kind: Any, optimizer: Any) -> None:
     options = {**optimizer, "strategy": LocalSGD(3), "lr_schedule": "cosine", "accumulate": 2}
@@ -243,17 +248,19 @@ def test_shards_with_few_rows_or_none_take_part_by_their_weight() -> None:
         net(MLP, engine=Threads(1), **options).fit(x, np.arange(21) % 3, np.where(np.arange(21) // 4 == 1, 0.0, 1.0))
 
 
-@pytest.mark.parametrize("outer", ["average", "nesterov"])
-def test_digits_are_learned_as_well_as_synchronously(outer: str) -> None:
+@functools.cache
+def accuracy(strategy: Any) -> float:
     x, y = load_digits(return_X_y=True)
     train, test, y_train, y_test = train_test_split((x / 16).astype(np.float32), y, random_state=0)
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
+    made = net(module, lr=2e-3, epochs=30, batch_size=64, strategy=strategy, engine=Threads(2))
+    return float(made.fit(train, y_train).score(test, y_test))
 
-    def accuracy(strategy: Any) -> float:
-        torch.manual_seed(0)
-        module = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
-        made = net(module, lr=2e-3, epochs=30, batch_size=64, strategy=strategy, engine=Threads(2))
-        return made.fit(train, y_train).score(test, y_test)
 
+@pytest.mark.thorough
+@pytest.mark.parametrize("outer", ["average", "nesterov"])
+def test_digits_are_learned_as_well_as_synchronously(outer: str) -> None:
     assert accuracy(LocalSGD(8, outer)) > accuracy(tutti.AllReduce()) - 0.01
 
 

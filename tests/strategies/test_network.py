@@ -153,6 +153,7 @@ def test_a_server_that_is_killed_goes_on_from_its_snapshot_and_says_what_is_lost
     assert counts[PUSHED] == 80
 
 
+@pytest.mark.thorough
 def test_a_server_that_nobody_starts_again_ends_the_run_with_its_name(tmp_path: Path) -> None:
     with pytest.raises(RankError, match="rank 3, which was lost"):
         run(2, 2, 2, fault="kill", at="move 1", after=3, times=100, note=str(tmp_path / "n"))
@@ -171,6 +172,7 @@ def test_a_run_without_workers_ends_and_says_so(tmp_path: Path) -> None:
         run(1, 1, 2, fault="kill", after=1, times=100, note=str(tmp_path / "n"))
 
 
+@pytest.mark.thorough
 def test_a_worker_and_a_server_may_go_together(tmp_path: Path) -> None:
     """Whatever is lost of one range, the other one has every update once, and so have the counts."""
     for at in ("move 0", "move 1"):
@@ -181,6 +183,7 @@ def test_a_worker_and_a_server_may_go_together(tmp_path: Path) -> None:
         np.testing.assert_array_equal(result.arrays["keys"][:64], 120)
 
 
+@pytest.mark.thorough
 def test_hosts_have_servers_too(tmp_path: Path) -> None:
     engine = hosts.Hosts(2, local=2, token_file=str(tmp_path / "token"))
     try:

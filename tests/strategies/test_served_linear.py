@@ -200,7 +200,7 @@ class NoneAgain(tutti.ParameterServer):
         return dataclasses.replace(super().plan(*arguments), restarts=0)
 
 
-@pytest.mark.parametrize("again", [True, False])
+@pytest.mark.parametrize("again", [True, pytest.param(False, marks=pytest.mark.thorough)])
 @pytest.mark.parametrize("sparse", [False, True], ids=["dense", "sparse"])
 def test_others_go_on_without_a_worker_that_was_killed(
     again: bool, sparse: bool, tmp_path: Path, synchronous: dict[bool, Any]
