@@ -30,9 +30,9 @@ check: $(VENV)/.installed-dev  ## what a change must pass: ruff, mypy, layers, f
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
-	$(PYTEST) -q tests/test_layers.py
-	$(PYTEST) -q $(SPREAD) -m "not slow and not thorough and not alone" --deselect tests/test_layers.py
-	$(PYTEST) -q -m "not slow and not thorough and alone"
+	$(PYTEST) -q -m "not slow and not thorough" tests/test_layers.py tests/test_house.py
+	$(PYTEST) -q $(SPREAD) -m "not slow and not thorough and not alone" \
+	  --deselect tests/test_layers.py --deselect tests/test_house.py
 
 bench: $(VENV)/.installed-bench  ## every claim with a number, measured here; results in benchmarks/results/
 	@set -e; for claim in benchmarks/[a-z]*.py; do echo "== $$claim"; $(RUN) "$$claim"; done

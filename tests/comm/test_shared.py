@@ -125,6 +125,7 @@ def test_who_waits_for_a_late_rank_burns_no_core(make_ranks: Make) -> None:
     assert burnt < 0.02
 
 
+@pytest.mark.thorough
 @pytest.mark.alone
 def test_an_abort_from_another_thread_wakes_who_sleeps_at_once() -> None:
     comms = list(shm_ranks(2))

@@ -44,7 +44,11 @@ def test_it_reaches_the_optimum_it_claims_and_never_claims_too_much() -> None:
     assert all(e.objective - optimum <= e.gap for e in judged)
 
 
-@pytest.mark.parametrize("strategy", [LocalSGD(4), LocalSGD(4, "nesterov", 0.7, 0.5)], ids=["average", "nesterov"])
+@pytest.mark.parametrize(
+    "strategy",
+    [LocalSGD(4), pytest.param(LocalSGD(4, "nesterov", 0.7, 0.5), marks=pytest.mark.thorough)],
+    ids=["average", "nesterov"],
+)
 def test_own_steps_of_shards_end_with_a_certificate_too(strategy: Any) -> None:
     learner = SGD(LinearProblem("logistic", C=0.01), tol=5e-2, max_iter=200, batch_size=64)
     _, progress, events = run(learner, strategy=strategy)
