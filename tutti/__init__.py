@@ -36,6 +36,10 @@ _HOME: dict[str, str] = {
     "LinearSVC": "tutti.estimators.svm",
     "NeuralNetClassifier": "tutti.estimators.neural",
     "NeuralNetRegressor": "tutti.estimators.neural",
+    "GridSearchCV": "tutti.estimators._search",
+    "HalvingSearchCV": "tutti.estimators._search",
+    "OptunaSearchCV": "tutti.estimators._optuna",
+    "RandomizedSearchCV": "tutti.estimators._search",
     "train": "tutti.estimators.training",
     "load": "tutti.estimators.store",
 }

@@ -69,10 +69,18 @@ class LinearEstimator(Estimator):
         """
         self._check_params()
         dataset, label_dtype = as_dataset(X, y, sample_weight, type(self).__name__)
+        from_arrays = not (is_dataset(X) or isinstance(X, str | os.PathLike))
+        return self._fit_on(dataset, label_dtype, from_arrays=from_arrays)
+
+    def _fit_on(
+        self, dataset: Any, label_dtype: Any, *, from_arrays: bool, near: LinearEstimator | None = None
+    ) -> Self:
+        """Fit the rows of a Dataset; ``near`` is a model of the same rows that was regularised otherwise."""
+        self._check_params()
         job = self._job(dataset)
-        result = self._run(job, self._start(job.schema))
+        result = self._run(job, self._start(job.schema, near))
         self._adopt(job, result, label_dtype)
-        self._after(job, from_arrays=not (is_dataset(X) or isinstance(X, str | os.PathLike)))
+        self._after(job, from_arrays=from_arrays)
         if not result.progress.converged:
             self._warn_unconverged(result)
         return self
@@ -149,7 +157,9 @@ class LinearEstimator(Estimator):
                 watch=watch,
             )
 
-    def _start(self, schema: Schema) -> dict[str, Array] | None:
+    def _start(self, schema: Schema, near: LinearEstimator | None = None) -> dict[str, Array] | None:
+        if near is not None:
+            return near._start_of()
         if not self.warm_start or not self.__sklearn_is_fitted__():
             return None
         coef = np.atleast_2d(self.coef_)
@@ -158,7 +168,11 @@ class LinearEstimator(Estimator):
                 f"warm_start=True continues from a model of {coef.shape[1]} features and {len(coef)} outputs, which "
                 "does not fit this data (features or classes differ); set warm_start=False"
             )
-        return {"coef": np.ascontiguousarray(coef.T), "intercept": np.atleast_1d(self.intercept_).astype(np.float64)}
+        return self._start_of()
+
+    def _start_of(self) -> dict[str, Array]:
+        coef = np.ascontiguousarray(np.atleast_2d(self.coef_).T)
+        return {"coef": coef, "intercept": np.atleast_1d(self.intercept_).astype(np.float64)}
 
     def _output_names(self, schema: Schema) -> list[Any]:
         return list(schema.classes or ())

@@ -36,14 +36,16 @@ class RoundProgress:
     def __call__(self, event: Event) -> None:
         """Show the round if the fit has outlasted the patience."""
         seconds = time.perf_counter() - self._began
-        if not self._verbose or not isinstance(event, Round) or seconds < PATIENCE_SECONDS:
-            return
+        if self._verbose and isinstance(event, Round) and seconds >= PATIENCE_SECONDS:
+            self._show(self._line(event, seconds))
+
+    def _show(self, line: str) -> None:
         if self._live is None:
             self._live = self._start()
         if self._live is not None:
             from rich.text import Text
 
-            self._live.update(Text(self._line(event, seconds)), refresh=True)
+            self._live.update(Text(line), refresh=True)
 
     def _start(self) -> Any:
         from rich.console import Console
