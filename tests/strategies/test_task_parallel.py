@@ -16,6 +16,7 @@ from tutti.runtime.driver import draft_plan, train
 from tutti.strategies._dealer import finished
 from tutti.strategies.task_parallel import Assign, by_cost
 from tutti.testing.strategy import check_strategy
+from tutti.testing.tasks import check_tasked, perform_all
 from tutti.types import Result, TaskDone
 
 X = np.random.default_rng(0).standard_normal((500, 6))
@@ -44,6 +45,14 @@ def test_same_bits_for_any_number_of_workers_and_any_assignment(assign: Assign, 
     engines = [*map(tutti.Threads, (1, 2, 3, 5, 11)), tutti.Processes(2), tutti.Processes(3)]
     check_strategy(tutti.TaskParallel(assign), Columns(), DATA, SCHEMA, engines)
     assert sha(fit(tutti.Threads(3), assign)) == right
+
+
+def test_the_toy_keeps_the_contract_of_tasks(right: str) -> None:
+    settled = DATA.settled(8, SCHEMA)
+    shards = {s: settled.open(s, 8, SCHEMA) for s in range(8)}
+    check_tasked(Columns(), SCHEMA, shards, model=("coef", "intercept"))
+    found = perform_all(Columns(), SCHEMA, shards, seed=3)
+    assert model_sha256({name: found[name] for name in ("coef", "intercept")}) == right
 
 
 @pytest.mark.parametrize("assign", ASSIGNS)
