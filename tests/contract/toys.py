@@ -146,7 +146,7 @@ class Columns(OnlyTasks, Spec):
         if shared["stage"][0] == 0:
             return {**shared, "stage": np.ones(1), "n": np.array([sum(int(p["n"][0]) for p in parts)])}
         coef = np.concatenate([p["found"] for p in parts])
-        return {**shared, "stage": np.array([2.0]), "coef": coef, "intercept": parts[0]["found"]}
+        return {**shared, "stage": np.array([2.0]), "coef": coef, "intercept": parts[0]["found"].copy()}
 
     def progress(self, shared: Arrays) -> Progress:
         done = bool(shared["stage"][0] == 2)
