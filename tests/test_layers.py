@@ -42,6 +42,8 @@ HOMES: dict[str, tuple[str, ...]] = {
     "s3fs": ("data",),
     "cloudpickle": ("_carried",),
     "mlflow": ("estimators",),
+    "joblib": ("estimators",),
+    "optuna": ("estimators._optuna",),
 }
 """Optional third parties and the only modules (or folders) that may import them: inside a function, or in a private
 module, which `heavy_at_import` keeps from being loaded by a public one."""

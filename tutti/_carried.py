@@ -1,7 +1,7 @@
 """Live objects written down for the workers of this very process, which read them from memory they inherit.
 
-What a notebook defines (lambdas, local classes) no plain format can hold, so it is written with cloudpickle.  It is read
-only from the memory that a process hands to the workers it has started itself, never from a file or a socket that
+What a notebook defines (lambdas, local classes) no plain format can hold, so it is written with cloudpickle.  It is
+read only from the memory that a process hands to the workers it has started itself, never from a file or a socket that
 others could write to: a `Carried` is not sent to other hosts (`tutti._spec.check_plain`), and no model holds one.
 """
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import numbers
 import os
@@ -17,6 +18,7 @@ from tutti.estimators._decision import decision
 from tutti.estimators._intake import as_dataset, is_dataset
 from tutti.estimators._progress import RoundProgress
 from tutti.learners._problem import LinearProblem
+from tutti.learners.gram import MOMENTS, Gram
 from tutti.planner import Choice, Explanation, choose, explain
 from tutti.runtime.driver import draft_plan, train
 from tutti.runtime.report import make_report
@@ -69,21 +71,36 @@ class LinearEstimator(Estimator):
         """
         self._check_params()
         dataset, label_dtype = as_dataset(X, y, sample_weight, type(self).__name__)
-        from_arrays = not (is_dataset(X) or isinstance(X, str | os.PathLike))
-        return self._fit_on(dataset, label_dtype, from_arrays=from_arrays)
+        self._fit_on(dataset, label_dtype, from_arrays=not (is_dataset(X) or isinstance(X, str | os.PathLike)))
+        return self
 
     def _fit_on(
-        self, dataset: Any, label_dtype: Any, *, from_arrays: bool, near: LinearEstimator | None = None
-    ) -> Self:
-        """Fit the rows of a Dataset; ``near`` is a model of the same rows that was regularised otherwise."""
+        self,
+        dataset: Any,
+        label_dtype: Any,
+        *,
+        from_arrays: bool,
+        near: Mapping[str, Array] | None = None,
+        keep: bool = False,
+    ) -> dict[str, Array]:
+        """Fit the rows of a Dataset and return what a fit of the same rows with another regularisation may start from.
+
+        Parameters
+        ----------
+        near : what another fit of these rows has returned.
+        keep : True if others will start from here; least squares then keep the sums that do not depend on alpha.
+        """
         self._check_params()
         job = self._job(dataset)
-        result = self._run(job, self._start(job.schema, near))
+        if keep and isinstance(job.choice.learner, Gram):
+            learner = dataclasses.replace(job.choice.learner, keep=True)
+            job = dataclasses.replace(job, choice=dataclasses.replace(job.choice, learner=learner))
+        result = self._run(job, self._start(job.schema) if near is None else near)
         self._adopt(job, result, label_dtype)
         self._after(job, from_arrays=from_arrays)
         if not result.progress.converged:
             self._warn_unconverged(result)
-        return self
+        return {name: result.arrays[name] for name in ("coef", "intercept", *MOMENTS) if name in result.arrays}
 
     def explain(self, X: Any, y: Any = None, sample_weight: Any = None) -> Explanation:
         """Return the plan of ``fit`` with the same arguments; nothing is started.
@@ -157,9 +174,7 @@ class LinearEstimator(Estimator):
                 watch=watch,
             )
 
-    def _start(self, schema: Schema, near: LinearEstimator | None = None) -> dict[str, Array] | None:
-        if near is not None:
-            return near._start_of()
+    def _start(self, schema: Schema) -> dict[str, Array] | None:
         if not self.warm_start or not self.__sklearn_is_fitted__():
             return None
         coef = np.atleast_2d(self.coef_)
@@ -168,11 +183,7 @@ class LinearEstimator(Estimator):
                 f"warm_start=True continues from a model of {coef.shape[1]} features and {len(coef)} outputs, which "
                 "does not fit this data (features or classes differ); set warm_start=False"
             )
-        return self._start_of()
-
-    def _start_of(self) -> dict[str, Array]:
-        coef = np.ascontiguousarray(np.atleast_2d(self.coef_).T)
-        return {"coef": coef, "intercept": np.atleast_1d(self.intercept_).astype(np.float64)}
+        return {"coef": np.ascontiguousarray(coef.T), "intercept": np.atleast_1d(self.intercept_).astype(np.float64)}
 
     def _output_names(self, schema: Schema) -> list[Any]:
         return list(schema.classes or ())

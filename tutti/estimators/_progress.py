@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from typing import Any
+from typing import Any, Self
 
 from tutti.types import Event, Round
 
@@ -26,7 +26,7 @@ class RoundProgress:
         self._live: Any = None
         self._began = time.perf_counter()
 
-    def __enter__(self) -> RoundProgress:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: object) -> None:

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any, Self
@@ -312,17 +311,17 @@ class HalvingSearchCV(Dealt, SklearnHalving):  # type: ignore[misc]
     def _check_candidates(self) -> None:
         _check_grid(self.param_grid)
         if self.n_candidates is not None and not (isinstance(self.n_candidates, int) and self.n_candidates > 0):
-            raise ParameterError("n_candidates", self.n_candidates, "write None for the whole grid, or how many to draw")
+            raise ParameterError("n_candidates", self.n_candidates, "write None (the whole grid) or how many to draw")
 
-    def _generate_candidate_params(self) -> Iterable[Mapping[str, Any]]:
+    def _generate_candidate_params(self) -> list[Mapping[str, Any]]:
         if self.n_candidates is None:
-            return ParameterGrid(self.param_grid)
-        return ParameterSampler(self.param_grid, self.n_candidates, random_state=self.random_state)
+            return list(ParameterGrid(self.param_grid))
+        return list(ParameterSampler(self.param_grid, self.n_candidates, random_state=self.random_state))
 
 
 def _check_grid(grid: Any) -> None:
     grids: Sequence[Any] = [grid] if isinstance(grid, Mapping) else list(grid)
-    if not grids or any(not values for one in grids for values in map(_length, one.values())):
+    if not any(grids) or any(_length(values) == 0 for one in grids for values in one.values()):
         raise ParameterError("param_grid", grid, "write {name: values} with at least one value for every name")
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 from joblib import parallel_config
 from joblib.parallel import ParallelBackendBase, SequentialBackend
 
@@ -27,8 +28,13 @@ class Fit:
 
     def alone(self) -> dict[str, Any]:
         """Make the call as it stands."""
-        outcome: dict[str, Any] = self.function(*self.args, **self.kwargs)
+        outcome: dict[str, Any] = _plain(self.function(*self.args, **self.kwargs))
         return outcome
+
+    def bare(self) -> Fit:
+        """Return the fit without what only the caller's process has a use for."""
+        held: dict[str, Any] = {name: None for name in ("caller", "callback_ctx") if name in self.kwargs}
+        return Fit(self.function, self.args, {**self.kwargs, **held}, self.call)
 
 
 Deal = Callable[[Sequence[Sequence[Fit]], Callable[[Sequence[Fit], list[dict[str, Any]]], None]], None]
@@ -128,3 +134,10 @@ class Jobs(ParallelBackendBase):  # type: ignore[misc]
             self._heard(fit)
             if fit.told is not None:
                 fit.told()
+
+
+def _plain(value: Any) -> Any:
+    """Return numbers of numpy as those of Python, the same whether they have travelled or not."""
+    if isinstance(value, dict):
+        return {name: _plain(inner) for name, inner in value.items()}
+    return value.item() if isinstance(value, np.generic) else value

@@ -67,7 +67,7 @@ class Journal:
                 "journal",
                 self._path,
                 f"the search cannot be told from others ({error}): let estimator, parameters and scoring be importable "
-                "(no lambdas, no classes of a notebook), or leave the journal out",
+                "(no lambdas, no locks), or leave the journal out",
             ) from error
         return digest
 

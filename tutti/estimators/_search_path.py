@@ -10,7 +10,7 @@ from __future__ import annotations
 import numbers
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -43,7 +43,7 @@ def paths(fits: Sequence[Any]) -> list[list[int]]:
 
 
 def _strength(fit: Any) -> tuple[tuple[Any, ...], float] | None:
-    """Return (what fits of one path have in common, the strength in which they differ), None where nothing is shared."""
+    """Return (what fits of one path have in common, the strength in which they differ); None: nothing is shared."""
     args, kwargs = fit.args, fit.kwargs
     estimator, x, y = args[0], args[1], args[2]
     parameters = kwargs["parameters"]
@@ -83,19 +83,19 @@ def walk(fits: Sequence[Any]) -> list[dict[str, Any]]:
         dataset, dtype = as_dataset(x_train, y_train, None, type(first.args[0]).__name__)
     except Exception:
         return [fit.alone() for fit in fits]
-    found, near = [], None
+    found: list[dict[str, Any]] = []
+    near: Mapping[str, Any] | None = None
     for fit in fits:
         estimator = fit.args[0]
         try:
             estimator.set_params(**fit.kwargs["parameters"])
-            estimator._fit_on(dataset, dtype, from_arrays=True, near=near)
+            near = estimator._fit_on(dataset, dtype, from_arrays=True, near=near, keep=True)
             fitted = time.time()
             scorer = fit.kwargs["scorer"]
             outcome = {"fit_error": None, "test_scores": _plain(scorer(estimator, x_test, y_test))}
             outcome |= {"n_test_samples": len(test), "fit_time": fitted - began, "score_time": time.time() - fitted}
             if fit.kwargs["return_train_score"]:
                 outcome["train_scores"] = _plain(scorer(estimator, x_train, y_train))
-            near = estimator
         except Exception:
             outcome = fit.alone()
         found.append(outcome)

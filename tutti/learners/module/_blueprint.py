@@ -1,4 +1,4 @@
-"""What describes a net and how it learns; it reaches the workers as `tutti._carried.Carried`.  Models hold arrays only."""
+"""What describes a net and how it learns; it reaches the workers as a `Carried`.  Models hold arrays only."""
 
 from __future__ import annotations
 
