@@ -278,8 +278,8 @@ def test_no_unfinished_business_is_left_in_the_code() -> None:
     assert found == []
 
 
-PICKLES = "tutti/learners/module/_blueprint.py"
-"""A module's code travels to the workers that this very process has started, in memory only they can see."""
+PICKLES = "tutti/_carried.py"
+"""Live objects travel to the workers that this very process has started, in memory only they can see."""
 
 
 def test_nothing_pickles_or_evaluates_what_comes_from_outside() -> None:

@@ -21,6 +21,7 @@ _HOME: dict[str, str] = {
     "CoCoA": "tutti.strategies.cocoa",
     "ParameterServer": "tutti.strategies.parameter_server",
     "LocalSGD": "tutti.strategies.local_sgd",
+    "TaskParallel": "tutti.strategies.task_parallel",
     "Half": "tutti.transforms",
     "Int8": "tutti.transforms",
     "PowerSGD": "tutti.transforms",
@@ -36,6 +37,10 @@ _HOME: dict[str, str] = {
     "LinearSVC": "tutti.estimators.svm",
     "NeuralNetClassifier": "tutti.estimators.neural",
     "NeuralNetRegressor": "tutti.estimators.neural",
+    "GridSearchCV": "tutti.estimators._search",
+    "HalvingSearchCV": "tutti.estimators._search",
+    "OptunaSearchCV": "tutti.estimators._optuna",
+    "RandomizedSearchCV": "tutti.estimators._search",
     "train": "tutti.estimators.training",
     "load": "tutti.estimators.store",
 }

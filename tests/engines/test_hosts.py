@@ -258,11 +258,11 @@ def outlive_told(context: Any, ranks: tuple[int, ...]) -> dict[str, Any]:
 
 def test_code_is_refused_before_anything_is_sent(company: Company) -> None:
     pytest.importorskip("torch", reason="torch is not installed")
-    from tutti.learners.module._blueprint import Code
+    from tutti._carried import Carried
 
     engine = company.engine(1)
     with pytest.raises(InputError, match="is not sent to other hosts"):
-        engine.launch(Program(faults.ECHO, {"deep": [{"x": (Code(np.zeros(3, np.uint8)),)}]}), plan(1))
+        engine.launch(Program(faults.ECHO, {"deep": [{"x": (Carried(np.zeros(3, np.uint8)),)}]}), plan(1))
 
 
 def test_ctrl_c_ends_a_worker(company: Company) -> None:

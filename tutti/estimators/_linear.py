@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import numbers
 import os
@@ -17,6 +18,7 @@ from tutti.estimators._decision import decision
 from tutti.estimators._intake import as_dataset, is_dataset
 from tutti.estimators._progress import RoundProgress
 from tutti.learners._problem import LinearProblem
+from tutti.learners.gram import MOMENTS, Gram
 from tutti.planner import Choice, Explanation, choose, explain
 from tutti.runtime.driver import draft_plan, train
 from tutti.runtime.report import make_report
@@ -69,13 +71,36 @@ class LinearEstimator(Estimator):
         """
         self._check_params()
         dataset, label_dtype = as_dataset(X, y, sample_weight, type(self).__name__)
+        self._fit_on(dataset, label_dtype, from_arrays=not (is_dataset(X) or isinstance(X, str | os.PathLike)))
+        return self
+
+    def _fit_on(
+        self,
+        dataset: Any,
+        label_dtype: Any,
+        *,
+        from_arrays: bool,
+        near: Mapping[str, Array] | None = None,
+        keep: bool = False,
+    ) -> dict[str, Array]:
+        """Fit the rows of a Dataset and return what a fit of the same rows with another regularisation may start from.
+
+        Parameters
+        ----------
+        near : what another fit of these rows has returned.
+        keep : True if others will start from here; least squares then keep the sums that do not depend on alpha.
+        """
+        self._check_params()
         job = self._job(dataset)
-        result = self._run(job, self._start(job.schema))
+        if keep and isinstance(job.choice.learner, Gram):
+            learner = dataclasses.replace(job.choice.learner, keep=True)
+            job = dataclasses.replace(job, choice=dataclasses.replace(job.choice, learner=learner))
+        result = self._run(job, self._start(job.schema) if near is None else near)
         self._adopt(job, result, label_dtype)
-        self._after(job, from_arrays=not (is_dataset(X) or isinstance(X, str | os.PathLike)))
+        self._after(job, from_arrays=from_arrays)
         if not result.progress.converged:
             self._warn_unconverged(result)
-        return self
+        return {name: result.arrays[name] for name in ("coef", "intercept", *MOMENTS) if name in result.arrays}
 
     def explain(self, X: Any, y: Any = None, sample_weight: Any = None) -> Explanation:
         """Return the plan of ``fit`` with the same arguments; nothing is started.

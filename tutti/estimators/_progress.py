@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from typing import Any
+from typing import Any, Self
 
 from tutti.types import Event, Round
 
@@ -26,7 +26,7 @@ class RoundProgress:
         self._live: Any = None
         self._began = time.perf_counter()
 
-    def __enter__(self) -> RoundProgress:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -36,14 +36,16 @@ class RoundProgress:
     def __call__(self, event: Event) -> None:
         """Show the round if the fit has outlasted the patience."""
         seconds = time.perf_counter() - self._began
-        if not self._verbose or not isinstance(event, Round) or seconds < PATIENCE_SECONDS:
-            return
+        if self._verbose and isinstance(event, Round) and seconds >= PATIENCE_SECONDS:
+            self._show(self._line(event, seconds))
+
+    def _show(self, line: str) -> None:
         if self._live is None:
             self._live = self._start()
         if self._live is not None:
             from rich.text import Text
 
-            self._live.update(Text(self._line(event, seconds)), refresh=True)
+            self._live.update(Text(line), refresh=True)
 
     def _start(self) -> Any:
         from rich.console import Console

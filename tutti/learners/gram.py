@@ -20,6 +20,9 @@ from tutti.learners._problem import LinearProblem, progress_of, status
 from tutti.protocols import ShardData
 from tutti.types import Array, Arrays, Block, Cost, Csr, Kind, Order, Progress, Proposal, Schema, Update
 
+MOMENTS = ("gram", "total", "weight", "shift")
+"""Shared arrays that hold all that the solution needs of the rows, whatever C is."""
+
 _CHUNK = 4096  # rows converted and multiplied at a time: they stay in the second cache for some hundred features
 
 
@@ -34,10 +37,12 @@ class Gram(Spec):
     ----------
     problem : what is minimised; its loss is "squared".
     tol : kept for the planner's grammar; the solve is exact up to rounding, which ``gap`` accounts for.
+    keep : True leaves the sums in the shared state; a start that holds them needs no pass over the same rows.
     """
 
     problem: LinearProblem = field(default_factory=lambda: LinearProblem("squared"))
     tol: float = 1e-4
+    keep: bool = False
 
     def __post_init__(self) -> None:
         if self.problem.loss != "squared":
@@ -66,13 +71,18 @@ class Gram(Spec):
 
     def init(self, schema: Schema, *, seed: int, start: Arrays | None = None) -> Arrays:
         d = schema.n_features
-        return {
+        shared = {
             "coef": np.zeros((d, 1)),
             "intercept": np.zeros(1),
             "shift": np.zeros(d + 1),
             "shifted": np.array([not self._shifts(schema.sparse)]),
             "status": status(),
         }
+        if start is not None and start.keys() >= set(MOMENTS):
+            scale = self._scale()
+            sums = {name: start[name] * scale for name in ("gram", "total", "weight")}
+            return self._solved({**shared, "shift": start["shift"]}, sums, passes=0.0)
+        return shared
 
     def adopt(self, schema: Schema, data: ShardData) -> Any:
         return None
@@ -100,10 +110,18 @@ class Gram(Spec):
         if "gram" not in sums:
             few = sums["few"] / max(sums["n"][0], 1.0)
             return {**shared, "shift": few, "shifted": np.array([True])}
+        return self._solved(shared, sums, passes=1.0)
+
+    def _solved(self, shared: Arrays, sums: Arrays, passes: float) -> Arrays:
         gram = sums["gram"] + np.triu(sums["gram"], 1).T
         coef, intercept, objective, gap = _solve(self.problem, gram, sums["total"], sums["weight"][0], shared["shift"])
-        done = status(objective, gap, passes=1.0, done=True, converged=math.isfinite(objective))
-        return {**shared, "coef": coef[:, None], "intercept": np.array([intercept]), "status": done}
+        done = status(objective, gap, passes=passes, done=True, converged=math.isfinite(objective))
+        kept = {name: sums[name] / self._scale() for name in ("gram", "total", "weight")} if self.keep else {}
+        return {**shared, **kept, "coef": coef[:, None], "intercept": np.array([intercept]), "status": done}
+
+    def _scale(self) -> float:
+        """Return C, by which all sums are multiplied: sums without it do for every C."""
+        return self.problem.C if math.isfinite(self.problem.C) else 1.0
 
     def commit(self, private: Any, proposal: Proposal, scale: float) -> Any:
         return private

@@ -15,6 +15,7 @@ from typing import Any
 from tutti._spec import resolve
 from tutti.errors import ParameterError, PlanError
 from tutti.learners._problem import LinearProblem
+from tutti.nesting import inside
 from tutti.protocols import Engine, Learner, Strategy
 from tutti.types import Schema
 
@@ -182,13 +183,16 @@ def _make(name: str, problem: LinearProblem, tol: float, max_iter: int | None) -
 
 
 def engine_of(engine: Engine | str, schema: Schema) -> Engine:
-    """Return the engine that was asked for; "auto": threads, and one alone where there is little to do."""
+    """Return the engine that was asked for; "auto": threads, and one alone where there is little to do.
+
+    One alone, too, inside a task of a run that keeps the other cores busy.
+    """
     if isinstance(engine, str):
         if engine != "auto":
             raise ParameterError("engine", engine, 'write "auto" or an object such as tutti.Processes(2)')
         from tutti.engines.threads import Threads
 
-        return Threads(1) if schema.n_values <= SMALL_VALUES else Threads()
+        return Threads(1) if schema.n_values <= SMALL_VALUES or inside() else Threads()
     if not isinstance(engine, Engine) or isinstance(engine, type):
         raise ParameterError("engine", engine, 'write "auto" or an object such as tutti.Processes(2)')
     return engine

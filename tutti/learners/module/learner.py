@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tutti._carried import Carried
 from tutti._spec import Spec
 from tutti.errors import InputError, ParameterError, PlanError
 from tutti.learners.module import _rows, batches
-from tutti.learners.module._blueprint import Code
 from tutti.learners.module._rows import ShardRows
 from tutti.learners.module._serving import ServesNet
 from tutti.learners.module.batches import Deal, Picks
@@ -77,7 +77,7 @@ class ModuleLearner(ServesNet, Spec):
     factored : True lets wide dense layers give rows instead of a gradient for each shard; see `whole`.
     """
 
-    code: Code | Recipe
+    code: Carried | Recipe
     shard_rows: tuple[int, ...]
     n_weights: int
     layout: str = ""
