@@ -22,6 +22,7 @@ from tutti.strategies._network import over_network
 from tutti.strategies._served import Service
 from tutti.strategies._talk import with_servers
 from tutti.strategies.all_reduce import AllReduce, synchronous
+from tutti.strategies.cocoa import CoCoA
 from tutti.strategies.server_optimizers import Elastic, ServerOptimizer, made
 from tutti.types import Arrays, Kind, Plan, Schema
 
@@ -116,7 +117,7 @@ class ParameterServer(Spec):
         PlanError : the learner has no gradients, or its state cannot be moved in parts as updates come.
         """
         if self.staleness == 0:
-            synchronous_plan = AllReduce(self.claim).plan(schema, learner, draft)
+            synchronous_plan = (CoCoA() if _dual(learner) else AllReduce(self.claim)).plan(schema, learner, draft)
             return dataclasses.replace(synchronous_plan, strategy=type(self).__name__)
         served = check(learner, self)
         note = (
@@ -153,7 +154,7 @@ class ParameterServer(Spec):
     def run(self, worker: Worker, learner: Learner) -> Arrays:
         """Take items, compute pushes, apply them; `AllReduce`'s program where staleness is 0."""
         if self.staleness == 0:
-            return synchronous(worker, learner, self.claim)
+            return CoCoA().run(worker, learner) if _dual(learner) else synchronous(worker, learner, self.claim)
         checked, options = check(learner, self), (self.server_optimizer, self.claim)
         if worker.seat.role:
             return over_network(worker, checked, self.servers, float(self.staleness), *options)
@@ -178,14 +179,19 @@ def check(learner: Learner, strategy: ParameterServer) -> Serving:
         raise PlanError(
             f"ParameterServer(staleness={strategy.staleness}) moves weights as updates come, which "
             f"{type(learner).__name__} has no form of; neural nets (NeuralNetClassifier, NeuralNetRegressor, "
-            f"tutti.train) and solver='sgd' have one{instead}"
+            f"tutti.train), solver='sgd' and solver='dual' have one{instead}"
         )
     if strategy.record is not None and not isinstance(form, Detaching):
         raise PlanError(f"record={strategy.record!r}: the updates of a {type(learner).__name__} cannot be repeated")
     why = form.unservable()
     if why is not None:
-        raise PlanError(f"ParameterServer(staleness={strategy.staleness}) cannot serve this net: {why}{instead}")
+        what = f"ParameterServer(staleness={strategy.staleness}) cannot serve this {type(learner).__name__}"
+        raise PlanError(f"{what}: {why}{instead}")
     return form
+
+
+def _dual(learner: Learner) -> bool:
+    return "dual" in learner.offers and "gradient" not in learner.offers
 
 
 def _bound(steps: int) -> str:
