@@ -16,7 +16,7 @@ from typing import Any, Literal
 from tutti._spec import Spec
 from tutti.errors import ParameterError, PlanError
 from tutti.protocols import Learner, Worker
-from tutti.serving import Detaching, Remote, Servable, Serving
+from tutti.serving import Detaching, Housed, Remote, Servable, Serving
 from tutti.strategies import _record
 from tutti.strategies._network import over_network
 from tutti.strategies._served import Service
@@ -126,6 +126,11 @@ class ParameterServer(Spec):
         )
         bound = "no worker waits for another" if self.staleness == math.inf else _bound(int(self.staleness))
         notes = (*draft.notes, note, bound)
+        if self.servers > 1 and isinstance(served, Housed):
+            notes = (
+                *notes,
+                "all keys have one lock, whatever servers says: how far a dual update goes follows from all",
+            )
         if self.record is not None:
             _record.check_free(Path(self.record))
             notes = (*notes, f"the order of updates is recorded in {self.record}: tutti.Replay repeats the run from it")
