@@ -241,7 +241,7 @@ def run(learner: Faulty, strategy: Any, engine: Any, sparse: bool) -> Any:
 
 @pytest.mark.parametrize("again", [True, False])
 @pytest.mark.parametrize("at", ["work", "search", "apply", "judge"])
-@pytest.mark.parametrize("loss", ["logistic", "hinge"])
+@pytest.mark.parametrize("loss", ["logistic", pytest.param("hinge", marks=pytest.mark.thorough)])
 def test_a_worker_that_is_killed_leaves_a_certified_fit(loss: Any, at: str, again: bool, tmp_path: Path) -> None:
     sparse = loss == "hinge"
     after = 1 if at == "judge" else 9

@@ -36,9 +36,10 @@ class ParameterServer(Spec):
     Parameters
     ----------
     servers : parts that the keys are cut into by size, each with its own lock and its own optimizer; over sockets
-        (transport="tcp", Hosts) so many ranks besides the workers, for staleness > 0.
-    staleness : steps that a worker may be ahead of the slowest one: 0 is synchronous, with the bits of `AllReduce`;
-        math.inf ("inf" in a file) never waits (Downpour: Dean, Corrado et al. 2012).
+        (transport="tcp", Hosts) so many ranks besides the workers, for staleness > 0.  Dual updates have one lock.
+    staleness : steps that a worker may be ahead of the slowest one: 0 is synchronous, with the bits of `AllReduce` (of
+        `CoCoA`, where dual updates are pushed); math.inf ("inf" in a file) never waits (Downpour: Dean, Corrado et al.
+        2012).
     server_optimizer : what a push does to the weights, from `tutti.strategies.server_optimizers`, or a table such as
         {"type": "Adam", "lr": 0.01}; None: one step of the learner's own optimizer, at the part of its learning rate
         that its rows are of the global batch.
