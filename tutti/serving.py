@@ -53,6 +53,23 @@ class Serving(Trainable, Protocol):
 
 
 @runtime_checkable
+class Housed(Serving, Protocol):
+    """A learner whose pushes move private state of shards, too, which therefore lies where all ranks see it.
+
+    Contract
+    --------
+    - ``house(shared, rows, parts, memory, fresh)``, after ``serve`` and before anything else, finds room for it in
+      ``memory(n_bytes)``: ``rows`` are those of every shard, ``parts`` the items of a step.  What belongs to the
+      shards ``fresh``, and all that follows from these numbers, begins here; without any, others have begun.
+    - ``move`` moves it with the last push that ``work`` has returned, under the lock of the range.
+    """
+
+    def house(
+        self, shared: Arrays, rows: Sequence[int], parts: int, memory: Callable[[int], Array], fresh: Sequence[int]
+    ) -> None: ...
+
+
+@runtime_checkable
 class Remote(Serving, Protocol):
     """A learner whose key ranges may be moved in other processes, which see no common memory.
 

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tutti._merging import LEAST_MERGES, MOST_MERGES, adapt, merges_per_epoch
 from tutti.comm.reduction import Layout, tree_sum
 from tutti.errors import ParameterError, PlanError
 from tutti.learners._problem import LinearProblem
 from tutti.learners.dual import DualCoordinateDescent
-from tutti.strategies.cocoa import LEAST_MERGES, MOST_MERGES, CoCoA, adapt, merges_per_epoch
+from tutti.strategies.cocoa import CoCoA
 from tutti.testing.local import LocalWorker, cut
 from tutti.types import Place, Plan, Schema, Seat, Update
 

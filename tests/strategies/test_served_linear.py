@@ -220,7 +220,7 @@ def test_others_go_on_without_a_worker_that_was_killed(
 
 def test_what_makes_no_sense_is_refused_before_the_start() -> None:
     x, y = DENSE[:50], target(DENSE)[:50]
-    for solver in ("newton", "lbfgs", "dual"):
+    for solver in ("newton", "lbfgs"):
         with pytest.raises(PlanError, match=r"solver='sgd'.* write strategy="):
             LogisticRegression(solver=solver, strategy=STALE).fit(x, y > 0)
     with pytest.raises(PlanError, match="use LinearSVC"):

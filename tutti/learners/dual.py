@@ -20,6 +20,7 @@ from tutti._spec import Spec
 from tutti.errors import ParameterError
 from tutti.learners import _dual_shard as shard_state
 from tutti.learners._certificate import penalty, reached
+from tutti.learners._dual_serving import ServedDual
 from tutti.learners._problem import LinearProblem, progress_of, status
 from tutti.protocols import ShardData
 from tutti.types import Array, Arrays, Cost, Kind, Order, Progress, Proposal, Schema, Update
@@ -188,6 +189,19 @@ class DualCoordinateDescent(Spec):
         _, objective, since, epochs, _, _, _ = shared["guess"]
         late = epochs >= self.max_iter or since >= PATIENCE
         return bool(late or estimate <= self.tol * abs(objective))
+
+    def served(self, whole: bool) -> ServedDual:
+        """Return the form in which a parameter server moves it; see `tutti.serving.Servable`."""
+        return ServedDual(self, whole)
+
+    def stiffness(self, shared: Arrays) -> float:
+        """Return kappa: how far b moves when sum_i y_i a_i grows by one."""
+        return _stiffness(self.problem, shared)
+
+    def close(self, shared: Arrays) -> None:
+        """End an epoch of which some rows were left out."""
+        if shared["epoch"][2] > 0:
+            self._close_epoch(shared)
 
     def _move_intercept(self, shared: Arrays, fraction: float) -> None:
         """Follow b = kappa (sum_i y_i a_i + centre / t^2) and draw the centre towards it."""

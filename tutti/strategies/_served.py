@@ -11,7 +11,7 @@ import numpy as np
 
 from tutti.errors import PlanError, RunError
 from tutti.protocols import Worker
-from tutti.serving import Detaching, Serving
+from tutti.serving import Detaching, Housed, Serving
 from tutti.strategies import _record
 from tutti.strategies._desk import Desk, Task
 from tutti.strategies._hands import Hands
@@ -20,7 +20,7 @@ from tutti.strategies._record import Recorder
 from tutti.strategies._store import Store
 from tutti.strategies._told import Told
 from tutti.strategies.server_optimizers import Elastic, table_of
-from tutti.types import Array, Arrays, Fault, Order, Push, Update
+from tutti.types import Array, Arrays, Fault, Push, Update
 
 _RANGE_BYTES = 4 << 20  # keys of a range, where more ranges than servers are worth their locks
 _RANGES = 4  # for each worker at most
@@ -57,7 +57,6 @@ class Service:
         self.rank, self.size = worker.seat.rank, worker.size
         self._elastic = optimizer if isinstance(optimizer, Elastic) else None
         self._hands = Hands(worker, learner)
-        self._private = self._hands.private
         self._owners = commons.memory(8 * worker.n_shards).view(np.int64)
         self._ready = commons.memory(8 * self.size).view(np.int64)
         join = worker.seat.life > 0 and self._ready[self.rank] == commons.run
@@ -78,6 +77,8 @@ class Service:
         self._sums: Array | None = None
         self._judged = commons.memory(8 * worker.n_shards).view(np.int64)
         self._turns, self._parts = 0, list[list[int]]()
+        if isinstance(learner, Housed):
+            self._house(learner, join)
         if join:
             self.desk.rejoin()
         else:
@@ -94,14 +95,27 @@ class Service:
         """Wait until all have written what they begin with."""
         for s in self.worker.seat.shards:
             self._owners[s] = self.rank
-        self._ready[self.rank] = self._commons.run
-        self._commons.ring()
-        ready, run = self._ready, self._commons.run
-        self._commons.wait(lambda: all(ready[r] == run or self._commons.gone(r) for r in range(self.size)))
+        self._meet(self._ready)
         owners = self._owners.tolist()
         self._parts = [[s for s, owner in enumerate(owners) if owner == r] for r in range(self.size)]
-        if not all(self._parts):
-            raise RunError(f"rank {self._parts.index([])} was lost before it had begun")
+
+    def _meet(self, ready: Array) -> None:
+        """Wait until all have come here."""
+        commons, run = self._commons, self._commons.run
+        ready[self.rank] = run
+        commons.ring()
+        commons.wait(lambda: all(ready[r] == run or commons.gone(r) for r in range(self.size)))
+        if (ready != run).any():
+            raise RunError(f"rank {int(np.argmax(ready != run))} was lost before it had begun")
+
+    def _house(self, learner: Housed, join: bool) -> None:
+        """Find room for what is private to shards, once it is known how many rows each has."""
+        worker, commons = self.worker, self._commons
+        rows, ready = (commons.memory(8 * n).view(np.int64) for n in (worker.n_shards, self.size))
+        for s, data in worker.shards.items():
+            rows[s] = data.n_rows
+        self._meet(ready)
+        learner.house(self.shared, rows.tolist(), self._n_parts, commons.memory, () if join else worker.seat.shards)
 
     def _cut(self, shared: Arrays, servers: int) -> list[tuple[int, int]]:
         n_bytes = self.learner.keys(shared).nbytes
@@ -243,16 +257,11 @@ class Service:
 
     def _judge(self, pauses: int, step: int) -> Arrays:
         """Return the sums over all validation rows, each shard's from one rank."""
-        worker, learner = self.worker, self.learner
         found: Arrays = {}
         while True:
             for s in self._unjudged(pauses, mine=True):
-                data = worker.open(s)
-                private = self._private.setdefault(s, learner.adopt(worker.schema, data))
-                with worker.phase("compute"):
-                    order = Order(step, "summary", worker.seed, s)
-                    found = learner.propose(self.shared, private, data, order).update.arrays
-                    self._table(found)[s] = np.concatenate([array.ravel() for array in found.values()])
+                found = self._hands.judge(self.shared, step, s)
+                self._table(found)[s] = np.concatenate([array.ravel() for array in found.values()])
                 self._judged[s] = pauses + 1
                 self._commons.ring()
             if not self._unjudged(pauses, mine=False):
@@ -260,6 +269,8 @@ class Service:
             self._commons.wait(
                 lambda: bool(self._unjudged(pauses, mine=True)) or not self._unjudged(pauses, mine=False)
             )
+        if not found:  # a former life of this rank has judged its shards: only how the sums look is wanted
+            found = self._hands.judge(self.shared, step, self.worker.seat.shards[0])
         sums = self._table(found)[self._judged == pauses + 1].sum(axis=0)
         cuts = np.cumsum([array.size for array in found.values()])[:-1]
         parts = zip(found.items(), np.split(sums, cuts), strict=True)

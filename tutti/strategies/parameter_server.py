@@ -16,12 +16,13 @@ from typing import Any, Literal
 from tutti._spec import Spec
 from tutti.errors import ParameterError, PlanError
 from tutti.protocols import Learner, Worker
-from tutti.serving import Detaching, Remote, Servable, Serving
+from tutti.serving import Detaching, Housed, Remote, Servable, Serving
 from tutti.strategies import _record
 from tutti.strategies._network import over_network
 from tutti.strategies._served import Service
 from tutti.strategies._talk import with_servers
 from tutti.strategies.all_reduce import AllReduce, synchronous
+from tutti.strategies.cocoa import CoCoA
 from tutti.strategies.server_optimizers import Elastic, ServerOptimizer, made
 from tutti.types import Arrays, Kind, Plan, Schema
 
@@ -35,9 +36,10 @@ class ParameterServer(Spec):
     Parameters
     ----------
     servers : parts that the keys are cut into by size, each with its own lock and its own optimizer; over sockets
-        (transport="tcp", Hosts) so many ranks besides the workers, for staleness > 0.
-    staleness : steps that a worker may be ahead of the slowest one: 0 is synchronous, with the bits of `AllReduce`;
-        math.inf ("inf" in a file) never waits (Downpour: Dean, Corrado et al. 2012).
+        (transport="tcp", Hosts) so many ranks besides the workers, for staleness > 0.  Dual updates have one lock.
+    staleness : steps that a worker may be ahead of the slowest one: 0 is synchronous, with the bits of `AllReduce` (of
+        `CoCoA`, where dual updates are pushed); math.inf ("inf" in a file) never waits (Downpour: Dean, Corrado et al.
+        2012).
     server_optimizer : what a push does to the weights, from `tutti.strategies.server_optimizers`, or a table such as
         {"type": "Adam", "lr": 0.01}; None: one step of the learner's own optimizer, at the part of its learning rate
         that its rows are of the global batch.
@@ -116,7 +118,7 @@ class ParameterServer(Spec):
         PlanError : the learner has no gradients, or its state cannot be moved in parts as updates come.
         """
         if self.staleness == 0:
-            synchronous_plan = AllReduce(self.claim).plan(schema, learner, draft)
+            synchronous_plan = (CoCoA() if _dual(learner) else AllReduce(self.claim)).plan(schema, learner, draft)
             return dataclasses.replace(synchronous_plan, strategy=type(self).__name__)
         served = check(learner, self)
         note = (
@@ -125,6 +127,11 @@ class ParameterServer(Spec):
         )
         bound = "no worker waits for another" if self.staleness == math.inf else _bound(int(self.staleness))
         notes = (*draft.notes, note, bound)
+        if self.servers > 1 and isinstance(served, Housed):
+            notes = (
+                *notes,
+                "all keys have one lock, whatever servers says: how far a dual update goes follows from all",
+            )
         if self.record is not None:
             _record.check_free(Path(self.record))
             notes = (*notes, f"the order of updates is recorded in {self.record}: tutti.Replay repeats the run from it")
@@ -153,7 +160,7 @@ class ParameterServer(Spec):
     def run(self, worker: Worker, learner: Learner) -> Arrays:
         """Take items, compute pushes, apply them; `AllReduce`'s program where staleness is 0."""
         if self.staleness == 0:
-            return synchronous(worker, learner, self.claim)
+            return CoCoA().run(worker, learner) if _dual(learner) else synchronous(worker, learner, self.claim)
         checked, options = check(learner, self), (self.server_optimizer, self.claim)
         if worker.seat.role:
             return over_network(worker, checked, self.servers, float(self.staleness), *options)
@@ -178,14 +185,19 @@ def check(learner: Learner, strategy: ParameterServer) -> Serving:
         raise PlanError(
             f"ParameterServer(staleness={strategy.staleness}) moves weights as updates come, which "
             f"{type(learner).__name__} has no form of; neural nets (NeuralNetClassifier, NeuralNetRegressor, "
-            f"tutti.train) and solver='sgd' have one{instead}"
+            f"tutti.train), solver='sgd' and solver='dual' have one{instead}"
         )
     if strategy.record is not None and not isinstance(form, Detaching):
         raise PlanError(f"record={strategy.record!r}: the updates of a {type(learner).__name__} cannot be repeated")
     why = form.unservable()
     if why is not None:
-        raise PlanError(f"ParameterServer(staleness={strategy.staleness}) cannot serve this net: {why}{instead}")
+        what = f"ParameterServer(staleness={strategy.staleness}) cannot serve this {type(learner).__name__}"
+        raise PlanError(f"{what}: {why}{instead}")
     return form
+
+
+def _dual(learner: Learner) -> bool:
+    return "dual" in learner.offers and "gradient" not in learner.offers
 
 
 def _bound(steps: int) -> str:
