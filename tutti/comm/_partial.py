@@ -50,7 +50,8 @@ class PartialComm(RankComm, ABC):
         self._slots: dict[tuple[int, int, int], Array] = {}
         self._results: dict[tuple[int, int], Array] = {}
         self._open = False
-        self._dealt: dict[int, Holders] = {}
+        self._n_plans = 0
+        self._dealt: dict[int, tuple[int, Holders]] = {}  # by number of shards: number of the plan, who held them
 
     def barrier(self) -> None:
         """Return when every rank has called it."""
@@ -74,9 +75,10 @@ class PartialComm(RankComm, ABC):
     def begin(self, parts: Mapping[int, Array], n_shards: int) -> Sum:
         """Begin an `all_reduce` whose columns are not all computed yet.
 
-        The ranks agree on what is summed and return.  Every rank then calls ``ready(start, stop)`` on what is returned
-        for the same ranges in the same order, each column once, as soon as these columns of its parts are final: they
-        travel while the rest is computed.  ``finish()`` returns what `all_reduce` returns, with the same bits.
+        Every rank then calls ``ready(start, stop)`` on what is returned for the same ranges in the same order, each
+        column once, as soon as these columns of its parts are final: they travel while the rest is computed.  That
+        the ranks do not sum the same may be found in any of these calls.  ``finish()`` returns what `all_reduce`
+        returns, with the same bits.
         """
         self._enter()
         if self._open:
@@ -134,6 +136,8 @@ class PartialComm(RankComm, ABC):
     def _plan(self, call: int, parts: Mapping[int, Array], n_shards: int) -> Plan:
         """Say what this rank is about to do; what is returned knows what all do."""
         what = (-1, -1, -1)
+        self._n_plans += 1
+        number, (_, before) = self._n_plans, self._dealt.get(n_shards, (0, None))
         if parts:
             first = next(iter(parts.values()))
             self._check(call, parts, n_shards, first)
@@ -156,11 +160,12 @@ class PartialComm(RankComm, ABC):
             held = {s for holder in holders for s in holder}
             if len(held) != n_shards:
                 self._missing(call, [s for s in range(n_shards) if s not in held])
-            self._dealt[n_shards] = holders
+            if number > self._dealt.get(n_shards, (0, holders))[0]:
+                self._dealt[n_shards] = number, holders
             return length, DTYPES[dtype], holders
 
         own = (what[0], DTYPES[what[1]]) if parts and masked else None
-        return Plan(n_shards, agree, own, self._dealt.get(n_shards))
+        return Plan(n_shards, agree, own, before)
 
     def _all_rows(self, parts: Mapping[int, Array], plan: Plan) -> list[Array]:
         """Return the arrays of all shards, by shard id."""
