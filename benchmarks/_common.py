@@ -106,6 +106,11 @@ def median(values: list[float]) -> float:
     return float(np.median(values))
 
 
+def spread(values: list[float], digits: int = 2) -> str:
+    """Return the lowest and the highest of the repeats."""
+    return f"{min(values):.{digits}f} to {max(values):.{digits}f}"
+
+
 def save(name: str, text: str) -> None:
     """Print the result and keep it as benchmarks/results/<name>.txt."""
     print(text, flush=True)

@@ -3,7 +3,8 @@
 usage: python benchmarks/compress.py [--repeats 3] [--parts codes digits auto link] [--links loopback 1gbit 100mbit]
 codes: GB of updates encoded and decoded a second by one core, and bytes of a million numbers.
 digits: loss of the last epoch and accuracy on rows not seen, 64-64-10, AdamW, 40 epochs, mean of 3 seeds.
-auto: ms a step of 784-256-128-10, batch 256, 8 shards, two processes in shared memory, with and without "auto".
+auto: ms a step of 784-256-128-10, batch 256, 8 shards, two processes in shared memory, with and without "auto":
+runs in pairs, each right after the other and the order changed every time; the median of the pairs' ratios.
 link: ms a step of 784-1024-1024-1024-10 (11.7 MB), batch 1,024, 2 shards, two processes over gloo; a link other than
 loopback is a loopback interface held to that rate for both directions together (root, Linux).     needs torch
 """
@@ -16,7 +17,7 @@ import time
 from collections.abc import Callable
 
 import numpy as np
-from _common import alone, header, median, save
+from _common import alone, header, median, save, spread
 from overlap import within
 
 
@@ -84,12 +85,20 @@ def digits() -> list[str]:
 
 
 def auto(repeats: int) -> list[str]:
-    found: dict[str, list[float]] = {"none": [], "auto": []}
-    for _ in range(repeats):
-        for form, times in found.items():
-            times += [row["ms"] for row in alone("_compress.py", form, "mlp256", "shm", "25")]
-    none, own = (median(times) for times in found.values())
-    return [f"{'auto':12}{none:10.3f}{own:10.3f}      ms a step without and with, {100 * (own / none - 1):+.1f} %"]
+    pairs: list[dict[str, float]] = []
+    for repeat in range(repeats):
+        pair: dict[str, float] = {}
+        for form in ("none", "auto") if repeat % 2 == 0 else ("auto", "none"):
+            for row in alone("_compress.py", form, "mlp256", "shm", "25"):
+                pair[form] = row["ms"]
+        if len(pair) == 2:
+            pairs.append(pair)
+    more = [100 * (pair["auto"] / pair["none"] - 1) for pair in pairs]
+    none, own = (median([pair[form] for pair in pairs]) for form in ("none", "auto"))
+    return [
+        f"{'auto':12}{none:10.3f}{own:10.3f}      ms a step without and with, {median(more):+.1f} %; "
+        f"{len(more)} pairs from {spread(more, 1)} %"
+    ]
 
 
 def links(names: list[str], repeats: int) -> list[str]:

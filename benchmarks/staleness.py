@@ -4,7 +4,8 @@ usage: python benchmarks/staleness.py [--repeats 3]        needs torch (extra [t
 Two processes of one thread train a dense net (784-256-128-10, batch 256, SGD with momentum) on digits.  Either one of
 them sleeps three times its own computing time, or both sleep for a random time after each of their parts of a step
 (exponential, its mean that of a step).  Seconds until the loss on training rows falls below a target; it is taken at
-the end of each epoch, with all workers at rest and the clock stopped.  Goals: asynchronous 1.8 times sooner than
+the end of each epoch, with all workers at rest and the clock stopped; medians of the repeats, the modes in turn, with
+the lowest and the highest seconds and losses.  Goals: asynchronous 1.8 times sooner than
 synchronous with dealt shards, with random delays staleness 4 1.3 times sooner, final loss within 1 %.  A synchronous
 worker computes 8 shards' gradients, the others one for each worker: "2 shards" tells how much of a gain is due to that.
 The curves go to benchmarks/results/staleness.csv.
@@ -22,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _common import header, median, save, save_rows
+from _common import header, median, save, save_rows, spread
 
 WORKERS, SHARDS = 2, 8
 TARGET = 0.05
@@ -128,6 +129,11 @@ def reached(seconds: list[float], losses: list[float]) -> float:
     return math.inf
 
 
+def ranges(each: list[tuple[float, float, float]]) -> str:
+    """Return the lowest and highest seconds to the target and losses at the end."""
+    return f"{spread([f[0] for f in each])} s, {spread([f[1] for f in each], 4)}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=3)
@@ -159,7 +165,7 @@ def main() -> None:
     curves: list[tuple[Any, ...]] = []
     for kind in given.kinds:
         title = "one of two workers four times slower" if kind == "slow" else "random delays, mean one step"
-        lines += ["", f"{title:40}{'seconds':>9}{'sooner':>9}{'final loss':>12}{'all epochs s':>14}"]
+        lines += ["", f"{title:40}{'seconds':>9}{'sooner':>9}{'final loss':>12}{'all epochs s':>14}      of all"]
         found: dict[str, list[tuple[float, float, float]]] = {name: [] for name in ways}
         for repeat in range(given.repeats):
             for name, way in ways.items():
@@ -174,7 +180,7 @@ def main() -> None:
         for name, each in found.items():
             if each:
                 took, loss, whole = (median([f[i] for f in each]) for i in range(3))
-                lines.append(f"{name:40}{took:9.2f}{base / took:8.2f}x{loss:12.4f}{whole:14.2f}")
+                lines.append(f"{name:40}{took:9.2f}{base / took:8.2f}x{loss:12.4f}{whole:14.2f}      {ranges(each)}")
     save("staleness", "\n".join(lines))
     save_rows("staleness", ("kind", "mode", "repeat", "seconds", "loss"), curves)
 

@@ -68,13 +68,13 @@ class Results:
         """Return what each mode reached with workers of that kind."""
         for part in self.text("staleness").split("\n\n"):
             if part.startswith(KINDS[kind]):
-                rows = re.finditer(rf"^(\S.*?) +{NUMBER} +{NUMBER}x +([\d.]+) +[\d.]+$", part, re.M)
+                rows = re.finditer(rf"^(\S.*?) +{NUMBER} +{NUMBER}x +([\d.]+) +[\d.]+(?: .*)?$", part, re.M)
                 return {row[1]: Reached(_seconds(row[2]), float(row[4])) for row in rows}
         return {}
 
     def slow_link(self) -> dict[str, Reached]:
         """Return what each system reached over the slow link; nothing if none got there."""
-        rows = self.rows("slow_link", rf"^(\S.*?) +{NUMBER} s +{NUMBER}x +{NUMBER}x +{NUMBER}$")
+        rows = self.rows("slow_link", rf"^(\S.*?) +{NUMBER} s +{NUMBER}x +{NUMBER}x +{NUMBER}(?: .*)?$")
         found = {name: Reached(_seconds(s), float(loss)) for name, s, _, _, loss in rows}
         return found if any(math.isfinite(r.seconds) for r in found.values()) else {}
 

@@ -216,12 +216,16 @@ def compress(results: Results) -> list[str]:
 
 
 def auto(results: Results) -> list[str]:
-    found = results.find("compress", r"^auto +[\d.]+ +[\d.]+ +ms a step without and with, ([-+][\d.]+) %")
-    return (
-        []
-        if found is None
-        else [f'In shared memory a step with "auto" takes {found[0]:+.1f} % longer (`compress.txt`).']
+    pattern = r"^auto +[\d.]+ +[\d.]+ +ms a step without and with, ([-+][\d.]+) %"
+    found = results.find("compress", pattern)
+    pairs = results.find("compress", pattern + r"; (\d+) pairs from (-?[\d.]+) to (-?[\d.]+) %")
+    if found is None:
+        return []
+    many = (
+        "" if pairs is None else f"; median of {pairs[1]:.0f} pairs of runs, from {pairs[2]:+.1f} to {pairs[3]:+.1f} %"
     )
+    more = "longer" if found[0] >= 0 else "less"
+    return prose(f'In shared memory a step with "auto" takes {abs(found[0]):.1f} % {more} (`compress.txt`{many}).')
 
 
 def link(results: Results) -> list[str]:

@@ -21,6 +21,7 @@ ENGINES = [
     *(tutti.Threads(n) for n in (2, 3, 5, 8)),
     *(tutti.Processes(n) for n in (2, 3, 5)),
     *(tutti.Processes(n, transport="gloo") for n in (2, 3, 5)),
+    *(tutti.Processes(n, transport="tcp") for n in (2, 3, 5, 8)),
 ]
 THOROUGH = pytest.mark.thorough
 SOME = [pytest.param(form, marks=[] if form == SELECT else THOROUGH) for form in FORMS]

@@ -5,7 +5,7 @@ maximal complete subtree.  Of each it sends to every rank the stripe of columns 
 the tree; the stripes are gathered.  So the bits are those of the tree for any number of ranks and any deal of shards.
 
 Columns go in buckets: while some travel, the partial sums of the next are added.  How bytes travel is left to the
-subclasses.
+subclasses, and whether they may set out before the ranks have agreed on the call (`Plan`).
 """
 
 from __future__ import annotations
@@ -24,10 +24,15 @@ from tutti.errors import Aborted
 from tutti.protocols import Link
 from tutti.types import Array
 
-_SMALL = 1 << 16  # bytes of all shards together; below, every rank gets all arrays and adds them itself
+SMALL = 1 << 16  # bytes of all shards together; below, every rank gets all arrays and adds them itself
 _LEFT_SECONDS = 0.2  # a rank that returns breaks its connections before its engine can say that it has returned
 _WORDS = 8  # of a record
 _MASK = 6  # the word that says which shards a rank holds, if there are at most 62
+_MASKED = 62
+
+What = tuple[int, np.dtype[Any]]
+Holders = list[list[int]]
+Agreed = tuple[int, np.dtype[Any], Holders]
 
 
 class PartialComm(RankComm, ABC):
@@ -45,6 +50,8 @@ class PartialComm(RankComm, ABC):
         self._slots: dict[tuple[int, int, int], Array] = {}
         self._results: dict[tuple[int, int], Array] = {}
         self._open = False
+        self._n_plans = 0
+        self._dealt: dict[int, tuple[int, Holders]] = {}  # by number of shards: number of the plan, who held them
 
     def barrier(self) -> None:
         """Return when every rank has called it."""
@@ -68,38 +75,34 @@ class PartialComm(RankComm, ABC):
     def begin(self, parts: Mapping[int, Array], n_shards: int) -> Sum:
         """Begin an `all_reduce` whose columns are not all computed yet.
 
-        The ranks agree on what is summed and return.  Every rank then calls ``ready(start, stop)`` on what is returned
-        for the same ranges in the same order, each column once, as soon as these columns of its parts are final: they
-        travel while the rest is computed.  ``finish()`` returns what `all_reduce` returns, with the same bits.
+        Every rank then calls ``ready(start, stop)`` on what is returned for the same ranges in the same order, each
+        column once, as soon as these columns of its parts are final: they travel while the rest is computed.  That
+        the ranks do not sum the same may be found in any of these calls.  ``finish()`` returns what `all_reduce`
+        returns, with the same bits.
         """
         self._enter()
         if self._open:
             raise ValueError("begin: the sum before has not been finished; call its finish() first")
-        length, dtype, holders = self._plan(REDUCE, parts, n_shards)
+        plan = self._plan(REDUCE, parts, n_shards)
         self._open = True
-        return self._sum(parts, n_shards, length, dtype, holders)
+        return self._sum(parts, plan)
 
     def share(self, parts: Mapping[int, Array], n_shards: int) -> Sequence[Array]:
         """Return the arrays of all shards, by shard id, as copies; see `tutti.protocols.Communicator`."""
         self._enter()
-        length, dtype, holders = self._plan(SHARE, parts, n_shards)
-        views = [row.view() for row in self._all_rows(parts, n_shards, length, dtype, holders)]
+        views = [row.view() for row in self._all_rows(parts, self._plan(SHARE, parts, n_shards))]
         for view in views:
             view.flags.writeable = False
         return views
 
     def all_gather(self, payload: bytes) -> list[bytes]:
         """Return the bytes that every rank gave, by rank."""
-        lengths = [record[1] for record in self._agree(GATHER, len(payload))]
+        said = self._ask(GATHER, len(payload))
         if self._size == 1:
             return [bytes(payload)]
         self._sent += len(payload)
-        if max(lengths) == 0:
-            return [b""] * self._size
-        mine = np.zeros(max(lengths), np.uint8)
-        mine[: len(payload)] = np.frombuffer(payload, np.uint8)
-        gathered = self._gathered(mine)
-        return [gathered[rank, :n].tobytes() for rank, n in enumerate(lengths)]
+        mine = np.frombuffer(payload, np.uint8)
+        return [came.tobytes() for came in self._pieces([mine], lambda: [record[1] for record in said()])]
 
     def abort(self) -> None:
         """Wake every rank that waits, which then raises `Aborted`."""
@@ -117,10 +120,8 @@ class PartialComm(RankComm, ABC):
         """Start to give all ranks the bytes ``mine``; ``out`` gets those of all, by rank.  What is returned waits."""
 
     @abstractmethod
-    def _sum(
-        self, parts: Mapping[int, Array], n_shards: int, length: int, dtype: np.dtype[Any], holders: list[list[int]]
-    ) -> Sum:
-        """Return what `begin` returns, after the ranks have agreed on it."""
+    def _sum(self, parts: Mapping[int, Array], plan: Plan) -> Sum:
+        """Return what `begin` returns."""
 
     @abstractmethod
     def _leave(self) -> None:
@@ -132,59 +133,87 @@ class PartialComm(RankComm, ABC):
             self._results[key] = np.empty(length, dtype)
         return self._results[key]
 
-    def _plan(self, call: int, parts: Mapping[int, Array], n_shards: int) -> tuple[int, np.dtype[Any], list[list[int]]]:
-        """Agree on the call; return the length and dtype of the parts, and the shards that each rank holds."""
+    def _plan(self, call: int, parts: Mapping[int, Array], n_shards: int) -> Plan:
+        """Say what this rank is about to do; what is returned knows what all do."""
         what = (-1, -1, -1)
+        self._n_plans += 1
+        number, (_, before) = self._n_plans, self._dealt.get(n_shards, (0, None))
         if parts:
             first = next(iter(parts.values()))
             self._check(call, parts, n_shards, first)
             self._check_dtype(first.dtype)
             what = (len(first), first.dtype.num, 0)
-        masked = n_shards < 63
+        masked = n_shards <= _MASKED
         mask = sum(1 << shard for shard in parts) if masked else 0
-        records = self._agree(call, n_shards, *what, len(parts), mask)
-        length, dtype, _ = self._same_parts(call, n_shards, what, records)
-        if masked:
-            holders = [[s for s in range(n_shards) if record[_MASK] >> s & 1] for record in records]
-        else:
-            mine = np.full(max(record[5] for record in records), -1, np.int64)
-            mine[: len(parts)] = sorted(parts)
-            holders = [
-                [s for s in row if s >= 0] for row in self._gathered(mine.view(np.uint8)).view(np.int64).tolist()
-            ]
-        held = {s for holder in holders for s in holder}
-        if len(held) != n_shards:
-            self._missing(call, [s for s in range(n_shards) if s not in held])
-        return length, DTYPES[dtype], holders
+        said = self._ask(call, n_shards, *what, len(parts), mask)
 
-    def _all_rows(
-        self, parts: Mapping[int, Array], n_shards: int, length: int, dtype: np.dtype[Any], holders: list[list[int]]
-    ) -> list[Array]:
+        def agree() -> Agreed:
+            records = said()
+            length, dtype, _ = self._same_parts(call, n_shards, what, records)
+            if masked:
+                holders = [[s for s in range(n_shards) if record[_MASK] >> s & 1] for record in records]
+            else:
+                mine = np.full(max(record[5] for record in records), -1, np.int64)
+                mine[: len(parts)] = sorted(parts)
+                ids = self._gathered(mine.view(np.uint8)).view(np.int64).tolist()
+                holders = [[s for s in row if s >= 0] for row in ids]
+            held = {s for holder in holders for s in holder}
+            if len(held) != n_shards:
+                self._missing(call, [s for s in range(n_shards) if s not in held])
+            if number > self._dealt.get(n_shards, (0, holders))[0]:
+                self._dealt[n_shards] = number, holders
+            return length, DTYPES[dtype], holders
+
+        own = (what[0], DTYPES[what[1]]) if parts and masked else None
+        return Plan(n_shards, agree, own, before)
+
+    def _all_rows(self, parts: Mapping[int, Array], plan: Plan) -> list[Array]:
         """Return the arrays of all shards, by shard id."""
         if self._size == 1:
-            return [parts[shard] for shard in range(n_shards)]
-        mine = np.zeros((max(map(len, holders)), length), dtype)
-        for i, shard in enumerate(sorted(parts)):
-            mine[i] = parts[shard]
-        self._sent += len(parts) * length * dtype.itemsize
-        rows: list[Array] = [mine] * n_shards
-        gathered = self._gathered(mine.reshape(-1).view(np.uint8)) if length else np.zeros((self._size, 0), np.uint8)
-        blocks = gathered.view(dtype).reshape(self._size, *mine.shape) if length else [mine] * self._size
-        for block, holder in zip(blocks, holders, strict=True):
+            plan.agree()
+            return [parts[shard] for shard in range(plan.n_shards)]
+        row = plan.length * plan.dtype.itemsize
+        self._sent += len(parts) * row
+        mine = [np.ascontiguousarray(parts[shard]).view(np.uint8) for shard in sorted(parts)]
+        rows: list[Array] = [np.empty(0, plan.dtype)] * plan.n_shards
+        blocks = self._pieces(mine, lambda: [len(holder) * row for holder in plan.holders])
+        for block, holder in zip(blocks, plan.holders, strict=True):
             for i, shard in enumerate(holder):
-                rows[shard] = block[i]
+                rows[shard] = block[i * row : (i + 1) * row].view(plan.dtype)
         return rows
 
-    def _agree(self, call: int, *what: int) -> list[list[int]]:
-        """Barrier at which every rank says what it is about to do; returns what each one said, by rank."""
+    def _ask(self, call: int, *what: int) -> Callable[[], list[list[int]]]:
+        """Say what this rank is about to do; what is returned waits for what each rank said, and returns it."""
         self._enter()
         mine = np.zeros(_WORDS, np.int64)
         mine[: 1 + len(what)] = (call, *what)
         if self._size == 1:
-            return [mine.tolist()]
-        records: list[list[int]] = self._gathered(mine.view(np.uint8)).view(np.int64).tolist()
-        self._same_call(call, records)
-        return records
+            return lambda: [mine.tolist()]
+        out = np.empty((self._size, _WORDS), np.int64)
+        end = self._gather_into(out.reshape(-1).view(np.uint8), mine.view(np.uint8))
+
+        def said() -> list[list[int]]:
+            end()
+            records: list[list[int]] = out.tolist()
+            self._same_call(call, records)
+            return records
+
+        return said
+
+    def _agree(self, call: int, *what: int) -> list[list[int]]:
+        """Barrier at which every rank says what it is about to do; returns what each one said, by rank."""
+        return self._ask(call, *what)()
+
+    def _pieces(self, mine: Sequence[Array], lengths: Callable[[], Sequence[int]]) -> list[Array]:
+        """Return the bytes that each rank gives, by rank; ``lengths()`` waits until it is known how many they are."""
+        longest = max(sizes := lengths())
+        given = np.zeros(longest, np.uint8)
+        at = 0
+        for piece in mine:
+            given[at : at + len(piece)] = piece
+            at += len(piece)
+        gathered = self._gathered(given) if longest else given.reshape(1, 0).repeat(self._size, axis=0)
+        return [gathered[rank, :n] for rank, n in enumerate(sizes)]
 
     def _gathered(self, mine: Array) -> Array:
         """Return the bytes (size, n) of all ranks."""
@@ -215,6 +244,46 @@ class PartialComm(RankComm, ABC):
         raise Aborted(f"rank {self._rank}: the connection to {who} broke: {reason}")
 
 
+class Plan:
+    """What the ranks are about to do; what the others say of it may be on its way until it is asked for.
+
+    Parameters
+    ----------
+    agree : waits for it; returns length and dtype of the parts, and the shards that each rank holds.
+    own : length and dtype of this rank's parts, None if it has none.
+    before : who held which shards in the last call with as many shards, the same on all ranks; None if there was none.
+    """
+
+    def __init__(self, n_shards: int, agree: Callable[[], Agreed], own: What | None, before: Holders | None) -> None:
+        self.n_shards, self.before = n_shards, before
+        self._agree, self._own, self._agreed = agree, own, None
+
+    _agreed: Agreed | None
+
+    @property
+    def agreed(self) -> bool:
+        """True if `agree` does not wait."""
+        return self._agreed is not None
+
+    def agree(self) -> Agreed:
+        """Return length, dtype and holders when every rank has said what it is about to do, and it is the same."""
+        if self._agreed is None:
+            self._agreed = self._agree()
+        return self._agreed
+
+    @property
+    def length(self) -> int:
+        return (self._own or self.agree())[0]
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return (self._own or self.agree())[1]
+
+    @property
+    def holders(self) -> Holders:
+        return self.agree()[2]
+
+
 class Sum(ABC):
     """A sum on its way; see `PartialComm.begin`.
 
@@ -225,23 +294,18 @@ class Sum(ABC):
     ahead = 1
     bucket = 1 << 22  # bytes of a row that travel together
 
-    def __init__(
-        self,
-        comm: PartialComm,
-        parts: Mapping[int, Array],
-        n_shards: int,
-        length: int,
-        dtype: np.dtype[Any],
-        holders: list[list[int]],
-    ) -> None:
-        self.length = length
-        self._comm, self._parts, self._n, self._dtype, self._holders = comm, parts, n_shards, dtype, holders
+    def __init__(self, comm: PartialComm, parts: Mapping[int, Array], plan: Plan) -> None:
+        self._comm, self._parts, self._plan = comm, parts, plan
+        self.length, self._n, self._dtype = plan.length, plan.n_shards, plan.dtype
         self._ready = 0
-        self._whole = comm.size == 1 or n_shards * length * dtype.itemsize <= _SMALL
-        self._nodes = [subtrees(n_shards, holder) for holder in holders]
-        self._result = comm._result(length, dtype)
-        self._travelling: deque[tuple[int, int, Any, Callable[[], None]]] = deque()  # sent, not added yet
-        self._gathering: deque[tuple[int, int, Any, Callable[[], None]]] = deque()  # added, not collected yet
+        self._whole = comm.size == 1 or self._n * self.length * self._dtype.itemsize <= SMALL
+        self._result = comm._result(self.length, self._dtype)
+        self._travelling: deque[Any] = deque()  # buckets that were sent and are not added yet
+        self._gathering: deque[Any] = deque()  # buckets that were added and are not collected yet
+
+    def _nodes(self) -> list[list[tuple[int, int]]]:
+        """Return the partial sums that each rank sends."""
+        return [subtrees(self._n, holder) for holder in self._plan.holders]
 
     def ready(self, start: int, stop: int) -> None:
         """Say that columns start:stop of this rank's parts are final."""
@@ -264,8 +328,7 @@ class Sum(ABC):
         if self._ready != self.length:
             raise ValueError(f"finish: {self._ready} columns of {self.length} were said to be ready, each once")
         if self._whole:
-            rows = comm._all_rows(self._parts, self._n, self.length, self._dtype, self._holders)
-            tree_sum(rows, self._result)
+            tree_sum(comm._all_rows(self._parts, self._plan), self._result)
         while self._travelling:
             self._add()
         while self._gathering:

@@ -1,7 +1,7 @@
 """What a round costs on the wire with and without a transform, and from which bandwidth on it stops to pay.
 
-    as it is     3 alpha + n (W-1)/W (t + 1) / B + rows (W-1)/W / B       t: partial sums that a rank sends
-    compressed   2 alpha + (S - s) payload / B + s encode + S decode        S shards, s of them on a rank
+    as it is     c alpha + n (W-1)/W (t + 1) / B + rows (W-1)/W / B     t: partial sums that a rank sends
+    compressed   alpha + (S - s) payload / B + s encode + S decode      S shards, s of them on a rank
 
 A rank cannot add what shards of its own have encoded without giving up that the bits are the same for any number of
 workers, so every payload of the others comes by itself: fewer shards are fewer payloads.
@@ -29,8 +29,6 @@ NEXT = 0.6
 """A less faithful form must bring it below this share of that of the one before."""
 SPEEDS = {"Half": (3.5e9, 1e10), "Int8": (5e9, 1.5e10), "TopK": (1.5e9, 1e10)}
 """Bytes of an update that one core encodes and decodes in a second, as measured; the plan's guess."""
-PLAIN_CALLS, CALLS = 3, 2
-"""Messages one after the other: to agree, to cut and to gather; to agree and to gather."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +68,10 @@ class Traffic:
         size = len(self.shards)
         return (self.n_bytes * (self.partials + 1) + self.row_bytes) * (size - 1) / size
 
+    def plain_calls(self) -> int:
+        """Return c: to cut and to gather, or at once, where two ranks have nothing to save by that."""
+        return 1 if len(self.shards) == 2 and self.partials == 1 else 2
+
     def payload(self, chain: Chain) -> int:
         """Return the bytes of a shard's payload."""
         return chain[0].n_bytes(self.n_values, np.dtype(f"f{self.itemsize}"), chain[1:])
@@ -87,8 +89,8 @@ class Traffic:
 def seconds(traffic: Traffic, chain: Chain, link: Link, speeds: Mapping[str, tuple[float, float]] = SPEEDS) -> float:
     """Return the predicted exchange of a round; an empty chain sends the update as it is."""
     if not chain:
-        return PLAIN_CALLS * link.latency + traffic.plain_bytes() / link.bandwidth
-    return CALLS * link.latency + traffic.sent_bytes(chain) / link.bandwidth + traffic.work(chain, speeds)
+        return traffic.plain_calls() * link.latency + traffic.plain_bytes() / link.bandwidth
+    return link.latency + traffic.sent_bytes(chain) / link.bandwidth + traffic.work(chain, speeds)
 
 
 def choose(traffic: Traffic, link: Link, speeds: Mapping[str, tuple[float, float]] = SPEEDS) -> Chain:

@@ -12,7 +12,7 @@ import select
 import socket
 import threading
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from time import monotonic
 
 from tutti._frames import Channel, PeerError
@@ -24,8 +24,8 @@ _KINDS = 1 << 32
 class Transfer:
     """An operation under way: what is still to come and to go, by rank."""
 
-    def __init__(self, comes: set[int], goes: set[int]) -> None:
-        self.comes, self.goes = comes, goes
+    def __init__(self, kind: int, goes: set[int]) -> None:
+        self.kind, self.comes, self.goes = kind, set[int](), goes
         self.error: PeerError | None = None
 
     @property
@@ -98,25 +98,34 @@ class Pump:
         self._helper: threading.Thread | None = None
         self._closed = False
 
-    def start(self, sends: Mapping[int, Sequence[memoryview]], receives: Mapping[int, memoryview]) -> Transfer:
-        """Start to send bytes to ranks and to receive from ranks; the memory must stay as it is until it is done."""
-        transfer = Transfer(set(receives), set(sends))
+    def start(self, sends: Mapping[int, Sequence[memoryview]]) -> Transfer:
+        """Start to send bytes to ranks; the memory must stay as it is until it is done."""
         with self._held():
-            kind, self._n = self._n % _KINDS, self._n + 1
-            for rank, memory in receives.items():
-                self._peers[rank].due.append((kind, memory, transfer))
+            transfer = Transfer(self._n % _KINDS, set(sends))
+            self._n += 1
             for rank, pieces in sends.items():
                 peer = self._peers[rank]
-                peer.channel.post(kind, *pieces)
+                peer.channel.post(transfer.kind, *pieces)
                 peer.going.append((peer.channel.posted_bytes, transfer))
-            for rank in {*sends, *receives}:
-                peer = self._peers[rank]
-                if peer.error is not None:
-                    transfer.error = peer.error
-                elif peer not in self._more:
-                    self._more.append(peer)  # also for what waits inside TLS, of which the system knows nothing
-            self._turn(0.0)
+            self._move(transfer, sends)
         return transfer
+
+    def expect(self, transfer: Transfer, receives: Mapping[int, memoryview]) -> None:
+        """Receive what ranks send in an operation; those that began before it must have been told theirs."""
+        with self._held():
+            transfer.comes.update(receives)
+            for rank, memory in receives.items():
+                self._peers[rank].due.append((transfer.kind, memory, transfer))
+            self._move(transfer, receives)
+
+    def _move(self, transfer: Transfer, ranks: Iterable[int]) -> None:
+        for rank in ranks:
+            peer = self._peers[rank]
+            if peer.error is not None:
+                transfer.error = peer.error
+            elif peer not in self._more:
+                self._more.append(peer)  # also for what waits inside TLS, of which the system knows nothing
+        self._turn(0.0)
 
     def wait(self, transfer: Transfer, seconds: float) -> bool:
         """Move bytes for so long at most; True as soon as the transfer is done or has failed."""

@@ -15,7 +15,7 @@ import numpy as np
 from tutti._board import FINISHED
 from tutti._frames import Address, Door, PeerError, listen
 from tutti._secure import TOKEN_BYTES, Credentials, Token, forbid_core_dumps
-from tutti.comm._partial import PartialComm, Sum
+from tutti.comm._partial import PartialComm, Plan, Sum
 from tutti.comm.tcp.calls import Answerer, Caller, answers
 from tutti.errors import RunError
 from tutti.protocols import Link
@@ -150,7 +150,7 @@ class CallComm(PartialComm):
     def _gather_into(self, out: Array, mine: Array) -> NoReturn:
         raise RunError(f"rank {self._rank} has a role of its own in this run and makes no collective calls")
 
-    def _sum(self, parts: Any, n_shards: int, length: int, dtype: np.dtype[Any], holders: list[list[int]]) -> Sum:
+    def _sum(self, parts: Any, plan: Plan) -> Sum:
         raise AssertionError("ranks agree on it before, which they cannot")
 
     def _leave(self) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from tutti._board import WAITING
-from tutti.comm._partial import PartialComm, Sum
+from tutti.comm._partial import PartialComm, Plan, Sum
 from tutti.comm.reduction import tree_join, tree_sum
 from tutti.protocols import Link
 from tutti.types import Array
@@ -39,10 +39,8 @@ class TorchComm(PartialComm):
         super().__init__(link)
         self._group, self._device = group, device
 
-    def _sum(
-        self, parts: Mapping[int, Array], n_shards: int, length: int, dtype: np.dtype[Any], holders: list[list[int]]
-    ) -> Sum:
-        return _FlatSum(self, parts, n_shards, length, dtype, holders)
+    def _sum(self, parts: Mapping[int, Array], plan: Plan) -> Sum:
+        return _FlatSum(self, parts, plan)
 
     def _gather_into(self, out: Array, mine: Array) -> Callable[[], None]:
         return self._start(out, mine, lambda group, to, given: group._allgather_base(to, given))
@@ -119,16 +117,20 @@ class _FlatSum(Sum):
 
     _comm: TorchComm
 
+    def __init__(self, comm: TorchComm, parts: Mapping[int, Array], plan: Plan) -> None:
+        super().__init__(comm, parts, plan)
+        self._each = self._nodes()
+
     def _send(self, lo: int, hi: int) -> None:
         comm, width = self._comm, self._width(lo, hi)
-        mine = self._nodes[comm.rank]
+        mine = self._each[comm.rank]
         sent = np.empty((comm.size, len(mine), width), self._dtype)
         for rank in range(comm.size):
             a, b = min(lo + rank * width, hi), min(lo + (rank + 1) * width, hi)
             for i, (first, last) in enumerate(mine):
                 tree_sum([self._parts[s][a:b] for s in range(first, last)], sent[rank, i, : b - a])
         item = width * self._dtype.itemsize
-        came = [len(nodes) * item for nodes in self._nodes]
+        came = [len(nodes) * item for nodes in self._each]
         got = np.empty(sum(came) // self._dtype.itemsize, self._dtype)
         went = [len(mine) * item] * comm.size
         end = comm._exchange(got.view(np.uint8), sent.reshape(-1).view(np.uint8), came, went)
@@ -142,7 +144,7 @@ class _FlatSum(Sum):
         a = min(lo + self._comm.rank * width, hi)
         n = min(width, hi - a)
         rows = got.reshape(-1, width)
-        nodes = [node for of_rank in self._nodes for node in of_rank]
+        nodes = [node for of_rank in self._each for node in of_rank]
         stripe = np.zeros(width, self._dtype)
         tree_join({node: row[:n] for node, row in zip(nodes, rows, strict=True)}, self._n, stripe[:n])
         total = np.empty(self._comm.size * width, self._dtype)
