@@ -60,9 +60,31 @@ class Remote(Serving, Protocol):
     --------
     - ``part(shared, i)`` returns all that moves with range ``i``, as arrays (k,) of that memory, of the same lengths
       on every rank: who copies them from another rank's state goes on with that range from there.
+    - ``aside(shared)`` returns what lies in ``sums_in`` and changes at pauses alone, such as the best keys so far.
     """
 
     def part(self, shared: Arrays, i: int) -> list[Array]: ...
+    def aside(self, shared: Arrays) -> list[Array]: ...
+
+
+@runtime_checkable
+class Touching(Remote, Protocol):
+    """A learner whose pushes may move a few keys, which is all that then travels, and that judges more than the keys.
+
+    Contract
+    --------
+    - ``cut(shared, push, i)`` returns what ``move`` has to know of a push with ``Push.touched`` to move range ``i``.
+    - ``beside(shared, i)`` returns the arrays that ``work`` reads of range ``i`` besides the keys, parts of ``part``.
+      ``spots(shared, i, touched)`` tells where a push moves them: indices into the keys of the range, and into each of
+      these arrays.
+    - ``settle(shared, i, step)`` does with range ``i`` what ``reached`` does with all of them, once; it returns whether
+      that moved anything that ``work`` reads.
+    """
+
+    def cut(self, shared: Arrays, push: Push, i: int) -> Push: ...
+    def beside(self, shared: Arrays, i: int) -> list[Array]: ...
+    def spots(self, shared: Arrays, i: int, touched: Array) -> tuple[Array, Array]: ...
+    def settle(self, shared: Arrays, i: int, step: int) -> bool: ...
 
 
 @runtime_checkable

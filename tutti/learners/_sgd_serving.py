@@ -41,8 +41,8 @@ class State(dict[str, Array]):
     ----------
     lazy : the rows are sparse, and features shrink when they are touched.
 
-    A row of "marks" says of a range: its epoch, the steps of that which are in "total", the steps of all epochs that are
-    in "total", and (eta, N) of its pushes.
+    A row of "marks" says of a range: its epoch, the steps of that which are in "total", the steps of all epochs that
+    are in "total", and (eta, N) of its pushes.
     """
 
     def __init__(self, arrays: Arrays, lazy: bool) -> None:
@@ -290,7 +290,7 @@ class ServedSGD:
         return [state["moved"][lo:hi]] if state.lazy else []
 
     def spots(self, shared: Arrays, i: int, touched: Array) -> tuple[Array, Array]:
-        """Return where in the keys of range ``i``, and in what is `beside`, touched features are; the intercept always is."""
+        """Return where touched features and the intercept are in the keys of range ``i``, and in what is `beside`."""
         state = _state(shared)
         d, k = state["coef"].shape
         lo, hi = state.ranges[i]

@@ -17,7 +17,7 @@ from tutti.protocols import Worker
 from tutti.serving import Serving
 from tutti.strategies._desk import Desk, Sign, Task
 from tutti.strategies._server import Server
-from tutti.strategies._talk import AGAIN, END, GATHER, JUDGE, KEEP, PATIENCE_SECONDS, STEP, WORK, Copy, Lone
+from tutti.strategies._talk import AGAIN, END, GATHER, JUDGE, JUDGED, KEEP, PATIENCE_SECONDS, STEP, WORK, Copy, Lone
 from tutti.strategies._told import Told
 from tutti.types import Array, Fault, Push
 
@@ -55,12 +55,20 @@ class Head(Server):
         self._redo: list[int] = []
         self._gone: set[int] = set()
         self._pause: _Pause | None = None
+        self.spoke: tuple[int, int] | None = None
+        """Who took note at the last pause."""
 
     # requests
 
     def handle(self, request: Asked, said: dict[str, Any]) -> None:
         """Carry out a request; who has done its part waits until there is something to do."""
         rank = said["rank"]
+        if request.kind == JUDGED:
+            self._note(said)
+            if self._pause is not None:
+                self._pause.hear(self, said)
+            self.answer(request, {})
+            return
         if request.kind != STEP:
             super().handle(request, said)
             return
@@ -179,6 +187,7 @@ class Head(Server):
         step = self._desks[live[0]].limit
         self._base = step
         self.applied.skip(step)
+        self.settle(step)
         self.learner.reached(self.copy.shared, step)
         return step
 
@@ -207,6 +216,10 @@ class Head(Server):
         if rank in self._waiting:
             self._do(rank, what, **more)
         return rank not in self._waiting
+
+    def process(self, rank: int) -> tuple[int, int]:
+        """Return a rank and which of its processes it is."""
+        return rank, self._lives[rank]
 
     def waits(self, rank: int) -> bool:
         return rank in self._waiting
@@ -253,6 +266,7 @@ class _Pause:
         if said.get("kept") is not None and said["step"] == self._step:
             head.copy.put_sums(said["kept"])
             head.copy.put_aside(said["aside"])
+            head.spoke = head.process(said["rank"])
             self._over = True
 
     def advance(self, head: Head, live: list[int]) -> None:
@@ -263,9 +277,14 @@ class _Pause:
             if self._speaker not in live:
                 self._speaker = None
             if self._speaker is None or head.waits(self._speaker):
-                self._speaker = live[0] if head.tell_to(live[0], KEEP, step=self._step, judged=self._merged()) else None
+                self._speaker = live[0] if head.tell_to(live[0], KEEP, **self._known(head, live[0])) else None
             return
         head.go_on()
+
+    def _known(self, head: Head, rank: int) -> dict[str, Any]:
+        """Return what who takes note has to know: what it did not set aside itself, too."""
+        aside = None if head.spoke == head.process(rank) else head.copy.aside
+        return {"step": self._step, "judged": self._merged(), "aside": aside}
 
     def _judging(self, head: Head, live: list[int]) -> bool:
         """Return whether shards are still to be judged."""

@@ -145,8 +145,8 @@ class ParameterServer(Spec):
             raise PlanError("record needs workers that see the same memory: write transport='shm', or record=None")
         if not isinstance(learner, Remote):
             raise PlanError(
-                f"ParameterServer(staleness={self.staleness}) moves linear models where workers see the same memory: "
-                "write transport='shm', or staleness=0"
+                f"ParameterServer(staleness={self.staleness}) moves a {type(learner).__name__} where workers see the "
+                "same memory alone: write transport='shm', or staleness=0"
             )
         return with_servers(plan, self.servers)
 

@@ -264,6 +264,10 @@ class Served:
         """Return the best weights and statistics, if there are any."""
         return self._best if self._has_best[0] else {}
 
+    def aside(self) -> list[Array]:
+        """Return the memory of the best weights and statistics."""
+        return list(self._best.values())
+
     def go_to(self, step: int) -> None:
         """Have the learning rates of a global step."""
         self._rates.at(step)

@@ -92,6 +92,10 @@ class ServesNet:
         """Return the weights of key range ``i`` and what the optimizer keeps of them."""
         return _served(shared).part(i)
 
+    def aside(self, shared: Arrays) -> list[Array]:
+        """Return the best weights and statistics."""
+        return _served(shared).aside()
+
     def work(
         self, shared: Arrays, private: Mapping[int, Any], data: Mapping[int, ShardData], orders: Mapping[int, Order]
     ) -> Push:
