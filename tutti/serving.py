@@ -9,6 +9,10 @@ from tutti.protocols import Learner, ShardData, Trainable
 from tutti.types import Array, Arrays, Order, Push
 
 
+Pairs = list[tuple[Array, Array]]
+"""Arrays that others move, and the copies that are read."""
+
+
 @runtime_checkable
 class Serving(Trainable, Protocol):
     """A learner whose numbers, the keys, are moved by pushes as they come, each key range under its own lock.
@@ -94,14 +98,14 @@ class Detaching(Serving, Protocol):
     Contract
     --------
     - ``detach(shared)``, after ``serve``, has ``work`` read a copy of the caller's own from now on.  It returns
-      (live, own) for each key range and last for the sums: arrays of the same shape, the one that ``move`` and
+      pairs (live, own) for each key range and last for the sums: arrays of the same shape, the one that ``move`` and
       ``tally`` change and the one that ``work`` reads.  What ``work`` returns follows from ``own``, the orders and the
       rows alone, and ``move`` from the push, the range and what it moves.
-    - ``named(shared, keys)`` returns a flat array like the keys as arrays by the names of the parameters.
+    - ``named(shared, push)`` returns what a push moves along as arrays by the names of the parameters.
     """
 
-    def detach(self, shared: Arrays) -> list[tuple[Array, Array]]: ...
-    def named(self, shared: Arrays, keys: Array) -> Arrays: ...
+    def detach(self, shared: Arrays) -> list[Pairs]: ...
+    def named(self, shared: Arrays, push: Push) -> Arrays: ...
 
 
 @runtime_checkable

@@ -51,6 +51,7 @@ class State(dict[str, Array]):
         self.ranges: list[tuple[int, int]] = []
         self.renumber: Renumber | None = None
         self.of: tuple[float, ...] = ()
+        self.read: Arrays = self  # what `work` reads
         self.tables: tuple[Array, Array, Array] = (np.empty(0), np.empty(0), np.empty(0))
 
     def views(self) -> State:
@@ -73,6 +74,9 @@ class ServedSGD:
     def __init__(self, sgd: SGD, whole: bool = False) -> None:
         self.sgd, self.problem, self._whole = sgd, sgd.problem, whole
         self._average = sgd.average and not whole
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.sgd!r}, whole={self._whole})"
 
     @property
     def offers(self) -> frozenset[Kind]:
@@ -271,6 +275,22 @@ class ServedSGD:
         if local == steps:
             at[_WHAT] = JUDGE
 
+    def detach(self, shared: Arrays) -> list[list[tuple[Array, Array]]]:
+        """Have pushes computed from copies of keys and times."""
+        state = _state(shared)
+        own = State({"coef": state["coef"], "keys": state["keys"].copy(), "moved": state["moved"].copy()}, state.lazy)
+        state.read = own.views()
+        found: list[list[tuple[Array, Array]]] = []
+        for i, (lo, hi) in enumerate(state.ranges):
+            first, last = self._features(state, i)
+            times = [(state["moved"][first:last], own["moved"][first:last])] if state.lazy else []
+            found.append([(state["keys"][lo:hi], own["keys"][lo:hi]), *times])
+        return [*found, []]
+
+    def named(self, shared: Arrays, push: Push) -> Arrays:
+        """Return nothing: what a linear model moves along has no parameters of other names."""
+        return {}
+
     # ranges in other processes
 
     def part(self, shared: Arrays, i: int) -> list[Array]:
@@ -312,8 +332,11 @@ class ServedSGD:
     def settle(self, shared: Arrays, i: int, step: int) -> bool:
         """Have all of range ``i`` shrunk and summed as of a step, at a pause; True if that moves what `work` reads."""
         state, (lo, hi) = _state(shared), _state(shared).ranges[i]
-        epoch, done = state["marks"][i, :_MEAN_OF].astype(int).tolist()
-        steps = self._steps(state)
+        steps, epoch = self._steps(state), int(state["marks"][i, _BEGUN])
+        if step > (epoch + 1) * steps:
+            epoch = (step - 1) // steps
+            self._begin(state, i, epoch)
+        done = int(state["marks"][i, _DONE])
         local = min(step - epoch * steps, steps)
         if local <= 0 or done > steps:
             return False
@@ -410,9 +433,10 @@ class ServedSGD:
         self, state: State, at: tuple[int, int], rows: Mapping[int, list[Rows]], data: Mapping[int, ShardData]
     ) -> tuple[tuple[Array, Array], tuple[Array, Array], Array | None]:
         """Return the weights that were pulled, (v, a) over the rows there, and which features they are of."""
-        real, b = self._real(state), state["b"].copy()
+        read = state.read
+        real, b = self._real(state), read["b"].copy()
         if state.renumber is None:
-            w = state["w"].copy()
+            w = read["w"].copy()
             found = [along(collect(self.problem, data[s], r, (w, b), real)) for s, r in rows.items() if r]
             v, a = (np.sum(sums, axis=0) for sums in zip(*found, strict=True))
             return (w, b), (v, a), None
@@ -421,12 +445,12 @@ class ServedSGD:
         mine = state.renumber.batch([r for some in rows.values() for r in some])
         w = np.empty((len(mine.touched), len(b)))
         decay = self._tables(state, at[0], state["rate"])[1]
-        fetch(state["w"], state["moved"], decay, at[1], mine.touched, w)
+        fetch(read["w"], read["moved"], decay, at[1], mine.touched, w)
         try:
             sums = collect(self.problem, Nowhere(), [mine.rows], (w, b), real)
         except DataError:
             for s, some in rows.items():  # once more, where the value can be found
-                collect(self.problem, data[s], some, (state["w"], b), real)
+                collect(self.problem, data[s], some, (read["w"], b), real)
             raise
         return (w, b), along(sums), mine.touched
 

@@ -16,6 +16,7 @@ from tutti.errors import RunError
 from tutti.protocols import Worker
 from tutti.serving import Serving
 from tutti.strategies._desk import Desk, Sign, Task
+from tutti.strategies._hands import row_of, summed
 from tutti.strategies._server import Server
 from tutti.strategies._talk import AGAIN, END, GATHER, JUDGE, JUDGED, KEEP, PATIENCE_SECONDS, STEP, WORK, Copy, Lone
 from tutti.strategies._told import Told
@@ -303,4 +304,4 @@ class _Pause:
         if not self._due:
             return None
         found = [self._judged[s] for s in sorted(self._judged)]
-        return {name: np.sum([sums[name] for sums in found], axis=0) for name in found[0]}
+        return summed(np.array([row_of(sums) for sums in found]), found[0])

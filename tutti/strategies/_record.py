@@ -23,6 +23,7 @@ import numpy as np
 
 from tutti.errors import InputError, RunError
 from tutti.protocols import Commons, Learner, ShardData, Worker
+from tutti.serving import Pairs
 from tutti.strategies._order import ENTRY, NEVER, TORN
 from tutti.types import Array, Csr, Seat
 
@@ -108,7 +109,7 @@ def check_free(folder: Path) -> None:
 
 
 def known(
-    worker: Worker, learner: Learner, copies: Sequence[tuple[Array, Array]], rows: Array, first: int, pause: int
+    worker: Worker, learner: Learner, copies: Sequence[Pairs], rows: Array, first: int, pause: int
 ) -> dict[str, Any]:
     """Return what has to be the same for a run to be repeated.
 
@@ -123,10 +124,10 @@ def known(
         "n_features": worker.schema.n_features,
         "rows": [digest.tobytes().hex() for digest in rows],
         "seed": worker.seed,
-        "settings": worker.job,
+        "settings": worker.job or repr(learner),
         "first": first,
         "pause": pause,
-        "began": arrays_sha256([own for _, own in copies]),
+        "began": arrays_sha256([own for pairs in copies for _, own in pairs]),
     }
 
 

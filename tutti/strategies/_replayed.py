@@ -41,9 +41,9 @@ class Replayed(Service):
         known = _record.known(worker, learner, self._copies, np.array(digests), self._first, self.desk.limit)
         _record.check_same(record, known)
         self._base = [0] * record.n_ranges
-        self._seen: dict[Item, dict[int, Array]] = defaultdict(dict)
+        self._seen: dict[Item, dict[int, list[Array]]] = defaultdict(dict)
         self._pushes: dict[Item, Push] = {}
-        self._latest: Array | None = None
+        self._latest: Push | None = None
 
     def _gather(self) -> None:
         self._parts = self._record_of.parts
@@ -104,7 +104,7 @@ class Replayed(Service):
         for move in schedule(logs, list(self._base), whole=record.steps is not None):
             if isinstance(move, Read):
                 assert self._copies is not None
-                self._seen[move.item][move.range] = self._copies[move.range][0].copy()
+                self._seen[move.item][move.range] = [live.copy() for live, _ in self._copies[move.range]]
                 continue
             self._apply_again(move.item, move.range)
             if move.last:
@@ -137,13 +137,14 @@ class Replayed(Service):
         self._move(i, push)
         self._base[i] += 1
         if not push.empty:
-            self._latest = push.keys
+            self._latest = push
 
     def _compute_again(self, item: Item) -> Push:
         assert self._copies is not None
         seen, data = self._seen.pop(item), self._hands.open(self._parts[item.part])
-        for i, (_, own) in enumerate(self._copies):
-            own[:] = seen[i]
+        for i, pairs in enumerate(self._copies):
+            for (_, own), was in zip(pairs, seen[i], strict=True):
+                own[:] = was
         with self.worker.phase("compute"):
             push = self._hands.push(self.shared, item.step, data)
         sums = {name: array.copy() for name, array in push.sums.items()}
