@@ -8,7 +8,6 @@ from typing import Any, Protocol, runtime_checkable
 from tutti.protocols import Learner, ShardData, Trainable
 from tutti.types import Array, Arrays, Order, Push
 
-
 Pairs = list[tuple[Array, Array]]
 """Arrays that others move, and the copies that are read."""
 

@@ -211,7 +211,7 @@ class DyingServed(ServedSGD):
 def dying(engine: Any, sparse: bool, note: Path, at: str, after: int = 9, servers: int = 2, **more: Any) -> Any:
     x: Any = SPARSE if sparse else DENSE
     rows = from_arrays(x, (target(x) > 0).astype(np.int32))
-    learner = Dying(LinearProblem(C=0.01), tol=1e-3, max_iter=10, here=os.getpid(), note=str(note), at=at, after=after)
+    learner = Dying(LinearProblem(C=0.01), 1e-3, 10, here=os.getpid(), note=str(note), at=at, after=after)
     strategy = tutti.ParameterServer(servers=servers, staleness=1, **more)
     seen: list[Any] = []
     with pytest.warns(RuntimeWarning, match="was lost"):

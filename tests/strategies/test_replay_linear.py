@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,15 @@ import numpy as np
 import pytest
 
 import tutti
+from tests.strategies.test_network_linear import Dying, dying
 from tests.strategies.test_served_linear import DENSE, SPARSE, logistic, target
+from tutti.data import from_arrays
 from tutti.engines.processes import Processes
 from tutti.engines.threads import Threads
 from tutti.errors import InputError
+from tutti.learners._problem import LinearProblem
+from tutti.runtime.digest import model_sha256
+from tutti.runtime.driver import train
 from tutti.strategies import server_optimizers
 
 pytestmark = [pytest.mark.timeout(180), pytest.mark.filterwarnings("ignore::tutti.estimators._base.ConvergenceWarning")]
@@ -57,6 +63,38 @@ def test_several_classes_are_repeated(tmp_path: Path) -> None:
         options: Any = {"strategy": strategy, "engine": engine, "n_shards": 7}
         found.append(tutti.LinearSVC(C=0.1, solver="sgd", tol=1e-3, max_iter=8, **options).fit(x, y).report_.sha256)
     assert found[0] == found[1]
+
+
+@BOTH
+@pytest.mark.parametrize("claim", [True, False])
+def test_a_run_over_sockets_that_lost_a_worker_is_repeated(claim: bool, sparse: bool, tmp_path: Path) -> None:
+    """What it had begun at one server, somebody else ended at the other one."""
+    folder = tmp_path / "run"
+    engine = Processes(3, transport="tcp")
+    result, _ = dying(engine, sparse, tmp_path / "note", "work", claim=claim, record=str(folder))
+    tutti.ParameterServer(staleness=1, record=str(folder)).seal(60, model_sha256(result.arrays))
+    assert model_sha256(again(sparse, folder, tmp_path).arrays) == model_sha256(result.arrays)
+
+
+@BOTH
+@pytest.mark.parametrize("i", [0, 1])
+def test_a_run_over_sockets_that_lost_a_server_is_repeated(i: int, sparse: bool, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    engine = Processes(2, transport="tcp")
+    result, _ = dying(engine, sparse, tmp_path / "note", f"move {i}", after=90, record=str(folder))
+    tutti.ParameterServer(staleness=1, record=str(folder)).seal(60, model_sha256(result.arrays))
+    found = again(sparse, folder, tmp_path, f"move {i}", 90)
+    assert model_sha256(found.arrays) == model_sha256(result.arrays)
+
+
+def again(sparse: bool, folder: Path, tmp_path: Path, at: str = "work", after: int = 9) -> Any:
+    """Repeat what `dying` did."""
+    x: Any = SPARSE if sparse else DENSE
+    rows = from_arrays(x, (target(x) > 0).astype(np.int32))
+    note = str(tmp_path / "note")
+    learner = Dying(LinearProblem(C=0.01), 1e-3, 10, here=os.getpid(), note=note, at=at, after=after)
+    strategy = tutti.Replay(str(folder))
+    return train(learner, rows, schema=rows.schema("classification"), strategy=strategy, engine=Threads(1), seed=0)
 
 
 def test_it_stops_at_a_step_and_refuses_what_differs(tmp_path: Path) -> None:

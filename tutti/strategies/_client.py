@@ -20,7 +20,8 @@ from tutti.errors import RunError
 from tutti.protocols import Worker
 from tutti.serving import Serving
 from tutti.strategies._hands import Hands
-from tutti.strategies._talk import AGAIN, END, GATHER, JUDGE, JUDGED, PULL, SLACK, STEP, WORK, Copy
+from tutti.strategies._record import rows_sha256
+from tutti.strategies._talk import AGAIN, END, GATHER, JUDGE, JUDGED, PULL, SLACK, STEP, UPDATES, WORK, Copy
 from tutti.types import Array, Arrays, Push, Update
 
 _NOWHERE = -1  # a version that no server has
@@ -44,9 +45,10 @@ class Client:
         dealt: list[list[int]],
         servers: int,
         staleness: float,
+        record: bool = False,
     ) -> None:
         self.worker, self.learner, self.calls, self.copy, self._dealt = worker, learner, calls, copy, dealt
-        self._staleness = staleness
+        self._staleness, self._record = staleness, record
         rank = worker.seat.rank
         if sorted(worker.shards) != dealt[rank]:
             raise RunError(f"rank {rank} has shards {sorted(worker.shards)}, but {dealt[rank]} were expected")
@@ -57,12 +59,12 @@ class Client:
         self._have = [_NOWHERE] * servers
         self._until = [0] * servers
         self._pushed = [0] * servers
-        self._base, self._turns = 0, 0
+        self._base, self._turns, self._tallied = 0, 0, 0
         self._pushes, self._age, self._oldest = 0, 0, 0
 
     def run(self) -> Arrays:
         """Return the state when all is done."""
-        order = self._step({})
+        order = self._step({"rows": self._rows()} if self._record else {})
         while order["do"] != END:
             if order["do"] == WORK:
                 order = self._work(order)
@@ -92,7 +94,12 @@ class Client:
             push = self._hands.push(self.copy.shared, step, data)
             own = self._own_step(push)
         self.worker.at_step(step)
-        return self._push(item, push, own)
+        return self._push(item, order["attempt"], push, own)
+
+    def _rows(self) -> dict[str, Array]:
+        """Return the hashes of this worker's rows."""
+        data = self._hands.open(self.worker.shards)
+        return {str(s): np.frombuffer(rows_sha256(rows), np.uint8) for s, rows in data.items()}
 
     def _own_step(self, push: Push) -> bool:
         """Step this worker's own weights where averaging is elastic; True if it is time to meet the model."""
@@ -143,9 +150,11 @@ class Client:
         """Ask what is next, without a push."""
         return self._ask(STEP, [0], {"item": -1, "own": None, **more})[0]
 
-    def _push(self, item: int, push: Push, own: bool) -> dict[str, Any]:
+    def _push(self, item: int, attempt: int, push: Push, own: bool) -> dict[str, Any]:
         """Push to all servers and ask the first one what is next."""
         known = {"item": item, "step": push.step, "share": push.share, "empty": push.empty, "sums": dict(push.sums)}
+        known["attempt"] = attempt
+        known["reads"] = [*(have & UPDATES for have in self._have[: len(self.copy.ranges)]), self._tallied]
         keys = {}
         for s, (lo, hi) in enumerate(self._ranges):
             moves = self._elastic is None and not push.empty
@@ -226,6 +235,7 @@ class Client:
             self._base = reply.get("base", self._base)
             if "do" in reply and reply.get("sums") is not None:
                 self.copy.put_sums(reply["sums"])
+                self._tallied = reply["tallied"]
 
     @contextmanager
     def _at_the_model(self) -> Iterator[None]:

@@ -18,9 +18,10 @@ from tutti.serving import Serving
 from tutti.strategies._desk import Desk, Sign, Task
 from tutti.strategies._hands import row_of, summed
 from tutti.strategies._server import Server
+from tutti.strategies._server_record import Facts, Ledger
 from tutti.strategies._talk import AGAIN, END, GATHER, JUDGE, JUDGED, KEEP, PATIENCE_SECONDS, STEP, WORK, Copy, Lone
 from tutti.strategies._told import Told
-from tutti.types import Array, Fault, Push
+from tutti.types import Array, Arrays, Fault, Push
 
 _LATE_SECONDS = 0.02  # what other servers have answered meanwhile is not new any more
 
@@ -37,9 +38,11 @@ class Head(Server):
         dealt: list[list[int]],
         claim: bool,
         staleness: float,
+        facts: Facts | None = None,
     ) -> None:
         n = len(dealt)
-        super().__init__(worker, learner, calls, copy, 0, n, claim)
+        super().__init__(worker, learner, calls, copy, 0, n, claim, None if facts is None else str(facts.folder))
+        self._facts, self._tallied, self._handed = facts, 0, dict[int, int]()
         self._dealt, lone = dealt, Lone(calls)
         self._words = np.zeros(Desk.n_words(n), np.int64)
         (lock,) = lone.locks(1)
@@ -77,6 +80,8 @@ class Head(Server):
             self._left(rank)
             if rank in self._hand:
                 self._again.add(rank)
+        if self._facts is not None and said.get("rows") is not None:
+            self._facts.hear(said["rows"], self._desks[0].limit)
         self._note(said)
         self._sent.pop(rank, None)
         found = self.push(said)
@@ -93,10 +98,16 @@ class Head(Server):
             said = {**said, "sums": self.copy.sums(), "aside": self.copy.aside}
         super().answer(request, said)
 
-    def tally(self, push: Push) -> None:
+    def tally(self, push: Push) -> dict[int, int]:
         learner, shared = self.learner, self.copy.shared
         learner.tally(shared, push, self.n_workers)
         self._tell()
+        self._tallied += 1
+        return {len(self.copy.ranges): self._tallied - 1}
+
+    @property
+    def holds(self) -> list[int]:
+        return [*super().holds, len(self.copy.ranges)]
 
     def _tell(self) -> None:
         self._told.note(self.learner, self.copy.shared)
@@ -112,9 +123,9 @@ class Head(Server):
         """Tell a worker that waits what to do."""
         request, said, began, _ = self._waiting.pop(rank)
         found: dict[str, Any] = {"do": what, "base": self._base, **said["found"], **more}
-        found["late"] = said["item"] < 0 or time.monotonic() - began > _LATE_SECONDS
+        found["late"] = said["item"] < 0 or said["base"] < self._base or time.monotonic() - began > _LATE_SECONDS
         if what != AGAIN:
-            found = {**found, "sums": self.copy.sums(), **self.pull(request, said)}
+            found = {**found, "sums": self.copy.sums(), "tallied": self._tallied, **self.pull(request, said)}
         self.answer(request, found)
 
     # what is due
@@ -148,7 +159,8 @@ class Head(Server):
             found = self._next(rank)
             if isinstance(found, Task):
                 self._hand[rank] = found
-                self._do(rank, WORK, item=found.item, step=found.step, part=found.part)
+                attempt = self._attempt(found.item)
+                self._do(rank, WORK, item=found.item, step=found.step, part=found.part, attempt=attempt)
             else:
                 signs[rank] = found
         if self._redo or any(signs.get(rank) is not Sign.PAUSE for rank in live):
@@ -158,6 +170,11 @@ class Head(Server):
             self._do(rank, AGAIN)  # its next request says that all servers have its push
         if not unsure:
             self._pause = _Pause(self, live)
+
+    def _attempt(self, item: int) -> int:
+        """Return a number that no other order to do this item has."""
+        n = self._handed[item] = self._handed.get(item, -1) + 1
+        return self.worker.seat.life << 16 | n
 
     def _next(self, rank: int) -> Task | Sign:
         """Return what a worker does next."""
@@ -199,6 +216,7 @@ class Head(Server):
         over = learner.progress(shared).done
         desk.go_on(desk.limit if over else learner.next_pause(shared, self.worker.keeps), over)
         self._pause = None
+        self._handed.clear()
         self.snapshot()
 
     def open_to(self, live: list[int]) -> dict[int, int]:
@@ -227,6 +245,13 @@ class Head(Server):
 
     # snapshots
 
+    def _set_back(self, ledger: Ledger) -> None:
+        super()._set_back(ledger)
+        sums = len(self.copy.ranges)
+        n = ledger.moved(sums)
+        ledger.restored(self._base, sums, self._tallied, n)
+        self._tallied = n + 1
+
     def written(self) -> dict[str, Any]:
         found = super().written()
         sent = sorted({*self._sent.values(), *self._redo, *(task.item for task in self._hand.values())})
@@ -236,6 +261,7 @@ class Head(Server):
             "words": self._words,
             "sent": sent,
             "base": self._base,
+            "tallied": self._tallied,
             "told": self._told.kept,
             "aside": self.copy.aside,
         }
@@ -244,6 +270,7 @@ class Head(Server):
         super().read(written)
         self.copy.put_sums(written["sums"])
         self._words[:] = written["words"]
+        self._tallied = written["tallied"]
         self._base, self._redo = written["base"], written["sent"]
         self._told.go_on(written["told"])
         self.copy.put_aside(written["aside"])
@@ -299,7 +326,7 @@ class _Pause:
                 head.tell_to(rank, JUDGE, step=self._step, shards=mine)
         return bool(left)
 
-    def _merged(self) -> dict[str, Array] | None:
+    def _merged(self) -> Arrays | None:
         """Return the sums over all shards."""
         if not self._due:
             return None

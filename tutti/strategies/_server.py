@@ -7,6 +7,7 @@ memory of the seat, where another process finds it if this one is lost; what cam
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,14 +18,15 @@ from tutti.protocols import Worker
 from tutti.serving import Serving
 from tutti.strategies._applied import Applied
 from tutti.strategies._changes import Changes
-from tutti.strategies._talk import GATHER, PATIENCE_SECONDS, PULL, SLACK, STEP, Copy
+from tutti.strategies._order import NEVER
+from tutti.strategies._server_record import Ledger
+from tutti.strategies._talk import GATHER, PATIENCE_SECONDS, PULL, SLACK, STEP, TURN, Copy
 from tutti.types import Array, Fault, Push
 
 _LOOK_SECONDS = 0.05
 _SNAPSHOT_SECONDS = 2.0  # at least; a snapshot takes at most a twentieth of the time
 _DUTY = 20.0
 _ALL = 1 << 62  # more steps than there are
-_TURN = 40  # bits of a version that count updates
 
 
 class Server:
@@ -36,7 +38,15 @@ class Server:
     """
 
     def __init__(
-        self, worker: Worker, learner: Serving, calls: Calls, copy: Copy, i: int, n_workers: int, claim: bool
+        self,
+        worker: Worker,
+        learner: Serving,
+        calls: Calls,
+        copy: Copy,
+        i: int,
+        n_workers: int,
+        claim: bool,
+        record: str | None = None,
     ) -> None:
         self.worker, self.learner, self.calls, self.copy = worker, learner, calls, copy
         self.i, self.n_workers, self.claim = i, n_workers, claim
@@ -47,6 +57,7 @@ class Server:
         self.counted = dict.fromkeys(range(n_workers), 0)
         self._changes = Changes(copy.keys[slice(*self.range)].size // 2)
         self._settled = -1
+        self._ledger = None if record is None else Ledger(Path(record), worker.seat, n_workers)
         self._lives = dict.fromkeys(range(n_workers), 0)
         self._held: list[tuple[Asked, dict[str, Any], float]] = []
         self._out: dict[bytes, Array] = {}
@@ -70,11 +81,13 @@ class Server:
             self.advance()
             self.worker.at_step(self._moves)
         self.worker.count("served", self._moves)
+        if self._ledger is not None:
+            self._ledger.close()
 
     @property
     def version(self) -> int:
         """What a worker has or not: how many updates, and before them, how often all of the range has changed."""
-        return self._turn << _TURN | self._moves
+        return self._turn << TURN | self._moves
 
     def handle(self, request: Asked, said: dict[str, Any]) -> None:
         """Carry out a request."""
@@ -97,6 +110,9 @@ class Server:
                 self.answer(request, self.pull(request, said))
             else:
                 self._held.append((request, said, since))
+        if self._ledger is not None:
+            for rank in [r for r in self._ledger.last if self.calls.gone(r)]:
+                self._ledger.gone(rank)
         if self._dirty and now >= self._next_snapshot:
             self.snapshot()
 
@@ -108,20 +124,30 @@ class Server:
             found["own"] = np.array(said["own"])
             self.copy.mover.draw(self.i, found["own"])
             self._moved(None)
-        if item >= 0 and self.applied.add(item):
-            push = self._pushed(said)
-            if not push.empty and push.keys is not None and not self._empty:
-                self.apply(item, push)
-            self.tally(push)
         if item >= 0:
+            self._apply(said)
             self.counted[rank] += 1
         self._dirty = True
         return found
 
-    def apply(self, item: int, push: Push) -> None:
-        """Move the range; every update of it comes through here, in the order of updates."""
-        self.copy.mover.move(self.i, push)
-        self._moved(push.touched)
+    def _apply(self, said: dict[str, Any]) -> None:
+        item, found = said["item"], {}
+        if self.applied.add(item):
+            push = self._pushed(said)
+            if not push.empty and push.keys is not None and not self._empty:
+                found[self.i] = self._moves
+                self.copy.mover.move(self.i, push)
+                self._moved(push.touched)
+            found |= self.tally(push)
+        if self._ledger is not None:
+            self._ledger.last[said["rank"]] = item, said["attempt"], said["reads"]
+            for i in self.holds:
+                self._ledger.note(item, said["attempt"], i, said["reads"][i], found.get(i, NEVER))
+
+    @property
+    def holds(self) -> list[int]:
+        """The ranges that are moved here."""
+        return [] if self._empty else [self.i]
 
     def _moved(self, touched: Array | None) -> None:
         self._moves += 1
@@ -141,8 +167,9 @@ class Server:
         self._changes.note(self.version, None)
         self._dirty = True
 
-    def tally(self, push: Push) -> None:
-        """Count a push; the first server does."""
+    def tally(self, push: Push) -> dict[int, int]:
+        """Count a push; the first server does, and returns which version of the sums that was."""
+        return {}
 
     def pull(self, request: Asked, said: dict[str, Any]) -> dict[str, Any]:
         """Return what has changed of the range since the version that the worker has."""
@@ -219,6 +246,15 @@ class Server:
             return
         self.read(value_of(found))
         self._missed, self._gap = {}, 0
+        if self._ledger is not None:
+            self._set_back(self._ledger)
+
+    def _set_back(self, ledger: Ledger) -> None:
+        """Count on from what the process before has written down, so that no version has two meanings."""
+        if not self._empty:
+            n = ledger.moved(self.i)
+            ledger.restored(max(self._settled, 0), self.i, self._moves, n)
+            self._moves = n + 1
 
     def _note(self, said: dict[str, Any]) -> None:
         """Take note of who asks; after a restart, of how many of its pushes are lost."""
@@ -227,6 +263,8 @@ class Server:
         self.settle(said["base"])
         if life > self._lives[rank]:
             self._lives[rank], self.counted[rank] = life, 0
+            if self._ledger is not None:
+                self._ledger.gone(rank)
         if self._missed is None:
             self._gap = -1 if said["base"] > self._gap else self._gap
             return

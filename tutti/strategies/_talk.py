@@ -28,6 +28,8 @@ STEP, PULL, GATHER, JUDGED = range(1, 5)
 WORK, AGAIN, JUDGE, KEEP, END = "work", "again", "judge", "keep", "end"
 """What the first server tells a worker to do."""
 PATIENCE_SECONDS = 1.0  # a request that cannot be granted by then is answered with AGAIN
+TURN = 40  # bits of a version that count updates
+UPDATES = (1 << TURN) - 1
 SLACK = 1 << 20  # bytes of a message besides its large arrays
 
 
