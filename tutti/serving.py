@@ -8,6 +8,9 @@ from typing import Any, Protocol, runtime_checkable
 from tutti.protocols import Learner, ShardData, Trainable
 from tutti.types import Array, Arrays, Order, Push
 
+Pairs = list[tuple[Array, Array]]
+"""Arrays that others move, and the copies that are read."""
+
 
 @runtime_checkable
 class Serving(Trainable, Protocol):
@@ -77,9 +80,31 @@ class Remote(Serving, Protocol):
     --------
     - ``part(shared, i)`` returns all that moves with range ``i``, as arrays (k,) of that memory, of the same lengths
       on every rank: who copies them from another rank's state goes on with that range from there.
+    - ``aside(shared)`` returns what lies in ``sums_in`` and changes at pauses alone, such as the best keys so far.
     """
 
     def part(self, shared: Arrays, i: int) -> list[Array]: ...
+    def aside(self, shared: Arrays) -> list[Array]: ...
+
+
+@runtime_checkable
+class Touching(Remote, Protocol):
+    """A learner whose pushes may move a few keys, which is all that then travels, and that judges more than the keys.
+
+    Contract
+    --------
+    - ``cut(shared, push, i)`` returns what ``move`` has to know of a push with ``Push.touched`` to move range ``i``.
+    - ``beside(shared, i)`` returns the arrays that ``work`` reads of range ``i`` besides the keys, parts of ``part``.
+      ``spots(shared, i, touched)`` tells where a push moves them: indices into the keys of the range, and into each of
+      these arrays.
+    - ``settle(shared, i, step)`` does with range ``i`` what ``reached`` does with all of them, once; it returns whether
+      that moved anything that ``work`` reads.
+    """
+
+    def cut(self, shared: Arrays, push: Push, i: int) -> Push: ...
+    def beside(self, shared: Arrays, i: int) -> list[Array]: ...
+    def spots(self, shared: Arrays, i: int, touched: Array) -> tuple[Array, Array]: ...
+    def settle(self, shared: Arrays, i: int, step: int) -> bool: ...
 
 
 @runtime_checkable
@@ -89,14 +114,14 @@ class Detaching(Serving, Protocol):
     Contract
     --------
     - ``detach(shared)``, after ``serve``, has ``work`` read a copy of the caller's own from now on.  It returns
-      (live, own) for each key range and last for the sums: arrays of the same shape, the one that ``move`` and
+      pairs (live, own) for each key range and last for the sums: arrays of the same shape, the one that ``move`` and
       ``tally`` change and the one that ``work`` reads.  What ``work`` returns follows from ``own``, the orders and the
       rows alone, and ``move`` from the push, the range and what it moves.
-    - ``named(shared, keys)`` returns a flat array like the keys as arrays by the names of the parameters.
+    - ``named(shared, push)`` returns what a push moves along as arrays by the names of the parameters.
     """
 
-    def detach(self, shared: Arrays) -> list[tuple[Array, Array]]: ...
-    def named(self, shared: Arrays, keys: Array) -> Arrays: ...
+    def detach(self, shared: Arrays) -> list[Pairs]: ...
+    def named(self, shared: Arrays, push: Push) -> Arrays: ...
 
 
 @runtime_checkable

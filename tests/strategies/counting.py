@@ -131,6 +131,9 @@ class Counting(Spec):
     def part(self, shared: Arrays, i: int) -> list[Array]:
         return [shared["keys"][slice(*shared["ranges"][i])]]
 
+    def aside(self, shared: Arrays) -> list[Array]:
+        return []
+
     def work(
         self, shared: Arrays, private: Mapping[int, Any], data: Mapping[int, ShardData], orders: Mapping[int, Order]
     ) -> Push:

@@ -16,6 +16,7 @@ from tutti.errors import DataError, InputError, ModelError, ParameterError
 from tutti.estimators._base import ConvergenceWarning, Estimator, warn
 from tutti.estimators._decision import decision
 from tutti.estimators._intake import as_dataset, is_dataset
+from tutti.estimators._net_replay import seal
 from tutti.estimators._progress import RoundProgress
 from tutti.learners._problem import LinearProblem
 from tutti.learners.gram import MOMENTS, Gram
@@ -208,6 +209,7 @@ class LinearEstimator(Estimator):
         self.plan_ = job.explanation.plan
         self.objective_, self.duality_gap_ = result.progress.objective, result.progress.gap
         self.report_ = make_report(result, self._model_arrays())
+        seal(job.choice.strategy, self.n_iter_, self.report_.sha256)
 
     def _set_weights(self, coef: Array, intercept: Array) -> None:
         """Set coef_ and intercept_ in the shapes of the estimator from (K, d) and (K,)."""

@@ -284,7 +284,7 @@ def local_epoch(
         ascend = shard.module.ascend_one if one else shard.module.ascend_many
         ascend(
             r.x, r.y, r.c, r.q, r.a, r.price, r.rest, r.a_new, r.price_new, r.rest_new, shard.loss, ids, chunk, *extra,
-            sigma, kappa * n_shards, u.reshape(-1) if one else u, shard.b, shard.sums[0] if one else shard.sums,
+            sigma, kappa, u.reshape(-1) if one else u, shard.b, shard.sums[0] if one else shard.sums,
         )  # fmt: skip
     steps.finish(
         w, b, metric.scale, metric.back, sigma, shard.mean_response,

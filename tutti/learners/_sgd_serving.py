@@ -6,12 +6,14 @@ are of a step's, so that the parts of a step go as far as one synchronous step:
     w <- w - eta_t s_p (w / N - sum_p C_i l'(m_i) y_i x_i / N_p),    eta_t <= N / 2
 
 Sparse rows push the features that they touch alone; the others shrink by prod_t (1 - eta_t / N) when they are touched
-next, and their sum over the steps is made up for then, too: averaging costs nothing where nothing moves.  Rows are
-measured and judged at pauses, by the sums and the bounds of the synchronous learner.
+next, and their sum over the steps is made up for then, too: averaging costs nothing where nothing moves.  Each range
+does all that for itself, from the steps of the pushes that come to it.  Rows are measured and judged at pauses, by the
+sums and the bounds of the synchronous learner.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
@@ -27,6 +29,7 @@ from tutti.protocols import ShardData
 from tutti.types import Array, Arrays, Cost, Kind, Order, Progress, Proposal, Push, Schema, Update
 
 _WHAT, _STEP, _EPOCH, _AVERAGED = range(4)  # of "at"
+_BEGUN, _DONE, _MEAN_OF, _RATE = 0, 1, 2, slice(3, 5)  # of a row of "marks"
 _LINE = 8  # features to a cache line, where there is one output
 _FEWEST = 1e-280  # what has shrunk to less counts as nothing
 
@@ -37,6 +40,9 @@ class State(dict[str, Array]):
     Parameters
     ----------
     lazy : the rows are sparse, and features shrink when they are touched.
+
+    A row of "marks" says of a range: its epoch, the steps of that which are in "total", the steps of all epochs that
+    are in "total", and (eta, N) of its pushes.
     """
 
     def __init__(self, arrays: Arrays, lazy: bool) -> None:
@@ -44,7 +50,8 @@ class State(dict[str, Array]):
         self.lazy = lazy
         self.ranges: list[tuple[int, int]] = []
         self.renumber: Renumber | None = None
-        self.epoch = -1
+        self.of: tuple[float, ...] = ()
+        self.read: Arrays = self  # what `work` reads
         self.tables: tuple[Array, Array, Array] = (np.empty(0), np.empty(0), np.empty(0))
 
     def views(self) -> State:
@@ -67,6 +74,9 @@ class ServedSGD:
     def __init__(self, sgd: SGD, whole: bool = False) -> None:
         self.sgd, self.problem, self._whole = sgd, sgd.problem, whole
         self._average = sgd.average and not whole
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.sgd!r}, whole={self._whole})"
 
     @property
     def offers(self) -> frozenset[Kind]:
@@ -116,11 +126,11 @@ class ServedSGD:
 
     def snapshot(self, shared: Arrays) -> Arrays:
         """Return all that `init` goes on from."""
-        return {name: array for name, array in shared.items() if name not in ("w", "b", "pushed")}
+        return {name: array for name, array in shared.items() if name not in ("w", "b", "pushed", "marks")}
 
     def result(self, shared: Arrays) -> Arrays:
         """Return the arrays that the training leaves."""
-        inner = {"keys", "pushed", "moved", "total"}
+        inner = {"keys", "pushed", "moved", "total", "marks"}
         return {name: np.array(array) for name, array in shared.items() if name not in inner}
 
     def propose(self, shared: Arrays, private: Any, data: ShardData, order: Order) -> Proposal:
@@ -147,10 +157,10 @@ class ServedSGD:
         now, epoch = found["at"], int(found["at"][_EPOCH])
         if epoch & (epoch + 1) == 0:  # as SGD does: forget the first half
             now[_AVERAGED] = 0
+        for i in range(len(shared["marks"])):
+            self._begin(_state(shared), i, epoch)
+        shared["pushed"][0] = 0
         at[:] = now
-        shared["pushed"][0], shared["moved"][:] = 0, 0
-        if not now[_AVERAGED]:
-            shared["total"][:] = 0.0
         return shared
 
     # pushes
@@ -177,9 +187,13 @@ class ServedSGD:
         old = _state(shared)
         state = State({}, old.lazy)
         state.ranges, state["pushed"] = list(ranges), np.zeros(1, np.int64)
+        _, done, epoch, averaged = old["at"].tolist()
+        state["marks"] = np.array([[epoch, done, averaged, *old["rate"]]] * len(ranges))
+        if not averaged:
+            old["total"][:] = 0.0
         for name, array in [*old.items(), *state.items()]:
             if name not in ("w", "b"):
-                where = keys_in if name in ("keys", "moved") else sums_in
+                where = keys_in if name in ("keys", "moved", "total", "marks") else sums_in
                 common = where(max(array.nbytes, 8)).view(array.dtype)[: array.size].reshape(array.shape)
                 if not join:
                     common[...] = array
@@ -204,7 +218,7 @@ class ServedSGD:
         if not n:
             return Push(step, 0.0, np.empty(0), empty=True)
         state, total = _state(shared), float(shared["rate"][1])
-        w, (v, a), touched = self._sums(state, local, rows, data)
+        w, (v, a), touched = self._sums(state, (epoch, local), rows, data)
         scale = n_rows / n / total
         flat, slope = -scale * v, np.zeros(len(a))
         if touched is None and math.isfinite(self.problem.C):
@@ -212,14 +226,18 @@ class ServedSGD:
         if self.problem.intercept != "none":
             pull = w[1] / self.problem.intercept_scaling**2 if self.problem.intercept == "regularised" else 0.0
             slope = pull / total - scale * a
-        return Push(step, n * steps / n_rows, np.concatenate([flat.ravel(), slope]), touched=touched)
+        sums = {"rate": np.array(state["rate"])}
+        return Push(step, n * steps / n_rows, np.concatenate([flat.ravel(), slope]), sums, touched=touched)
 
     def move(self, shared: Arrays, push: Push, i: int, share: float) -> None:
         """Move range ``i`` along a push."""
         state, (lo, hi) = _state(shared), _state(shared).ranges[i]
         d, k = state["coef"].shape
-        local = push.step % self._steps(state)
-        rates, decay, seen = self._tables(state)
+        epoch, local = divmod(push.step, self._steps(state))
+        state["marks"][i, _RATE] = push.sums["rate"]
+        self._begin(state, i, epoch)
+        self._include(state, i, local + 1)
+        rates, decay, seen = self._tables(state, epoch, push.sums["rate"])
         rate, touched = -float(rates[local]) * share, push.touched
         if touched is None:
             state["keys"][lo:hi] += rate * push.keys[lo:hi]
@@ -248,19 +266,95 @@ class ServedSGD:
         """Have all weights shrunk as of this step, and the epoch judged if it is over."""
         if self.due(shared):
             return
-        state, at, steps = _state(shared), shared["at"], self._steps(shared)
+        at, steps = shared["at"], self._steps(shared)
         local = step - int(at[_EPOCH]) * steps
         while at[_STEP] < local:  # a worker that is gone has left something out
             self._advance(shared)
+        for i in range(len(shared["marks"])):
+            self.settle(shared, i, step)
+        if local == steps:
+            at[_WHAT] = JUDGE
+
+    def detach(self, shared: Arrays) -> list[list[tuple[Array, Array]]]:
+        """Have pushes computed from copies of keys and times."""
+        state = _state(shared)
+        own = State({"coef": state["coef"], "keys": state["keys"].copy(), "moved": state["moved"].copy()}, state.lazy)
+        state.read = own.views()
+        found: list[list[tuple[Array, Array]]] = []
+        for i, (lo, hi) in enumerate(state.ranges):
+            first, last = self._features(state, i)
+            times = [(state["moved"][first:last], own["moved"][first:last])] if state.lazy else []
+            found.append([(state["keys"][lo:hi], own["keys"][lo:hi]), *times])
+        return [*found, []]
+
+    def named(self, shared: Arrays, push: Push) -> Arrays:
+        """Return nothing: what a linear model moves along has no parameters of other names."""
+        return {}
+
+    # ranges in other processes
+
+    def part(self, shared: Arrays, i: int) -> list[Array]:
+        """Return weights, sum and counts of range ``i``."""
+        lo, hi = _state(shared).ranges[i]
+        total = shared["total"][lo:hi] if self._average else shared["total"]
+        return [shared["keys"][lo:hi], total, *self.beside(shared, i), shared["marks"][i]]
+
+    def aside(self, shared: Arrays) -> list[Array]:
+        """Return the best weights."""
+        return [shared["coef"], shared["intercept"]]
+
+    def beside(self, shared: Arrays, i: int) -> list[Array]:
+        """Return when the features of range ``i`` were moved."""
+        state = _state(shared)
+        lo, hi = self._features(state, i)
+        return [state["moved"][lo:hi]] if state.lazy else []
+
+    def spots(self, shared: Arrays, i: int, touched: Array) -> tuple[Array, Array]:
+        """Return where touched features and the intercept are in the keys of range ``i``, and in what is `beside`."""
+        state = _state(shared)
+        d, k = state["coef"].shape
+        lo, hi = state.ranges[i]
+        rows = touched.astype(np.int64) - lo // k
+        keys = (rows[:, None] * k + np.arange(k)).ravel()
+        return (np.concatenate([keys, np.arange(d * k, hi) - lo]) if hi > d * k else keys), rows
+
+    def cut(self, shared: Arrays, push: Push, i: int) -> Push:
+        """Return what range ``i`` has to know of a push that touches some features alone."""
+        state, touched = _state(shared), push.touched
+        assert touched is not None
+        d, k = state["coef"].shape
+        first, last = self._features(state, i)
+        mine = (touched >= first) & (touched < last)
+        slope = push.keys[len(touched) * k :] if state.ranges[i][1] > d * k else push.keys[:0]
+        v = push.keys[: len(touched) * k].reshape(-1, k)[mine]
+        return dataclasses.replace(push, keys=np.concatenate([v.ravel(), slope]), touched=touched[mine])
+
+    def settle(self, shared: Arrays, i: int, step: int) -> bool:
+        """Have all of range ``i`` shrunk and summed as of a step, at a pause; True if that moves what `work` reads."""
+        state, (lo, hi) = _state(shared), _state(shared).ranges[i]
+        steps, epoch = self._steps(state), int(state["marks"][i, _BEGUN])
+        if step > (epoch + 1) * steps:
+            epoch = (step - 1) // steps
+            self._begin(state, i, epoch)
+        done = int(state["marks"][i, _DONE])
+        local = min(step - epoch * steps, steps)
+        if local <= 0 or done > steps:
+            return False
+        self._include(state, i, local)
+        first, last = self._features(state, i)
         if state.lazy:
             from tutti.learners._kernels.touched import settle
 
-            _, decay, seen = self._tables(state)
-            settle(state["w"], state["moved"], decay, self._total_of(state), seen, local)
+            _, decay, seen = self._tables(state, epoch, state["marks"][i, _RATE])
+            w, moved, total = state["w"][first:last], state["moved"][first:last], self._total_of(state)[first:last]
+            settle(w, moved, decay, total, seen, local)
+            if local == steps:
+                moved[:] = 0
         if local == steps:
-            if state.lazy and self._average:
-                self._total_of(state)[:] += state["w"]
-            at[_WHAT] = JUDGE
+            state["marks"][i, _DONE] = steps + 1  # it is closed
+            if self._average:
+                state["total"][lo:hi] += state["keys"][lo:hi]
+        return state.lazy
 
     # helpers
 
@@ -275,44 +369,74 @@ class ServedSGD:
         d, k = state["coef"].shape
         return state["total"][: d * k].reshape(-1, k)
 
+    def _features(self, state: State, i: int) -> tuple[int, int]:
+        """Return the features of range ``i``."""
+        d, k = state["coef"].shape
+        lo, hi = state.ranges[i]
+        return lo // k, min(hi // k, d)
+
     def _candidate(self, shared: Arrays) -> tuple[Array, Array]:
-        averaged = int(shared["at"][_AVERAGED])
-        if not self._average or not averaged:
+        if not self._average or not shared["at"][_AVERAGED]:
             return shared["w"], shared["b"]
         d, k = shared["coef"].shape
-        mean = shared["total"] / averaged
+        mean = np.empty_like(shared["keys"])
+        for (lo, hi), n in zip(_state(shared).ranges, shared["marks"][:, _MEAN_OF], strict=True):
+            mean[lo:hi] = shared["total"][lo:hi] / n if n else shared["keys"][lo:hi]
         return mean[: d * k].reshape(d, k), mean[d * k :]
 
+    def _begin(self, state: State, i: int, epoch: int) -> None:
+        """Have range ``i`` in an epoch, and the one before at its end."""
+        marks, (lo, hi) = state["marks"][i], state.ranges[i]
+        begun = int(marks[_BEGUN])
+        if epoch <= begun:
+            return
+        self.settle(state, i, (begun + 1) * self._steps(state))
+        marks[_BEGUN], marks[_DONE] = epoch, 0
+        if any(e & (e + 1) == 0 for e in range(begun + 1, epoch + 1)):  # as SGD does: forget the first half
+            state["total"][lo:hi], marks[_MEAN_OF] = 0.0, 0
+
+    def _include(self, state: State, i: int, local: int) -> None:
+        """Have all steps before ``local`` in the sum, but for weights that are made up for when they are touched."""
+        marks, (lo, hi) = state["marks"][i], state.ranges[i]
+        done = int(marks[_DONE])
+        if local <= done:
+            return
+        if self._average and local > max(done, 1):
+            first = max(lo, state["coef"].size) if state.lazy else lo
+            state["total"][first:hi] += (local - max(done, 1)) * state["keys"][first:hi]
+        marks[_DONE], marks[_MEAN_OF] = local, marks[_MEAN_OF] + local - done
+
     def _advance(self, shared: Arrays) -> None:
-        """A step is complete: have it in the average, but for weights that are made up for when they are touched."""
-        if self._average:
-            first = len(shared["keys"]) - len(shared["b"]) if _state(shared).lazy else 0
-            shared["total"][first:] += shared["keys"][first:]
+        """A step is complete."""
         shared["at"][_AVERAGED] += 1
         shared["at"][_STEP] += 1
 
-    def _tables(self, state: State) -> tuple[Array, Array, Array]:
-        """Return of this epoch, by step: learning rates, how far a weight has shrunk, and the sum of that after 0."""
-        epoch, steps = int(state["at"][_EPOCH]), self._steps(state)
-        if state.epoch != epoch:
-            rates = np.atleast_1d(self.sgd._eta(state, epoch * steps + np.arange(steps)))
+    def _tables(self, state: State, epoch: int, rate: Array) -> tuple[Array, Array, Array]:
+        """Return of an epoch, by step: learning rates, how far a weight has shrunk, and the sum of that after 0."""
+        of = epoch, *rate.tolist()
+        if state.of != of:
+            steps, total = self._steps(state), float(rate[1])
+            known = {"rate": rate, "n_rows": state["n_rows"]}
             decay = np.ones(steps + 1)
-            if math.isfinite(self.problem.C):
-                total = float(state["rate"][1])
+            rates = np.zeros(steps)
+            if total:  # else nothing was ever moved
+                rates = np.atleast_1d(self.sgd._eta(known, epoch * steps + np.arange(steps)))
+            if total and math.isfinite(self.problem.C):
                 rates = np.minimum(rates, 0.5 * total)  # no step takes more than half of a weight away
                 decay[1:] = np.maximum(np.cumprod(1.0 - rates / total), _FEWEST)
             seen = np.zeros(steps + 1)
             np.cumsum(decay[1:-1], out=seen[2:])
-            state.tables, state.epoch = (rates, decay, seen), epoch
+            state.tables, state.of = (rates, decay, seen), of
         return state.tables
 
     def _sums(
-        self, state: State, local: int, rows: Mapping[int, list[Rows]], data: Mapping[int, ShardData]
+        self, state: State, at: tuple[int, int], rows: Mapping[int, list[Rows]], data: Mapping[int, ShardData]
     ) -> tuple[tuple[Array, Array], tuple[Array, Array], Array | None]:
         """Return the weights that were pulled, (v, a) over the rows there, and which features they are of."""
-        real, b = self._real(state), state["b"].copy()
+        read = state.read
+        real, b = self._real(state), read["b"].copy()
         if state.renumber is None:
-            w = state["w"].copy()
+            w = read["w"].copy()
             found = [along(collect(self.problem, data[s], r, (w, b), real)) for s, r in rows.items() if r]
             v, a = (np.sum(sums, axis=0) for sums in zip(*found, strict=True))
             return (w, b), (v, a), None
@@ -320,12 +444,13 @@ class ServedSGD:
 
         mine = state.renumber.batch([r for some in rows.values() for r in some])
         w = np.empty((len(mine.touched), len(b)))
-        fetch(state["w"], state["moved"], self._tables(state)[1], local, mine.touched, w)
+        decay = self._tables(state, at[0], state["rate"])[1]
+        fetch(read["w"], read["moved"], decay, at[1], mine.touched, w)
         try:
             sums = collect(self.problem, Nowhere(), [mine.rows], (w, b), real)
         except DataError:
             for s, some in rows.items():  # once more, where the value can be found
-                collect(self.problem, data[s], some, (state["w"], b), real)
+                collect(self.problem, data[s], some, (read["w"], b), real)
             raise
         return (w, b), along(sums), mine.touched
 

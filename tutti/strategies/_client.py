@@ -6,10 +6,13 @@ changed there.  The weights lie in this rank's memory from one step to the next.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
+
+import numpy as np
 
 from tutti._parcel import payload, value_of
 from tutti.calling import Calls
@@ -17,7 +20,8 @@ from tutti.errors import RunError
 from tutti.protocols import Worker
 from tutti.serving import Serving
 from tutti.strategies._hands import Hands
-from tutti.strategies._talk import AGAIN, END, GATHER, JUDGE, PULL, SLACK, STEP, WORK, Copy
+from tutti.strategies._record import rows_sha256
+from tutti.strategies._talk import AGAIN, END, GATHER, JUDGE, JUDGED, PULL, SLACK, STEP, UPDATES, WORK, Copy
 from tutti.types import Array, Arrays, Push, Update
 
 _NOWHERE = -1  # a version that no server has
@@ -41,9 +45,10 @@ class Client:
         dealt: list[list[int]],
         servers: int,
         staleness: float,
+        record: bool = False,
     ) -> None:
         self.worker, self.learner, self.calls, self.copy, self._dealt = worker, learner, calls, copy, dealt
-        self._staleness = staleness
+        self._staleness, self._record = staleness, record
         rank = worker.seat.rank
         if sorted(worker.shards) != dealt[rank]:
             raise RunError(f"rank {rank} has shards {sorted(worker.shards)}, but {dealt[rank]} were expected")
@@ -54,12 +59,12 @@ class Client:
         self._have = [_NOWHERE] * servers
         self._until = [0] * servers
         self._pushed = [0] * servers
-        self._base, self._turns = 0, 0
+        self._base, self._turns, self._tallied = 0, 0, 0
         self._pushes, self._age, self._oldest = 0, 0, 0
 
     def run(self) -> Arrays:
         """Return the state when all is done."""
-        order = self._step({})
+        order = self._step({"rows": self._rows()} if self._record else {})
         while order["do"] != END:
             if order["do"] == WORK:
                 order = self._work(order)
@@ -89,7 +94,12 @@ class Client:
             push = self._hands.push(self.copy.shared, step, data)
             own = self._own_step(push)
         self.worker.at_step(step)
-        return self._push(item, push, own)
+        return self._push(item, order["attempt"], push, own)
+
+    def _rows(self) -> dict[str, Array]:
+        """Return the hashes of this worker's rows."""
+        data = self._hands.open(self.worker.shards)
+        return {str(s): np.frombuffer(rows_sha256(rows), np.uint8) for s, rows in data.items()}
 
     def _own_step(self, push: Push) -> bool:
         """Step this worker's own weights where averaging is elastic; True if it is time to meet the model."""
@@ -104,16 +114,21 @@ class Client:
         step = order["step"]
         with self._at_the_model():
             self.learner.reached(self.copy.shared, step)
-            judged = {str(s): self._hands.judge(self.copy.shared, step, s) for s in order["shards"]}
-            return self._step({"judged": judged, "step": step})
+            for s in order["shards"]:  # one at a time, for sums may be as large as the keys
+                judged = {str(s): self._hands.judge(self.copy.shared, step, s)}
+                self._ask(JUDGED, [0], {"judged": judged, "step": step})
+        return self._step({})
 
     def _keep(self, order: dict[str, Any]) -> dict[str, Any]:
         """Take note of a validation and write a checkpoint, for all."""
         learner, copy, step = self.learner, self.copy, order["step"]
-        with self._at_the_model():
-            if order["judged"] is not None:
+        if order["aside"] is not None:
+            copy.put_aside(order["aside"])
+        judged = None if order["judged"] is None else {name: np.array(sums) for name, sums in order["judged"].items()}
+        with self._at_the_model():  # whose requests use the memory of the order again
+            if judged is not None:
                 learner.reached(copy.shared, step)
-                copy.shared = learner.apply(copy.shared, Update("summary", order["judged"]), 1.0)
+                copy.shared = learner.apply(copy.shared, Update("summary", judged), 1.0)
             at, best = learner.milestone(copy.shared)
             sums = copy.sums()
 
@@ -135,24 +150,35 @@ class Client:
         """Ask what is next, without a push."""
         return self._ask(STEP, [0], {"item": -1, "own": None, **more})[0]
 
-    def _push(self, item: int, push: Push, own: bool) -> dict[str, Any]:
+    def _push(self, item: int, attempt: int, push: Push, own: bool) -> dict[str, Any]:
         """Push to all servers and ask the first one what is next."""
         known = {"item": item, "step": push.step, "share": push.share, "empty": push.empty, "sums": dict(push.sums)}
+        known["attempt"] = attempt
+        known["reads"] = [*(have & UPDATES for have in self._have[: len(self.copy.ranges)]), self._tallied]
         keys = {}
         for s, (lo, hi) in enumerate(self._ranges):
             moves = self._elastic is None and not push.empty
+            mine = self._cut(push, s) if moves and hi > lo else None
             keys[s] = {
-                "keys": push.keys[lo:hi] if moves and hi > lo else None,
+                "keys": None if mine is None else mine.keys,
+                "touched": None if mine is None else mine.touched,
                 "own": self.copy.keys[lo:hi] if own and hi > lo else None,
             }
         have = list(self._have)
         replies = self._ask(STEP, range(len(self._servers)), known, keys)
         self._pushes += 1
         ages = [reply["at"] - had for reply, had in zip(replies, have, strict=True)]
-        age = max([age for age in ages if age < 1 << 31], default=0)  # another process counts from elsewhere
+        age = max([age for age in ages if age < 1 << 31], default=0)  # others have been settled, or started again
         self._age, self._oldest = self._age + age, max(self._oldest, age)
         self._pushed = [n + 1 for n in self._pushed]
         return replies[0]
+
+    def _cut(self, push: Push, s: int) -> Push:
+        """Return what server ``s`` has to know."""
+        if push.touched is None:
+            return dataclasses.replace(push, keys=push.keys[slice(*self._ranges[s])])
+        assert self.copy.touching is not None
+        return self.copy.touching.cut(self.copy.shared, push, s)
 
     def _pull(self, servers: Iterable[int], floor: int = -1) -> None:
         """Have what servers have, as soon as all steps before ``floor`` are in it."""
@@ -160,15 +186,19 @@ class Client:
 
     def _gather(self, sums: Array | None = None) -> None:
         """Have all that servers have; ``sums``: but for what counts and judges, which is known."""
-        copy = self.copy
-        replies = self._ask(GATHER, range(len(self._servers)), {})
-        for i, reply in enumerate(replies[: len(copy.ranges)]):
-            copy.put_part(i, reply["part"])
+        copy, replies = self.copy, self._gather_parts()
         copy.put_sums(replies[0]["sums"] if sums is None else sums)
         if sums is None:
             copy.put_aside(replies[0]["aside"])
         copy.keys[:] = copy.model
         self.learner.reached(copy.shared, self.learner.milestone(copy.shared)[0])
+
+    def _gather_parts(self) -> list[dict[str, Any]]:
+        """Have all that moves with every range."""
+        replies = self._ask(GATHER, range(len(self._servers)), {})
+        for i, reply in enumerate(replies[: len(self.copy.ranges)]):
+            self.copy.put_part(i, reply["part"])
+        return replies
 
     def _ask(
         self, kind: int, servers: Iterable[int], said: dict[str, Any], parts: dict[int, dict[str, Any]] | None = None
@@ -186,8 +216,15 @@ class Client:
 
     def _take(self, s: int, reply: dict[str, Any]) -> None:
         lo, hi = self._ranges[s]
-        if reply.get("keys") is not None:
+        if reply.get("touched") is not None:
+            keys, rows = self.copy.spots(s, reply["touched"])
+            self.copy.model[lo:hi][keys] = reply["keys"]
+            for own, came in zip(self.copy.beside(s), reply["beside"], strict=True):
+                own[rows] = came
+        elif reply.get("keys") is not None:
             self.copy.model[lo:hi] = reply["keys"]
+            for own, came in zip(self.copy.beside(s), reply["beside"], strict=True):
+                own[:] = came
             if self._elastic is not None and self._have[s] == _NOWHERE:
                 self.copy.keys[lo:hi] = reply["keys"]  # a worker begins where the model is
         if reply.get("own") is not None:
@@ -198,12 +235,16 @@ class Client:
             self._base = reply.get("base", self._base)
             if "do" in reply and reply.get("sums") is not None:
                 self.copy.put_sums(reply["sums"])
+                self._tallied = reply["tallied"]
 
     @contextmanager
     def _at_the_model(self) -> Iterator[None]:
         """Meanwhile the keys are the model's of now, where averaging is elastic, too."""
         begun, copy = _NOWHERE not in self._have, self.copy
-        self._pull(range(len(self._servers)))
+        if copy.touching is not None:
+            self._gather_parts()
+        else:
+            self._pull(range(len(self._servers)))
         own = copy.keys.copy() if self._elastic is not None and begun else None
         copy.keys[:] = copy.model
         try:

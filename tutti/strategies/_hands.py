@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
+
 from tutti.protocols import ShardData, Worker
 from tutti.serving import Serving
-from tutti.types import Arrays, Order, Push
+from tutti.types import Array, Arrays, Order, Push
 
 
 class Hands:
@@ -36,3 +38,15 @@ class Hands:
         with self._worker.phase("compute"):
             order = Order(step, "summary", self._worker.seed, shard)
             return self._learner.propose(shared, self.private[shard], data, order).update.arrays
+
+
+def row_of(sums: Arrays) -> Array:
+    """Return what a shard was judged by as one row of numbers."""
+    return np.concatenate([array.ravel() for array in sums.values()]).astype(np.float64, copy=False)
+
+
+def summed(rows: Array, like: Arrays) -> Arrays:
+    """Return the sums over rows, in their order."""
+    cuts = np.cumsum([array.size for array in like.values()])[:-1]
+    parts = zip(like.items(), np.split(rows.sum(axis=0), cuts), strict=True)
+    return {name: part.reshape(array.shape) for (name, array), part in parts}

@@ -16,10 +16,12 @@ from tutti.errors import RunError
 from tutti.protocols import Worker
 from tutti.serving import Serving
 from tutti.strategies._desk import Desk, Sign, Task
+from tutti.strategies._hands import row_of, summed
 from tutti.strategies._server import Server
-from tutti.strategies._talk import AGAIN, END, GATHER, JUDGE, KEEP, PATIENCE_SECONDS, STEP, WORK, Copy, Lone
+from tutti.strategies._server_record import Facts, Ledger
+from tutti.strategies._talk import AGAIN, END, GATHER, JUDGE, JUDGED, KEEP, PATIENCE_SECONDS, STEP, WORK, Copy, Lone
 from tutti.strategies._told import Told
-from tutti.types import Array, Fault, Push
+from tutti.types import Array, Arrays, Fault, Push
 
 _LATE_SECONDS = 0.02  # what other servers have answered meanwhile is not new any more
 
@@ -36,9 +38,11 @@ class Head(Server):
         dealt: list[list[int]],
         claim: bool,
         staleness: float,
+        facts: Facts | None = None,
     ) -> None:
         n = len(dealt)
-        super().__init__(worker, learner, calls, copy, 0, n, claim)
+        super().__init__(worker, learner, calls, copy, 0, n, claim, None if facts is None else str(facts.folder))
+        self._facts, self._tallied, self._handed = facts, 0, dict[int, int]()
         self._dealt, lone = dealt, Lone(calls)
         self._words = np.zeros(Desk.n_words(n), np.int64)
         (lock,) = lone.locks(1)
@@ -55,12 +59,20 @@ class Head(Server):
         self._redo: list[int] = []
         self._gone: set[int] = set()
         self._pause: _Pause | None = None
+        self.spoke: tuple[int, int] | None = None
+        """Who took note at the last pause."""
 
     # requests
 
     def handle(self, request: Asked, said: dict[str, Any]) -> None:
         """Carry out a request; who has done its part waits until there is something to do."""
         rank = said["rank"]
+        if request.kind == JUDGED:
+            self._note(said)
+            if self._pause is not None:
+                self._pause.hear(self, said)
+            self.answer(request, {})
+            return
         if request.kind != STEP:
             super().handle(request, said)
             return
@@ -68,6 +80,8 @@ class Head(Server):
             self._left(rank)
             if rank in self._hand:
                 self._again.add(rank)
+        if self._facts is not None and said.get("rows") is not None:
+            self._facts.hear(said["rows"], self._desks[0].limit)
         self._note(said)
         self._sent.pop(rank, None)
         found = self.push(said)
@@ -84,10 +98,16 @@ class Head(Server):
             said = {**said, "sums": self.copy.sums(), "aside": self.copy.aside}
         super().answer(request, said)
 
-    def tally(self, push: Push) -> None:
+    def tally(self, push: Push) -> dict[int, int]:
         learner, shared = self.learner, self.copy.shared
         learner.tally(shared, push, self.n_workers)
         self._tell()
+        self._tallied += 1
+        return {len(self.copy.ranges): self._tallied - 1}
+
+    @property
+    def holds(self) -> list[int]:
+        return [*super().holds, len(self.copy.ranges)]
 
     def _tell(self) -> None:
         self._told.note(self.learner, self.copy.shared)
@@ -103,9 +123,9 @@ class Head(Server):
         """Tell a worker that waits what to do."""
         request, said, began, _ = self._waiting.pop(rank)
         found: dict[str, Any] = {"do": what, "base": self._base, **said["found"], **more}
-        found["late"] = said["item"] < 0 or time.monotonic() - began > _LATE_SECONDS
+        found["late"] = said["item"] < 0 or said["base"] < self._base or time.monotonic() - began > _LATE_SECONDS
         if what != AGAIN:
-            found = {**found, "sums": self.copy.sums(), **self.pull(request, said)}
+            found = {**found, "sums": self.copy.sums(), "tallied": self._tallied, **self.pull(request, said)}
         self.answer(request, found)
 
     # what is due
@@ -139,7 +159,8 @@ class Head(Server):
             found = self._next(rank)
             if isinstance(found, Task):
                 self._hand[rank] = found
-                self._do(rank, WORK, item=found.item, step=found.step, part=found.part)
+                attempt = self._attempt(found.item)
+                self._do(rank, WORK, item=found.item, step=found.step, part=found.part, attempt=attempt)
             else:
                 signs[rank] = found
         if self._redo or any(signs.get(rank) is not Sign.PAUSE for rank in live):
@@ -149,6 +170,11 @@ class Head(Server):
             self._do(rank, AGAIN)  # its next request says that all servers have its push
         if not unsure:
             self._pause = _Pause(self, live)
+
+    def _attempt(self, item: int) -> int:
+        """Return a number that no other order to do this item has."""
+        n = self._handed[item] = self._handed.get(item, -1) + 1
+        return self.worker.seat.life << 16 | n
 
     def _next(self, rank: int) -> Task | Sign:
         """Return what a worker does next."""
@@ -179,6 +205,7 @@ class Head(Server):
         step = self._desks[live[0]].limit
         self._base = step
         self.applied.skip(step)
+        self.settle(step)
         self.learner.reached(self.copy.shared, step)
         return step
 
@@ -189,6 +216,7 @@ class Head(Server):
         over = learner.progress(shared).done
         desk.go_on(desk.limit if over else learner.next_pause(shared, self.worker.keeps), over)
         self._pause = None
+        self._handed.clear()
         self.snapshot()
 
     def open_to(self, live: list[int]) -> dict[int, int]:
@@ -208,10 +236,21 @@ class Head(Server):
             self._do(rank, what, **more)
         return rank not in self._waiting
 
+    def process(self, rank: int) -> tuple[int, int]:
+        """Return a rank and which of its processes it is."""
+        return rank, self._lives[rank]
+
     def waits(self, rank: int) -> bool:
         return rank in self._waiting
 
     # snapshots
+
+    def _set_back(self, ledger: Ledger) -> None:
+        super()._set_back(ledger)
+        sums = len(self.copy.ranges)
+        n = ledger.moved(sums)
+        ledger.restored(self._base, sums, self._tallied, n)
+        self._tallied = n + 1
 
     def written(self) -> dict[str, Any]:
         found = super().written()
@@ -222,6 +261,7 @@ class Head(Server):
             "words": self._words,
             "sent": sent,
             "base": self._base,
+            "tallied": self._tallied,
             "told": self._told.kept,
             "aside": self.copy.aside,
         }
@@ -230,6 +270,7 @@ class Head(Server):
         super().read(written)
         self.copy.put_sums(written["sums"])
         self._words[:] = written["words"]
+        self._tallied = written["tallied"]
         self._base, self._redo = written["base"], written["sent"]
         self._told.go_on(written["told"])
         self.copy.put_aside(written["aside"])
@@ -253,6 +294,7 @@ class _Pause:
         if said.get("kept") is not None and said["step"] == self._step:
             head.copy.put_sums(said["kept"])
             head.copy.put_aside(said["aside"])
+            head.spoke = head.process(said["rank"])
             self._over = True
 
     def advance(self, head: Head, live: list[int]) -> None:
@@ -263,9 +305,14 @@ class _Pause:
             if self._speaker not in live:
                 self._speaker = None
             if self._speaker is None or head.waits(self._speaker):
-                self._speaker = live[0] if head.tell_to(live[0], KEEP, step=self._step, judged=self._merged()) else None
+                self._speaker = live[0] if head.tell_to(live[0], KEEP, **self._known(head, live[0])) else None
             return
         head.go_on()
+
+    def _known(self, head: Head, rank: int) -> dict[str, Any]:
+        """Return what who takes note has to know: what it did not set aside itself, too."""
+        aside = None if head.spoke == head.process(rank) else head.copy.aside
+        return {"step": self._step, "judged": self._merged(), "aside": aside}
 
     def _judging(self, head: Head, live: list[int]) -> bool:
         """Return whether shards are still to be judged."""
@@ -279,9 +326,9 @@ class _Pause:
                 head.tell_to(rank, JUDGE, step=self._step, shards=mine)
         return bool(left)
 
-    def _merged(self) -> dict[str, Array] | None:
+    def _merged(self) -> Arrays | None:
         """Return the sums over all shards."""
         if not self._due:
             return None
         found = [self._judged[s] for s in sorted(self._judged)]
-        return {name: np.sum([sums[name] for sums in found], axis=0) for name in found[0]}
+        return summed(np.array([row_of(sums) for sums in found]), found[0])

@@ -22,6 +22,9 @@ ENTRY = np.dtype([("step", "<u4"), ("part", "<u2"), ("range", "<u2"), ("read", "
 NEVER, TORN = 2**32 - 1, 2**32 - 2
 """Instead of a version that was moved: the range was read alone; its move was cut in the middle."""
 
+ATTEMPT, RESTORED = 2**16 - 1, 2**16 - 2
+"""Instead of a part, where servers write: what follows is of that attempt ("step"); a range was set back."""
+
 
 class Item(NamedTuple):
     """A piece of work: one part of the rows of a global step, done by one worker."""
@@ -75,11 +78,11 @@ def schedule(logs: Sequence[Array], base: Sequence[int], whole: bool = True) -> 
             if version[where] - base[where] == len(row):
                 continue
             item = row[version[where] - base[where]]
-            if item in tables.unknown or any(version[other] != at for other, at in waiting[item].items()):
+            if item in tables.unknown or any(version[other] != at for other, at in waiting.get(item, {}).items()):
                 continue
             for reader in (item, *readers[where, version[where]]):
-                for other in [where] if reader != item else list(waiting[item]):
-                    if waiting[reader].pop(other, None) is not None:
+                for other in [where] if reader != item else list(waiting.get(item, {})):
+                    if waiting.get(reader, {}).pop(other, None) is not None:
                         yield Read(reader, other)
             left[item] -= 1
             yield Apply(item, where, left[item] == 0)
@@ -113,6 +116,10 @@ def _tables(logs: Sequence[Array], base: Sequence[int], whole: bool) -> _Tables:
         if entries.dtype != ENTRY:
             raise InputError(broken(f"its entries are {entries.dtype}"))
         for step, part, where, read, moved in entries.tolist():
+            if part == RESTORED:
+                back = steps[where].setdefault(moved, Item(step, part, read))
+                found.left[back] = 1
+                continue
             item = Item(step, part, worker)
             if where >= n or found.reads[item].setdefault(where, read) != read:
                 raise InputError(broken(f"step {step} has two readings of range {where} of {n}"))
@@ -136,7 +143,8 @@ def _tables(logs: Sequence[Array], base: Sequence[int], whole: bool) -> _Tables:
             at += 1
         if row and whole:
             raise InputError(broken(f"range {where} has gaps in its versions"))
-        if len(set(found.moves[where])) != len(found.moves[where]):
+        back = any(item.part == RESTORED for item in found.moves[where])  # the same push may come again then
+        if len(set(found.moves[where])) != len(found.moves[where]) and not back:
             raise InputError(broken(f"an item moved range {where} twice"))
     found.unknown = {item for item, seen in found.reads.items() if len(seen) < n}
     if found.unknown and whole:

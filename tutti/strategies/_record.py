@@ -15,7 +15,7 @@ import os
 import re
 import struct
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,8 @@ import numpy as np
 
 from tutti.errors import InputError, RunError
 from tutti.protocols import Commons, Learner, ShardData, Worker
-from tutti.strategies._order import ENTRY, NEVER, TORN
+from tutti.serving import Pairs
+from tutti.strategies._order import ENTRY, NEVER, RESTORED, TORN
 from tutti.types import Array, Csr, Seat
 
 FORMAT, FORMAT_VERSION = "tutti-order", 1
@@ -31,11 +32,39 @@ RUN, END, JOB, PLACE = "run.json", "end.json", "job.toml", "job.json"
 _MAGIC = struct.pack("<12sI", b"tutti-order\0", FORMAT_VERSION)
 _LINE = struct.Struct("<IHHII")
 DIGEST = 32  # bytes
-_MOST = 2**16 - 1  # parts and ranges that an entry has room for
+_MOST = 2**16 - 3  # parts and ranges that an entry has room for
 
 
 def order_file(rank: int, life: int) -> str:
     return f"order-{rank}-{life}.bin"
+
+
+class Log:
+    """A file of entries, each of which is whole or the last one.
+
+    Parameters
+    ----------
+    folder : of the record, which is there.   rank, life : of who writes.
+    """
+
+    def __init__(self, folder: Path, rank: int, life: int) -> None:
+        self._folder = folder
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND
+        self._file = os.open(folder / order_file(rank, life), flags, 0o600)
+        write_whole(self._file, _MAGIC, folder)
+
+    def write(self, *entry: int) -> None:
+        """Write one entry: step, part, range, read, moved."""
+        write_whole(self._file, _LINE.pack(*entry), self._folder)
+
+    def close(self) -> None:
+        os.close(self._file)
+
+    @staticmethod
+    def entries(folder: Path, rank: int, life: int) -> Array:
+        """Return what a process has written, whether or not it has ended."""
+        path = folder / order_file(rank, life)
+        return _log(path, None) if path.is_file() else np.empty(0, ENTRY)
 
 
 class Recorder:
@@ -56,7 +85,7 @@ class Recorder:
         self._mine, self._life = self._reads[seat.rank], seat.life
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND
         self._file = os.open(folder / order_file(seat.rank, seat.life), flags, 0o600)
-        self._write(self._file, _MAGIC)
+        write_whole(self._file, _MAGIC, folder)
 
     def read(self, versions: Sequence[int]) -> None:
         """Note the versions that this rank computes on."""
@@ -65,7 +94,7 @@ class Recorder:
 
     def note(self, item: int, i: int, read: int, moved: int = NEVER) -> None:
         """Write down that an item has moved range ``i`` from a version, or has only read it."""
-        self._write(self._file, _LINE.pack(*divmod(item, self._parts), i, read, moved))
+        write_whole(self._file, _LINE.pack(*divmod(item, self._parts), i, read, moved), self.folder)
 
     def lost(self, rank: int, item: int, moved: Collection[int], torn: Collection[int]) -> None:
         """Write down for a rank that is lost what it had read, and which moves were cut in the middle."""
@@ -76,7 +105,7 @@ class Recorder:
         try:
             for i, version in enumerate(versions):
                 how = TORN if i in torn else NEVER
-                self._write(file, _LINE.pack(*divmod(item, self._parts), i, version, how))
+                write_whole(file, _LINE.pack(*divmod(item, self._parts), i, version, how), self.folder)
         finally:
             os.close(file)
 
@@ -84,16 +113,21 @@ class Recorder:
         """End this rank's file."""
         os.close(self._file)
 
-    def _write(self, file: int, content: bytes) -> None:
-        try:
-            if os.write(file, content) == len(content):
-                return
-            why = "the disk took only a part of it"
-        except OSError as error:
-            why = error.strerror or str(error)
-        raise RunError(
-            f"the order of updates cannot be written to {self.folder}: {why}; make room, or train without record"
-        )
+
+def write_whole(file: int, content: bytes, folder: Path) -> None:
+    """Write all of it in one piece.
+
+    Raises
+    ------
+    RunError : the disk is full, for instance.
+    """
+    try:
+        if os.write(file, content) == len(content):
+            return
+        why = "the disk took only a part of it"
+    except OSError as error:
+        why = error.strerror or str(error)
+    raise RunError(f"the order of updates cannot be written to {folder}: {why}; make room, or train without record")
 
 
 def check_free(folder: Path) -> None:
@@ -108,7 +142,7 @@ def check_free(folder: Path) -> None:
 
 
 def known(
-    worker: Worker, learner: Learner, copies: Sequence[tuple[Array, Array]], rows: Array, first: int, pause: int
+    worker: Worker, learner: Learner, copies: Sequence[Pairs], rows: Array, first: int, pause: int
 ) -> dict[str, Any]:
     """Return what has to be the same for a run to be repeated.
 
@@ -123,10 +157,10 @@ def known(
         "n_features": worker.schema.n_features,
         "rows": [digest.tobytes().hex() for digest in rows],
         "seed": worker.seed,
-        "settings": worker.job,
+        "settings": worker.job or repr(learner),
         "first": first,
         "pause": pause,
-        "began": arrays_sha256([own for _, own in copies]),
+        "began": arrays_sha256([own for pairs in copies for _, own in pairs]),
     }
 
 
@@ -200,6 +234,7 @@ class Record:
     ----------
     folder : where it was found.   facts : what `begin` was told.   logs : entries of every worker.
     steps : at which the run ended; None for one that was cut short.   model_sha256 : of its model; "" if unknown.
+    kept : (range, version) that a lost server was set back to, and the step of the pause before.
     """
 
     folder: Path
@@ -207,6 +242,7 @@ class Record:
     logs: tuple[Array, ...]
     steps: int | None
     model_sha256: str
+    kept: Mapping[tuple[int, int], int] = field(default_factory=dict)
 
     @property
     def parts(self) -> list[list[int]]:
@@ -258,13 +294,18 @@ def read(folder: Path) -> Record:
     hashes = None if ended is None else ended["sha256"]
     names = {f.name for f in _orders(folder)} | {name for name in hashes or () if name != RUN}
     logs = [_log(folder / name, hashes) for name in sorted(names)]
-    for log in logs:
+    kept: dict[tuple[int, int], int] = {}
+    if facts.get("servers_write"):
+        from tutti.strategies._server_record import by_attempt
+
+        logs, kept = by_attempt(logs)
+    for log in [log[log["part"] != RESTORED] for log in logs]:
         if len(log) and (
             int(log["part"].max()) >= len(facts["parts"]) or int(log["range"].max()) > len(facts["ranges"])
         ):
             raise InputError(f"{folder} has entries of parts or ranges that its {RUN} does not know")
     steps = None if ended is None else int(ended["steps"])
-    return Record(folder, facts, tuple(logs), steps, "" if ended is None else str(ended.get("model_sha256", "")))
+    return Record(folder, facts, tuple(logs), steps, "" if ended is None else str(ended.get("model_sha256", "")), kept)
 
 
 def _json(path: Path, text: bytes) -> dict[str, Any]:

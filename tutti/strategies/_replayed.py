@@ -10,9 +10,9 @@ import numpy as np
 
 from tutti.errors import InputError
 from tutti.protocols import Worker
-from tutti.serving import Detaching
+from tutti.serving import Detaching, Touching
 from tutti.strategies import _record
-from tutti.strategies._order import TORN, Item, Read, broken, schedule
+from tutti.strategies._order import RESTORED, TORN, Item, Read, broken, schedule
 from tutti.strategies._record import Record
 from tutti.strategies._served import Service
 from tutti.strategies.server_optimizers import made
@@ -33,6 +33,8 @@ class Replayed(Service):
 
     def __init__(self, worker: Worker, learner: Detaching, record: Record, to: int | None) -> None:
         self._record_of, self._to = record, to
+        self._blocks: list[Array] = []
+        self._kept: dict[tuple[int, int], list[Array]] = {}
         table = record.facts["server_optimizer"]
         super().__init__(worker, learner, 1, math.inf, None if table is None else made(table), claim=False)
         self._detaching, self._copies = learner, learner.detach(self.shared)
@@ -41,9 +43,13 @@ class Replayed(Service):
         known = _record.known(worker, learner, self._copies, np.array(digests), self._first, self.desk.limit)
         _record.check_same(record, known)
         self._base = [0] * record.n_ranges
-        self._seen: dict[Item, dict[int, Array]] = defaultdict(dict)
+        self._seen: dict[Item, dict[int, list[Array]]] = defaultdict(dict)
         self._pushes: dict[Item, Push] = {}
-        self._latest: Array | None = None
+        self._latest: Push | None = None
+
+    def _sums_memory(self, n_bytes: int) -> Array:
+        self._blocks.append(super()._sums_memory(n_bytes))
+        return self._blocks[-1]
 
     def _gather(self) -> None:
         self._parts = self._record_of.parts
@@ -101,13 +107,21 @@ class Replayed(Service):
         left = sum(moves) if ends else -1
         if not left:
             return True
+        self._check_returns(limit)
+        for i in range(record.n_ranges):
+            self._keep(i, begins=True)
         for move in schedule(logs, list(self._base), whole=record.steps is not None):
             if isinstance(move, Read):
                 assert self._copies is not None
-                self._seen[move.item][move.range] = self._copies[move.range][0].copy()
+                self._seen[move.item][move.range] = [live.copy() for live, _ in self._copies[move.range]]
                 continue
-            self._apply_again(move.item, move.range)
-            if move.last:
+            if move.item.part == RESTORED:
+                self._go_back(move.range, move.item.worker)
+            else:
+                self._apply_again(move.item, move.range)
+            self._base[move.range] += 1
+            self._keep(move.range)
+            if move.last and move.item.part != RESTORED:
                 del self._pushes[move.item]
             left -= ends and move.item.step <= (to or 0)
             if not left:
@@ -135,15 +149,44 @@ class Replayed(Service):
         if push.empty and i < len(self._ranges):
             raise InputError(broken(f"step {item.step} moved weights, but none of its rows weighs anything"))
         self._move(i, push)
-        self._base[i] += 1
         if not push.empty:
-            self._latest = push.keys
+            self._latest = push
+
+    def _state_of(self, i: int) -> list[Array]:
+        """Return all that moves with a range."""
+        return self._blocks if i == len(self._ranges) else self._mover.part(i)
+
+    def _keep(self, i: int, begins: bool = False) -> None:
+        """Keep a range as it is if a server was set back to that; at the beginning of steps, if that was after it."""
+        where = i, self._base[i]
+        pause = self._record_of.kept.get(where)
+        first = self._record_of.facts["first"]
+        if pause is not None and (max(pause, first) == self._first if begins else pause <= self._first):
+            self._kept[where] = [array.copy() for array in self._state_of(i)]
+
+    def _go_back(self, i: int, version: int) -> None:
+        """Set a range back to a version, as a server was that went on from an older copy."""
+        for array, was in zip(self._state_of(i), self._kept[i, version], strict=True):
+            array[:] = was
+        if i < len(self._ranges) and isinstance(self.learner, Touching):
+            self.learner.settle(self.shared, i, self._first)
+
+    def _check_returns(self, limit: int) -> None:
+        """Raise `InputError` if a server was set back while workers were at rest: what they judged is not known."""
+        for log in self._record_of.between(self._first, limit):
+            for entry in log[log["part"] == RESTORED]:
+                if entry["moved"] == self._base[entry["range"]] and entry["moved"] > 0:
+                    raise InputError(
+                        f"{self._record_of.folder}: a server was lost at the pause before step {self._first}, and what "
+                        "it had then is not in the record; record the run again"
+                    )
 
     def _compute_again(self, item: Item) -> Push:
         assert self._copies is not None
         seen, data = self._seen.pop(item), self._hands.open(self._parts[item.part])
-        for i, (_, own) in enumerate(self._copies):
-            own[:] = seen[i]
+        for i, pairs in enumerate(self._copies):
+            for (_, own), was in zip(pairs, seen[i], strict=True):
+                own[:] = was
         with self.worker.phase("compute"):
             push = self._hands.push(self.shared, item.step, data)
         sums = {name: array.copy() for name, array in push.sums.items()}

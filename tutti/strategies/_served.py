@@ -11,10 +11,10 @@ import numpy as np
 
 from tutti.errors import PlanError, RunError
 from tutti.protocols import Worker
-from tutti.serving import Detaching, Housed, Serving
+from tutti.serving import Detaching, Housed, Pairs, Serving
 from tutti.strategies import _record
 from tutti.strategies._desk import Desk, Task
-from tutti.strategies._hands import Hands
+from tutti.strategies._hands import Hands, row_of, summed
 from tutti.strategies._mover import Mover, own_memory
 from tutti.strategies._record import Recorder
 from tutti.strategies._store import Store
@@ -34,8 +34,8 @@ class Service:
     worker, learner : who works on what.   Others : as in `ParameterServer`.
     """
 
-    _copies: list[tuple[Array, Array]] | None = None
-    """(live, own) of each range where items are computed on copies."""
+    _copies: list[Pairs] | None = None
+    """Of each range, where items are computed on copies."""
 
     def __init__(
         self,
@@ -64,7 +64,7 @@ class Service:
             shared = learner.init(worker.schema, seed=worker.seed, start=worker.start)
             self._servers, ranges = servers, self._cut(shared, servers)
             keys_in = own_memory if self._elastic else commons.memory
-            self.shared = learner.serve(shared, ranges, keys_in, commons.memory, join)
+            self.shared = learner.serve(shared, ranges, keys_in, self._sums_memory, join)
         self._ranges = ranges
         self._mover = Mover(learner, self.shared, ranges, optimizer, worker.start, commons.memory, self.size, join)
         self._states = self._mover.states
@@ -128,6 +128,9 @@ class Service:
     @property
     def _every(self) -> int | None:
         return self.worker.keeps
+
+    def _sums_memory(self, n_bytes: int) -> Array:
+        return self._commons.memory(n_bytes)
 
     def _begin_record(self, folder: Path, join: bool) -> None:
         """Compute on copies from now on; have the folder ready before anybody writes into it."""
@@ -261,7 +264,7 @@ class Service:
         while True:
             for s in self._unjudged(pauses, mine=True):
                 found = self._hands.judge(self.shared, step, s)
-                self._table(found)[s] = np.concatenate([array.ravel() for array in found.values()])
+                self._table(found)[s] = row_of(found)
                 self._judged[s] = pauses + 1
                 self._commons.ring()
             if not self._unjudged(pauses, mine=False):
@@ -271,10 +274,7 @@ class Service:
             )
         if not found:  # a former life of this rank has judged its shards: only how the sums look is wanted
             found = self._hands.judge(self.shared, step, self.worker.seat.shards[0])
-        sums = self._table(found)[self._judged == pauses + 1].sum(axis=0)
-        cuts = np.cumsum([array.size for array in found.values()])[:-1]
-        parts = zip(found.items(), np.split(sums, cuts), strict=True)
-        return {name: part.reshape(array.shape) for (name, array), part in parts}
+        return summed(self._table(found)[self._judged == pauses + 1], found)
 
     def _unjudged(self, pauses: int, mine: bool) -> list[int]:
         """Return shards whose validation rows have not been judged: those this rank has to judge, or all."""

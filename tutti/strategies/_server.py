@@ -7,6 +7,7 @@ memory of the seat, where another process finds it if this one is lost; what cam
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,10 @@ from tutti.calling import Answering, Asked, Calls
 from tutti.protocols import Worker
 from tutti.serving import Serving
 from tutti.strategies._applied import Applied
-from tutti.strategies._talk import GATHER, PATIENCE_SECONDS, PULL, SLACK, STEP, Copy
+from tutti.strategies._changes import Changes
+from tutti.strategies._order import NEVER
+from tutti.strategies._server_record import Ledger
+from tutti.strategies._talk import GATHER, PATIENCE_SECONDS, PULL, SLACK, STEP, TURN, Copy
 from tutti.types import Array, Fault, Push
 
 _LOOK_SECONDS = 0.05
@@ -34,14 +38,26 @@ class Server:
     """
 
     def __init__(
-        self, worker: Worker, learner: Serving, calls: Calls, copy: Copy, i: int, n_workers: int, claim: bool
+        self,
+        worker: Worker,
+        learner: Serving,
+        calls: Calls,
+        copy: Copy,
+        i: int,
+        n_workers: int,
+        claim: bool,
+        record: str | None = None,
     ) -> None:
         self.worker, self.learner, self.calls, self.copy = worker, learner, calls, copy
         self.i, self.n_workers, self.claim = i, n_workers, claim
         self._empty = i >= len(copy.ranges)  # a small model has fewer ranges than servers
         self.range = (0, 0) if self._empty else copy.ranges[i]
         self.applied = Applied(n_workers, learner.milestone(copy.shared)[0])
-        self.version, self.counted = 0, dict.fromkeys(range(n_workers), 0)
+        self._moves, self._turn = 0, 0
+        self.counted = dict.fromkeys(range(n_workers), 0)
+        self._changes = Changes(copy.keys[slice(*self.range)].size // 2)
+        self._settled = -1
+        self._ledger = None if record is None else Ledger(Path(record), worker.seat, n_workers)
         self._lives = dict.fromkeys(range(n_workers), 0)
         self._held: list[tuple[Asked, dict[str, Any], float]] = []
         self._out: dict[bytes, Array] = {}
@@ -63,14 +79,22 @@ class Server:
                     self._known(request.caller, said["rank"])
                     self.handle(request, said)
             self.advance()
-            self.worker.at_step(self.version)
-        self.worker.count("served", self.version)
+            self.worker.at_step(self._moves)
+        self.worker.count("served", self._moves)
+        if self._ledger is not None:
+            self._ledger.close()
+
+    @property
+    def version(self) -> int:
+        """What a worker has or not: how many updates, and before them, how often all of the range has changed."""
+        return self._turn << TURN | self._moves
 
     def handle(self, request: Asked, said: dict[str, Any]) -> None:
         """Carry out a request."""
         self._note(said)
         if request.kind == GATHER:
-            self.answer(request, {"part": [] if self._empty else self.copy.mover.part(self.i)})
+            part = [] if self._empty else self.copy.mover.part(self.i)
+            self.answer(request, {"part": part, "version": self.version, "until": self.until()})
         elif request.kind == PULL:
             self._held.append((request, said, time.monotonic()))
         elif request.kind == STEP:
@@ -86,6 +110,9 @@ class Server:
                 self.answer(request, self.pull(request, said))
             else:
                 self._held.append((request, said, since))
+        if self._ledger is not None:
+            for rank in [r for r in self._ledger.last if self.calls.gone(r)]:
+                self._ledger.gone(rank)
         if self._dirty and now >= self._next_snapshot:
             self.snapshot()
 
@@ -96,34 +123,67 @@ class Server:
         if said["own"] is not None:  # elastic: a worker's weights, drawn towards the model, which comes towards them
             found["own"] = np.array(said["own"])
             self.copy.mover.draw(self.i, found["own"])
-            self.version += 1
-        if item >= 0 and self.applied.add(item):
-            push = self._pushed(said)
-            if not push.empty and push.keys is not None and not self._empty:
-                self.apply(item, push)
-            self.tally(push)
+            self._moved(None)
         if item >= 0:
+            self._apply(said)
             self.counted[rank] += 1
         self._dirty = True
         return found
 
-    def apply(self, item: int, push: Push) -> None:
-        """Move the range; every update of it comes through here, in the order of updates."""
-        self.copy.mover.move(self.i, push)
-        self.version += 1
+    def _apply(self, said: dict[str, Any]) -> None:
+        item, found = said["item"], {}
+        if self.applied.add(item):
+            push = self._pushed(said)
+            if not push.empty and push.keys is not None and not self._empty:
+                found[self.i] = self._moves
+                self.copy.mover.move(self.i, push)
+                self._moved(push.touched)
+            found |= self.tally(push)
+        if self._ledger is not None:
+            self._ledger.last[said["rank"]] = item, said["attempt"], said["reads"]
+            for i in self.holds:
+                self._ledger.note(item, said["attempt"], i, said["reads"][i], found.get(i, NEVER))
 
-    def tally(self, push: Push) -> None:
-        """Count a push; the first server does."""
+    @property
+    def holds(self) -> list[int]:
+        """The ranges that are moved here."""
+        return [] if self._empty else [self.i]
+
+    def _moved(self, touched: Array | None) -> None:
+        self._moves += 1
+        self._changes.note(self.version, touched)
+
+    def settle(self, step: int) -> None:
+        """Have the range as of a pause."""
+        if step <= self._settled or self._empty:
+            return
+        self._settled = step
+        touching = self.copy.touching
+        if touching is not None and touching.settle(self.copy.shared, self.i, step):
+            self._all_changed()
+
+    def _all_changed(self) -> None:
+        self._turn += 1
+        self._changes.note(self.version, None)
+        self._dirty = True
+
+    def tally(self, push: Push) -> dict[int, int]:
+        """Count a push; the first server does, and returns which version of the sums that was."""
+        return {}
 
     def pull(self, request: Asked, said: dict[str, Any]) -> dict[str, Any]:
-        """Return the range, if the worker has another version of it."""
+        """Return what has changed of the range since the version that the worker has."""
         found: dict[str, Any] = {"version": self.version, "until": self.until(), "keys": None}
-        if said["have"] != self.version and not self._empty:
-            model = self.copy.model[slice(*self.range)]
+        if said["have"] == self.version or self._empty:
+            return found
+        model, beside = self.copy.model[slice(*self.range)], self.copy.beside(self.i)
+        touched = self._changes.since(said["have"])
+        if touched is None:
             out = self._out.setdefault(request.caller, np.empty_like(model))
             out[:] = model  # what is on its way must not change
-            found["keys"] = out
-        return found
+            return {**found, "keys": out, "beside": [array.copy() for array in beside]}
+        keys, rows = self.copy.spots(self.i, touched)
+        return {**found, "touched": touched, "keys": model[keys], "beside": [array[rows] for array in beside]}
 
     def until(self) -> int:
         """Return the first step that is not complete here; what is gone for good is not waited for."""
@@ -137,12 +197,12 @@ class Server:
 
     def _pushed(self, said: dict[str, Any]) -> Push:
         """Return the push, whose keys are whole arrays for the learner, but only this range is read."""
-        keys = said["keys"]
-        if keys is not None:
+        keys, touched = said["keys"], said["touched"]
+        if keys is not None and touched is None:
             lo, hi = self.range
             self._whole()[lo:hi] = keys
             keys = self._whole()
-        return Push(said["step"], said["share"], keys, said["sums"], said["empty"])
+        return Push(said["step"], said["share"], keys, said["sums"], said["empty"], touched)
 
     def _whole(self) -> Array:
         if not hasattr(self, "_keys"):
@@ -163,7 +223,7 @@ class Server:
         return {
             "part": [] if self._empty else self.copy.mover.part(self.i),
             "applied": self.applied.written(),
-            "version": self.version,
+            "version": [self._moves, self._turn, self._settled],
             "counted": [self.counted[r] for r in range(self.n_workers)],
             "lives": [self._lives[r] for r in range(self.n_workers)],
         }
@@ -173,7 +233,9 @@ class Server:
         if not self._empty:
             self.copy.put_part(self.i, written["part"])
         self.applied = Applied.read(self.n_workers, written["applied"])
-        self.version = written["version"] + (1 << 32)  # no worker has this one
+        self._moves, self._turn, self._settled = written["version"]
+        self._turn += 1 << 16  # no worker has this version
+        self._all_changed()
         self.counted = dict(enumerate(written["counted"]))
         self._lives = dict(enumerate(written["lives"]))
 
@@ -184,13 +246,25 @@ class Server:
             return
         self.read(value_of(found))
         self._missed, self._gap = {}, 0
+        if self._ledger is not None:
+            self._set_back(self._ledger)
+
+    def _set_back(self, ledger: Ledger) -> None:
+        """Count on from what the process before has written down, so that no version has two meanings."""
+        if not self._empty:
+            n = ledger.moved(self.i)
+            ledger.restored(max(self._settled, 0), self.i, self._moves, n)
+            self._moves = n + 1
 
     def _note(self, said: dict[str, Any]) -> None:
         """Take note of who asks; after a restart, of how many of its pushes are lost."""
         rank, life = said["rank"], said["life"]
         self.applied.skip(said["base"])
+        self.settle(said["base"])
         if life > self._lives[rank]:
             self._lives[rank], self.counted[rank] = life, 0
+            if self._ledger is not None:
+                self._ledger.gone(rank)
         if self._missed is None:
             self._gap = -1 if said["base"] > self._gap else self._gap
             return

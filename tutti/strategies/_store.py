@@ -11,8 +11,9 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 import numpy as np
 
 from tutti.protocols import Commons
+from tutti.serving import Pairs
 from tutti.strategies._record import Recorder
-from tutti.types import Array, Push
+from tutti.types import Push
 
 Move = Callable[[int, Push], None]
 """Moves one key range along a push; the last range is the sums."""
@@ -50,12 +51,13 @@ class Store:
         """Return how many pushes each range has had: what a pull of now reads."""
         return list(self._versions)
 
-    def pull(self, copies: Sequence[tuple[Array, Array]]) -> list[int]:
-        """Copy each range (live, own) as it is between two pushes; return the versions."""
+    def pull(self, copies: Sequence[Pairs]) -> list[int]:
+        """Copy each range as it is between two pushes; return the versions."""
         found = []
-        for i, (live, own) in enumerate(copies):
+        for i, pairs in enumerate(copies):
             with self.locks[i]:
-                own[:] = live
+                for live, own in pairs:
+                    own[:] = live
                 found.append(self._versions[i])
         return found
 

@@ -3,9 +3,10 @@
 A message is a table of plain values and arrays (`tutti._parcel`).  Kinds:
 
 - STEP: a worker has pushed an item, or something else that it was told to do, and asks the first server what is next;
-  with it goes the push of the range of the server that is asked, back comes the range if it has changed since.
-- PULL: the range if it has changed since, as soon as every step before ``floor`` is complete in it.
+  with it goes the push of the range of the server that is asked, back comes what has changed there since.
+- PULL: what has changed of the range since, as soon as every step before ``floor`` is complete in it.
 - GATHER: all that moves with the range.
+- JUDGED: the sums over the rows of a shard, for the first server.
 """
 
 from __future__ import annotations
@@ -19,14 +20,16 @@ import numpy as np
 
 from tutti.calling import Calls
 from tutti.protocols import Worker
-from tutti.serving import Serving
+from tutti.serving import Remote, Serving, Touching
 from tutti.strategies._mover import Mover, own_memory
 from tutti.types import Array, Plan, Seat
 
-STEP, PULL, GATHER = 1, 2, 3
+STEP, PULL, GATHER, JUDGED = range(1, 5)
 WORK, AGAIN, JUDGE, KEEP, END = "work", "again", "judge", "keep", "end"
 """What the first server tells a worker to do."""
 PATIENCE_SECONDS = 1.0  # a request that cannot be granted by then is answered with AGAIN
+TURN = 40  # bits of a version that count updates
+UPDATES = (1 << TURN) - 1
 SLACK = 1 << 20  # bytes of a message besides its large arrays
 
 
@@ -86,10 +89,13 @@ class Copy:
         self.ranges = learner.ranges(shared, servers)
         self.shared = learner.serve(shared, self.ranges, own_memory, sums_in)
         self.keys = learner.keys(self.shared)
-        small = max(self.keys.nbytes, SLACK)
-        self._sums = [block for block in blocks if block.nbytes < small]
-        self.aside = [block for block in blocks if block.nbytes >= small]
-        """What is as large as the keys, such as the best ones so far: it changes at pauses alone."""
+        assert isinstance(learner, Remote)  # the plan has seen to it
+        self.touching = learner if isinstance(learner, Touching) and optimizer is None else None
+        """The learner, if a push may move a few keys alone."""
+        aside = {_address(array) for array in learner.aside(self.shared)}
+        self._sums = [block for block in blocks if _address(block) not in aside]
+        self.aside = [block for block in blocks if _address(block) in aside]
+        """What changes at pauses alone, such as the best keys so far."""
         self.mover = Mover(learner, self.shared, self.ranges, optimizer, worker.start, own_memory, n_workers)
         self.n_bytes = sum(a.nbytes for i in range(len(self.ranges)) for a in self.mover.part(i))
         self.n_bytes += 2 * self.keys.nbytes + sum(block.nbytes for block in blocks)
@@ -115,7 +121,20 @@ class Copy:
         for own, came in zip(self.mover.part(i), part, strict=True):
             own[:] = came
 
+    def beside(self, i: int) -> list[Array]:
+        """Return what is read of range ``i`` besides its keys."""
+        return [] if self.touching is None else self.touching.beside(self.shared, i)
+
+    def spots(self, i: int, touched: Array) -> tuple[Array, Array]:
+        """Return where touched features are in the keys of range ``i``, and in what is read besides."""
+        assert self.touching is not None
+        return self.touching.spots(self.shared, i, touched)
+
     def put_aside(self, aside: Sequence[Array]) -> None:
         """Take over what lies `aside` elsewhere."""
         for own, came in zip(self.aside, aside, strict=True):
             own[:] = came
+
+
+def _address(array: Array) -> int:
+    return int(array.__array_interface__["data"][0])

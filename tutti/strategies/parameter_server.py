@@ -47,7 +47,7 @@ class ParameterServer(Spec):
         counts once an epoch even if a worker is slow or lost.  False: every worker does its own part of each batch.
     record : folder in which the order of all updates is written down, 16 bytes each, so that `Replay` repeats the run
         to the same bits; None: it is not.  What is read in place may change under the reader, which no order tells, so
-        a worker that is recorded copies the weights before it computes: that costs a copy of the model a step.
+        a worker that is recorded in shared memory copies the weights before it computes: a copy of the model a step.
 
     Example
     -------
@@ -148,12 +148,12 @@ class ParameterServer(Spec):
                 f"or reach servers over sockets (transport='tcp', tutti.Hosts); through {plan.transport!r} all ranks "
                 "call together, for which there is staleness=0"
             )
-        if self.record is not None:
-            raise PlanError("record needs workers that see the same memory: write transport='shm', or record=None")
+        if self.record is not None and plan.engine == "Hosts":
+            raise PlanError("record needs servers on this host, which writes it: write engine=tutti.Processes(n)")
         if not isinstance(learner, Remote):
             raise PlanError(
-                f"ParameterServer(staleness={self.staleness}) moves linear models where workers see the same memory: "
-                "write transport='shm', or staleness=0"
+                f"ParameterServer(staleness={self.staleness}) moves a {type(learner).__name__} where workers see the "
+                "same memory alone: write transport='shm', or staleness=0"
             )
         return with_servers(plan, self.servers)
 
@@ -163,7 +163,7 @@ class ParameterServer(Spec):
             return CoCoA().run(worker, learner) if _dual(learner) else synchronous(worker, learner, self.claim)
         checked, options = check(learner, self), (self.server_optimizer, self.claim)
         if worker.seat.role:
-            return over_network(worker, checked, self.servers, float(self.staleness), *options)
+            return over_network(worker, checked, self.servers, float(self.staleness), *options, self.record)
         return Service(worker, checked, self.servers, float(self.staleness), *options, self.record).run()
 
     def seal(self, steps: int, sha256: str) -> None:

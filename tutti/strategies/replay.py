@@ -10,7 +10,7 @@ from pathlib import Path
 from tutti._spec import Spec
 from tutti.errors import InputError, ParameterError, PlanError
 from tutti.protocols import Learner, Worker
-from tutti.serving import Detaching
+from tutti.serving import Detaching, Servable
 from tutti.strategies import _record
 from tutti.strategies._replayed import Replayed
 from tutti.types import Arrays, Kind, Plan, Schema
@@ -43,6 +43,11 @@ class Replay(Spec):
             raise ParameterError("to", self.to, "write None or the number of a global step, from 0")
 
     @property
+    def serves(self) -> bool:
+        """True: the learner's weights are moved as updates came."""
+        return True
+
+    @property
     def reason(self) -> str:
         """Why the gradients are taken as they are."""
         return "every update is computed on the weights that it had read in the recorded run, and applied in its order"
@@ -59,13 +64,14 @@ class Replay(Spec):
         PlanError : there is more than one worker, or the learner has no form that can be repeated.
         InputError : the folder holds no record of such a run.
         """
+        count = self.check()
         self._checked(learner)
         if draft.size != 1:
             raise PlanError(
                 f"Replay repeats the work of all workers in one, and there are {draft.size}; write "
                 "engine=tutti.Threads(1)"
             )
-        note = f"a run of {self.check()} workers is repeated from the order of its updates in {self.folder}"
+        note = f"a run of {count} workers is repeated from the order of its updates in {self.folder}"
         return dataclasses.replace(draft, strategy=type(self).__name__, notes=(*draft.notes, note))
 
     def run(self, worker: Worker, learner: Learner) -> Arrays:
@@ -106,9 +112,15 @@ class Replay(Spec):
         return len(facts["parts"])
 
     def _checked(self, learner: Learner) -> Detaching:
-        if not isinstance(learner, Detaching):
-            raise PlanError(f"Replay repeats the training of nets, not of a {type(learner).__name__}")
-        why = learner.unservable()
+        facts, _ = _record.read_facts(Path(self.folder))
+        whole = facts["server_optimizer"] is not None
+        form = learner.served(whole) if isinstance(learner, Servable) else learner
+        if not isinstance(form, Detaching):
+            raise PlanError(
+                f"Replay repeats the training of nets, and of linear models with solver='sgd', not of a "
+                f"{type(learner).__name__}"
+            )
+        why = form.unservable()
         if why is not None:
             raise PlanError(f"Replay cannot repeat this net: {why}")
-        return learner
+        return form

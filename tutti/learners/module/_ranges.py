@@ -242,7 +242,7 @@ class Served:
         own = self.steppers[i]
         lo, hi = own._own
         kept = [t.numpy().reshape(-1) for _, _, _, mine in own._pieces for t in mine.values()]
-        return [self.net.weights[lo:hi], own.begun, *kept]
+        return [self._keys[lo:hi], own.begun, *kept]
 
     def room_for_best(self, like: Mapping[str, Array], allocate: Allocate, known: Mapping[str, Array]) -> None:
         """Have room for the best weights and statistics where all ranks see them; ``known`` are those of before."""
@@ -263,6 +263,10 @@ class Served:
     def best(self) -> dict[str, Array]:
         """Return the best weights and statistics, if there are any."""
         return self._best if self._has_best[0] else {}
+
+    def aside(self) -> list[Array]:
+        """Return the memory of the best weights and statistics."""
+        return list(self._best.values())
 
     def go_to(self, step: int) -> None:
         """Have the learning rates of a global step."""

@@ -79,18 +79,22 @@ class ServesNet:
         """Return the flat weights."""
         return shared["weights"]
 
-    def detach(self, shared: Arrays) -> list[tuple[Array, Array]]:
+    def detach(self, shared: Arrays) -> list[list[tuple[Array, Array]]]:
         """Have the net compute on weights and statistics of its own; return (live, own) for each range."""
-        return _served(shared).detach()
+        return [[pair] for pair in _served(shared).detach()]
 
-    def named(self, shared: Arrays, keys: Array) -> Arrays:
-        """Return flat numbers by the names of the parameters."""
+    def named(self, shared: Arrays, push: Push) -> Arrays:
+        """Return the gradient by the names of the parameters."""
         spots = _served(shared).net.spots
-        return {s.name: keys[s.start :][: math.prod(s.shape)].reshape(s.shape) for s in spots}
+        return {s.name: push.keys[s.start :][: math.prod(s.shape)].reshape(s.shape) for s in spots}
 
     def part(self, shared: Arrays, i: int) -> list[Array]:
         """Return the weights of key range ``i`` and what the optimizer keeps of them."""
         return _served(shared).part(i)
+
+    def aside(self, shared: Arrays) -> list[Array]:
+        """Return the best weights and statistics."""
+        return _served(shared).aside()
 
     def work(
         self, shared: Arrays, private: Mapping[int, Any], data: Mapping[int, ShardData], orders: Mapping[int, Order]
