@@ -222,7 +222,7 @@ def test_more_workers_and_other_models_are_refused(tmp_path):
     recorded(tmp_path)
     with pytest.raises(PlanError, match=r"engine=tutti\.Threads\(1\)"):
         replayed(tmp_path, engine=Threads(2))
-    with pytest.raises(PlanError, match="nets"):
+    with pytest.raises(PlanError, match="no solver of the multinomial loss"):
         tutti.LogisticRegression(strategy=tutti.Replay(str(tmp_path))).fit(*rows(MLP))
     with pytest.raises(InputError, match="no recorded run here"):
         replayed(tmp_path / "elsewhere")
