@@ -191,7 +191,7 @@ class _Part:
         self._line, self._token = line, token
         self._seats: dict[int, Seat] = {seat.rank: seat for seat in order["seats"]}
         self._name, self.size, self._n_text = order["run"], order["size"], order["n_text"]
-        self._seconds = order["start_timeout_seconds"]
+        self._seconds = {"seconds": order["start_timeout_seconds"], "timeout_seconds": order["timeout_seconds"]}
         self.own = sorted(self._seats)
         self.away, self.back = set(self.own), set[int]()
         self._parcel: _wire.Parcel | None = None
@@ -211,7 +211,7 @@ class _Part:
     def start(self, addresses: list[Any], hosts: list[Any]) -> None:
         """Let the ranks run, now that it is known where all of them listen and which of them share a host."""
         assert self._parcel is not None
-        peers = {"addresses": addresses, "token": bytes(self._token), "run": self._name, "seconds": self._seconds}
+        peers = {"addresses": addresses, "token": bytes(self._token), "run": self._name, **self._seconds}
         for rank, seat in self._seats.items():
             door = self._doors.pop(rank)
             order = {"seat": seat, "size": self.size, "transport": "tcp", "peers": peers, "hosts": hosts}
