@@ -63,7 +63,7 @@ def hosts() -> Iterator[TwoHosts]:
 def test_ranks_that_wait_for_one_another_end_with_one_exception_that_names_them(
     hosts: TwoHosts, tmp_path: Path
 ) -> None:
-    run = Run(hosts, str(tmp_path / "token"))
+    run = Run(hosts, str(tmp_path / "token"), "together")
     run.heard("began")
     began = time.monotonic()
     hosts.only(run.port)
@@ -79,3 +79,30 @@ def test_ranks_that_wait_for_one_another_end_with_one_exception_that_names_them(
     _, told = run.worker.communicate(timeout=10)
     assert run.worker.returncode == 0
     assert told.count("joined") == 1
+
+
+def test_a_worker_that_cannot_reach_a_server_is_lost_and_the_others_go_on(hosts: TwoHosts, tmp_path: Path) -> None:
+    run = Run(hosts, str(tmp_path / "token"), "apart")
+    run.heard("began")
+    began = time.monotonic()
+    hosts.only(run.port)
+    found = run.heard("fault")
+    assert found["fault"] == 1
+    assert "Unreachable: rank 2 is cut off" in found["reason"]
+    assert found["at"] - began < TIMEOUT_SECONDS + 3.0  # another connection is tried, too
+    found = run.heard("pushed")
+    assert found == {"pushed": 1000, "ranks": [0, 2]}
+    run.tell()
+    assert run.heard("good")["good"]
+
+
+def test_a_worker_that_is_cut_off_for_a_moment_goes_on(hosts: TwoHosts, tmp_path: Path) -> None:
+    """For less than the time-out: nothing is noticed but a delay."""
+    run = Run(hosts, str(tmp_path / "token"), "apart")
+    run.heard("began")
+    hosts.only(run.port)
+    time.sleep(TIMEOUT_SECONDS / 2)
+    hosts.only(None)
+    assert run.heard("pushed") == {"pushed": 1000, "ranks": [0, 1, 2]}
+    run.tell()
+    assert run.heard("good")["good"]
