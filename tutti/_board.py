@@ -25,7 +25,7 @@ _LINE = 4 * 8  # words per rank: whole cache lines, so that a spinning rank dist
 _FIRST = 8  # the first line belongs to the engine
 
 ARRIVED, STEP, BEAT, WAITING, FINISHED, SLEEPING, FATE, LIFE = range(8)
-RETURNED, LOST = 1, 2  # values of FATE: the caller has what the rank returned; the rank is gone for good
+RETURNED, LOST = 1, 2  # values of FATE: the caller has what the rank returned; the rank is gone and not started again
 _RECORDS = 8
 
 _FUTEX_CALL = {"x86_64": 202, "aarch64": 98}
