@@ -173,8 +173,8 @@ class HostRun:
 
     def _gather(self) -> None:
         """Wait until enough workers have joined; those of this host come first, and with them the servers."""
-        here = [*range(self._engine.local), *self._servers] if self._engine.local else []
-        ranks = [*here, *(rank for rank in range(self.size) if rank not in here)]
+        here = range(min(self._engine.local, self.size))
+        ranks = list(dict.fromkeys([*here, *(self._servers if here else ()), *range(self.size)]))
         deadline = self._clock.now() + self._engine.start_timeout_seconds
         told = False
         while True:
