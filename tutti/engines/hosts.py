@@ -11,7 +11,6 @@ import queue
 import secrets
 import socket
 import sys
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -19,13 +18,13 @@ from typing import Any, cast
 from tutti._board import BEAT, FINISHED, LIFE, LOST, RETURNED, STEP, Board
 from tutti._frames import Message, PeerError
 from tutti._spec import Spec, check_plain
-from tutti.clock import WallClock
 from tutti.engines import _control as control
 from tutti.engines import _lobby, _wire
 from tutti.engines._common import LOOK_SECONDS, check, check_importable, exit_reason, lost_rank, silent, stopped
 from tutti.engines._failure import failure_of
 from tutti.engines._judge import Done, Exited, Judge, Raised, Returned, Sign, Silent, Verdict
 from tutti.engines._lobby import Guest
+from tutti.engines._waited import WaitedRun
 from tutti.errors import ParameterError, RankLost, RunError
 from tutti.protocols import Program
 from tutti.types import Event, Fault, Note, Place, Plan, Seat
@@ -103,17 +102,17 @@ def shutdown() -> None:
     _lobby.shutdown()
 
 
-class HostRun:
+class HostRun(WaitedRun):
     """A `tutti.protocols.Run` on workers that have joined."""
 
     def __init__(self, program: Program, plan: Plan, engine: Hosts, lobby: _lobby.Lobby) -> None:
+        super().__init__(plan.size)
         check_importable(program)
         written = {"function": program.function, "arguments": dict(program.arguments)}
         check_plain(written)
         self._n_text, self._pieces = control.program(written)
-        self._engine, self._plan, self._lobby, self.size = engine, plan, lobby, plan.size
+        self._engine, self._plan, self._lobby = engine, plan, lobby
         self._name = secrets.token_hex(8)
-        self._clock = WallClock()
         self.inbox: queue.SimpleQueue[tuple[Guest, Message | str]] = queue.SimpleQueue()
         self.board = Board(memoryview(bytearray(8 * Board.n_words(self.size))).cast("q"), self.size)
         self.board.clear()
@@ -124,46 +123,15 @@ class HostRun:
         self._restarts = plan.restarts if plan.tolerant else 0
         self._late: set[int] = set()  # whose seats went to hosts that came later
         self._began: dict[int, float] = {}
-        self._values: list[Any] = [None] * self.size
         self._offers: dict[int, list[Any]] = {}
-        self._away: set[int] = set(range(self.size))
-        self._over = False
-        self._waiter: int | None = None
         self._servers = [seat.rank for seat in plan.seats if seat.role == "server"]
         lobby.start_local(engine.local + len(self._servers) if engine.local else 0)
 
-    def results(self, watch: Callable[[Event], None] | None = None) -> list[Any]:
-        """Wait for workers, then for all ranks; return their values by rank; see `tutti.protocols.Run`."""
-        if self._over:
-            raise RuntimeError("this run is over; launch the program again")
-        self._waiter = threading.get_ident()
-        try:
-            self._gather()
-            verdict = self._begin() or self._watch(watch)
-            fault = None if isinstance(verdict, Done) else self._error(verdict)
-        except BaseException:
-            self.stop()
-            raise
-        if fault is None:
-            self._over = True
-            self._leave([])
-            return self._values
-        if isinstance(verdict, Silent):
-            self._kill(verdict.rank)
-        self.stop()
-        raise fault
+    def _wait(self, watch: Callable[[Event], None] | None) -> Verdict:
+        self._gather()
+        return self._begin() or self._watch(watch)
 
-    def stop(self) -> None:
-        """End the run early; a worker's host kills ranks that do not come back within a second.
-
-        A thread that waits in ``results()`` meanwhile gets `Aborted`.
-        """
-        if self._over:
-            return
-        self.board.abort()
-        if self._waiter not in (None, threading.get_ident()):
-            return  # the thread that waits sees it, and clears up
-        self._over = True
+    def _end(self) -> None:
         self._tell(control.ABORT)
         deadline = self._clock.now() + _GRACE_SECONDS
         waited = self._away if self.started else set()
@@ -407,7 +375,7 @@ class HostRun:
         if guest not in self._gone:
             self._lobby.post(guest, control.KILL, {"rank": rank})
 
-    def _leave(self, broken: Sequence[Guest]) -> None:
+    def _leave(self, broken: Sequence[Guest] = ()) -> None:
         here = [guest for guest in self._guests if guest not in self._gone]
         self._lobby.give_back(here, [guest for guest in here if guest in broken])
 
