@@ -25,7 +25,7 @@ _LINE = 4 * 8  # words per rank: whole cache lines, so that a spinning rank dist
 _FIRST = 8  # the first line belongs to the engine
 
 ARRIVED, STEP, BEAT, WAITING, FINISHED, SLEEPING, FATE, LIFE = range(8)
-RETURNED, LOST = 1, 2  # values of FATE: the caller has what the rank returned; the rank is gone for good
+RETURNED, LOST = 1, 2  # values of FATE: the caller has what the rank returned; the rank is gone and not started again
 _RECORDS = 8
 
 _FUTEX_CALL = {"x86_64": 202, "aarch64": 98}
@@ -107,11 +107,16 @@ class Board:
 
     def revive(self, rank: int) -> int:
         """Make ready for another process on the seat of ``rank``; return the number of its life."""
-        for word in (WAITING, SLEEPING, FINISHED):
-            self.set(rank, word, 0)
+        self.wipe(rank)
+        self.set(rank, FATE, 0)
         self.set(rank, LIFE, self.get(rank, LIFE) + 1)
         self.wake(rank)
         return self.get(rank, LIFE)
+
+    def wipe(self, rank: int) -> None:
+        """Forget what a process wrote that is gone, but for its last step."""
+        for word in (BEAT, WAITING, SLEEPING, FINISHED):
+            self.set(rank, word, 0)
 
     def lost(self, rank: int) -> bool:
         return self.get(rank, FATE) == LOST

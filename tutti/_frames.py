@@ -8,6 +8,7 @@ a byte of it is read.  Nothing here blocks unless it is given a deadline: a `Cha
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import select
 import socket
@@ -19,6 +20,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tutti._path import Path
 from tutti._secure import Credentials, is_loopback
 from tutti.errors import ParameterError
 
@@ -35,6 +37,7 @@ _JOINED = 1 << 12  # a payload so small goes in one packet with its header
 _HANDSHAKE_SECONDS = 10.0
 _MAX_STRANGERS = 64  # connections that may be in their handshake at a time
 _MAX_NAMES = 256  # addresses of which a refusal is remembered
+_NO_WAY = (errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN)
 
 Address = tuple[str, int]
 Place = Callable[[int, int], "memoryview | None"]
@@ -60,6 +63,10 @@ class FrameError(PeerError):
 
 class PeerLate(PeerError, TimeoutError):
     """A peer did not do its part before the deadline."""
+
+
+class PeerCut(PeerError):
+    """Nothing comes through to the host of a peer any more, though nobody has closed the connection."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +105,7 @@ class Channel:
         self._coming: tuple[int, int] | None = None  # kind and length of the frame that arrives
         self._into: memoryview | None = None
         self._error: OSError | None = None
+        self._path: Path | None = None
         self._needs_room = self._needs_data = False  # TLS may have to write to read, or to read to write
 
     def fileno(self) -> int:
@@ -119,6 +127,18 @@ class Channel:
         reads = not self.paused or (self._needs_data and self.queued)
         writes = (self.queued and not self._needs_data) or self._needs_room
         return (select.POLLIN if reads else 0) | (select.POLLOUT if writes else 0)
+
+    def guard(self, timeout_seconds: float) -> None:
+        """Notice from now on, in `look`, when the other host leaves something without an answer for so long."""
+        self._path = Path(self.sock, timeout_seconds)
+
+    def look(self) -> None:
+        """To be called now and then while the peer is waited for; PeerCut if nothing comes through any more."""
+        if self._error is None and self._path is not None and not self._path.look():
+            self._error = PeerCut(
+                self.peer, f"its host has not answered on this connection for {self._path.silence:.1f} s"
+            )
+            raise self._error
 
     def post(self, kind: int, *payload: Any) -> None:
         """Queue a message for `pump` to send; the memory of ``payload`` (bytes-like, joined) must stay as it is."""
@@ -309,7 +329,14 @@ def listen(host: str = "127.0.0.1", port: int = 0, *, credentials: Credentials |
         raise ParameterError("host", f"{host}:{port}", expected) from None
 
 
-def connect(address: Address, credentials: Credentials | None, *, seconds: float, peer: str = "") -> Channel:
+def connect(
+    address: Address,
+    credentials: Credentials | None,
+    *,
+    seconds: float,
+    peer: str = "",
+    reach_seconds: float | None = None,
+) -> Channel:
     """Connect to who listens at ``address``, and prove each other's right to speak.
 
     With TLS 1.3 it is the first answer that proves that the other side took this one's certificate.
@@ -318,13 +345,14 @@ def connect(address: Address, credentials: Credentials | None, *, seconds: float
     ------
     ParameterError : without credentials, which is for loopback addresses alone.
     PeerLate, PeerError : if nobody answers in time, or the other side cannot prove that it belongs to the run.
+    PeerCut : its host has not answered within ``reach_seconds``, or there is no way to it.
     """
     peer = peer or _show(address)
     deadline = time.monotonic() + seconds
     sock: socket.socket | None = None
     try:
         _may_be_plain(address[0], credentials)
-        sock = socket.create_connection(address, timeout=seconds)
+        sock = socket.create_connection(address, timeout=seconds if reach_seconds is None else reach_seconds)
         if credentials is not None:
             sock.settimeout(max(deadline - time.monotonic(), 1e-3))
             sock = credentials.context(server=False).wrap_socket(sock)
@@ -332,6 +360,8 @@ def connect(address: Address, credentials: Credentials | None, *, seconds: float
     except OSError as error:
         if sock is not None:
             sock.close()
+        elif reach_seconds is not None and (isinstance(error, TimeoutError) or error.errno in _NO_WAY):
+            raise PeerCut(peer, f"its host cannot be reached ({_reason(error)})") from None
         if isinstance(error, TimeoutError):
             raise PeerLate(peer, f"did not answer within {seconds:g} s") from None
         if isinstance(error, ssl.SSLError):

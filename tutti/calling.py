@@ -59,7 +59,7 @@ class Calls(Protocol):
       `RunError` if a rank that is asked was lost for good or does not answer.
     - ``memory(n_bytes)`` is memory of this seat: another process that takes it finds there what this one left, while
       ``run`` is the same.  Every rank that asks for it asks for the same size, once.
-    - ``gone(rank)`` tells that a rank has returned or is lost, and asks nothing any more.
+    - ``gone(rank)`` tells that a rank has returned or is lost: it asks nothing, unless another process takes its seat.
     """
 
     @property

@@ -9,6 +9,7 @@ TuttiError
 |-- RunError (RuntimeError)          a run broke
 |   |-- RankError                    a rank raised: carries rank, host, pid, step, the original traceback
 |   |-- RankLost                     a rank died, was killed or fell silent
+|   |-- Unreachable                  seen inside a rank that is cut off from another one
 |   `-- Aborted                      seen inside the other ranks when one of them failed
 `-- ModelError (ValueError)          a model folder is damaged, or newer than this library
 """
@@ -117,6 +118,10 @@ class RankLost(RunError):
 
     def __reduce__(self) -> tuple[object, ...]:
         return RankLost, (self.rank, self.host, self.pid, self.step, self.reason)
+
+
+class Unreachable(RunError):
+    """Raised inside a rank to which another one's host gives no answer any more, whose control connection may live."""
 
 
 class Aborted(RunError):

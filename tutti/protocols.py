@@ -462,7 +462,8 @@ class Engine(Protocol):
     - Where the plan is ``tolerant``, a rank that dies or falls silent does not end the run while another one is there.
       Its process has ended before anybody is told; then ``watch`` gets a `Fault` with its rank, and either another
       process takes its seat (``plan.restarts`` times in all: `Seat.life` and the board's LIFE count up) or the board
-      says for good that it is LOST.  A rank that raises ends a tolerant run, too.
+      says that it is LOST: for good, unless restarts were asked for and a host that joins later takes the seat.  A rank
+      that raises ends a tolerant run, too.
     """
 
     @property

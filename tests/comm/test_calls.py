@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import random
+import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import numpy as np
 import pytest
 
-from tutti._frames import Door, PeerLate, connect, listen
+from tutti._frames import Channel, Door, PeerCut, PeerLate, connect, listen
 from tutti._secure import Credentials, Token
 from tutti.comm.tcp.calls import Answerer, Caller, Request, answers
 
@@ -175,3 +177,55 @@ def test_who_does_not_say_who_it_is_is_sent_away_and_others_are_served(payload: 
         one.answer()
         assert sums.n_requests == 1
         one.close()
+
+
+def cuts(monkeypatch: pytest.MonkeyPatch, n: int) -> None:
+    """Have the next ``n`` looks at connections find that nothing comes through any more."""
+    left = iter(range(n))
+
+    def look(channel: Channel) -> None:
+        if next(left, None) is not None:
+            raise PeerCut(channel.peer, "its host has not answered")
+
+    monkeypatch.setattr(Channel, "look", look)
+
+
+def test_a_connection_on_which_nothing_comes_through_is_made_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    credentials = Credentials(Token.new())
+    with server(credentials, 100) as sums:
+        one = Caller(lambda: sums.address, credentials, seconds=20.0, max_bytes=1 << 20, patience_seconds=1.0)
+        one.ask(ADD, np.ones(100))
+        one.answer()
+        cuts(monkeypatch, 1)
+        one.ask(ADD, np.ones(100))
+        one.answer()
+        assert (one.n_connections, sums.n_requests) == (2, 2)
+        one.close()
+
+
+def test_a_server_that_no_new_connection_reaches_is_given_up_and_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    credentials = Credentials(Token.new())
+    with server(credentials, 100) as sums, socket.socket() as full:
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        others = [socket.socket() for _ in range(3)]  # beyond these the system drops who wants to connect
+        try:
+            for other in others:
+                other.setblocking(False)
+                other.connect_ex(full.getsockname())
+            address = [sums.address]
+            given = {"seconds": 20.0, "max_bytes": 1 << 20, "patience_seconds": 1.0, "peer": "rank 3"}
+            one = Caller(lambda: address[0], credentials, **given)  # type: ignore[arg-type]
+            one.ask(ADD, np.ones(100))
+            one.answer()
+            address[0] = full.getsockname()
+            cuts(monkeypatch, 1)
+            one.ask(ADD, np.ones(100))
+            began = time.monotonic()
+            with pytest.raises(PeerCut, match="rank 3: its host cannot be reached"):
+                one.answer()
+            assert time.monotonic() - began < 4.0
+            one.close()
+        finally:
+            for other in others:
+                other.close()

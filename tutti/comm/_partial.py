@@ -20,7 +20,7 @@ import numpy as np
 
 from tutti.comm._rank import BARRIER, DTYPES, GATHER, REDUCE, SHARE, RankComm
 from tutti.comm.reduction import subtrees, tree_sum
-from tutti.errors import Aborted
+from tutti.errors import Aborted, Unreachable
 from tutti.protocols import Link
 from tutti.types import Array
 
@@ -232,8 +232,8 @@ class PartialComm(RankComm, ABC):
     def _others(self) -> list[int]:
         return [rank for rank in range(self._size) if rank != self._rank]
 
-    def _unconnected(self, who: str, reason: str) -> NoReturn:
-        """Another rank is gone; who it is and why is for the engine to say."""
+    def _unconnected(self, who: str, reason: str, *, cut: bool = False) -> NoReturn:
+        """Another rank is gone; who it is and why is for the engine to say, unless this rank alone knows: ``cut``."""
         deadline = perf_counter() + _LEFT_SECONDS
         while (lost := self._lost(self._others())) is None and perf_counter() < deadline:
             sleep(1e-3)
@@ -241,6 +241,8 @@ class PartialComm(RankComm, ABC):
             self._give_up(lost)
         self._link.abort()
         self._leave()
+        if cut:
+            raise Unreachable(f"{who} is cut off: {reason}; look at the network between their hosts")
         raise Aborted(f"rank {self._rank}: the connection to {who} broke: {reason}")
 
 

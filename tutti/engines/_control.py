@@ -17,11 +17,14 @@ from tutti._frames import Channel, FrameError, Message, PeerLate
 from tutti._parcel import payload, unpack, value_of
 from tutti.engines._heart import Heart
 
-VERSION = 1  # of what is said here
-HELLO, WELCOME, REFUSED, PULSE, SEATS, PROGRAM, OFFER, START, WORDS, ABORT, KILL, SAID, EXITED, OVER, BYE = range(1, 16)
+VERSION = 2  # of what is said here
+HELLO, WELCOME, REFUSED, PULSE, SEATS, PROGRAM, OFFER, START, WORDS, ABORT, KILL, SAID, EXITED, OVER, BYE, AGAIN = (
+    range(1, 17)
+)
 """In the order of a run: a worker's HELLO is answered with WELCOME or REFUSED; SEATS and PROGRAM with OFFER, the
-addresses where its ranks listen; START makes them run.  SAID and EXITED come from ranks, OVER from the caller when it
-has the result, and back from a worker that is free again; BYE from who leaves."""
+addresses where its ranks listen; START makes them run, AGAIN has a fresh process take the seat of one that was lost.
+SAID and EXITED come from ranks, OVER from the caller when it has the result, and back from a worker that is free again;
+BYE from who leaves."""
 
 TICK_SECONDS = 0.05
 _LARGE = 1 << 16  # bytes of a message that keeps beats waiting

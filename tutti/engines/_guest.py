@@ -151,6 +151,8 @@ class _Session:
             control.copy_words(message.payload, run.board, range(run.size), run.own, caller=False)
         elif kind == control.ABORT:
             run.abort()
+        elif kind == control.AGAIN:
+            run.again(control.read(message)["seat"])
         elif kind == control.KILL:
             run.kill(control.read(message)["rank"])
         elif kind == control.OVER:
@@ -191,10 +193,12 @@ class _Part:
         self._line, self._token = line, token
         self._seats: dict[int, Seat] = {seat.rank: seat for seat in order["seats"]}
         self._name, self.size, self._n_text = order["run"], order["size"], order["n_text"]
-        self._seconds = order["start_timeout_seconds"]
+        self._seconds = {"seconds": order["start_timeout_seconds"], "timeout_seconds": order["timeout_seconds"]}
         self.own = sorted(self._seats)
         self.away, self.back = set(self.own), set[int]()
+        self._restarts = bool(order["restarts"])
         self._parcel: _wire.Parcel | None = None
+        self._begun: dict[str, Any] | None = None
         self._told = False
         self._kill_at: float | None = None
         self._words = b""
@@ -210,15 +214,38 @@ class _Part:
 
     def start(self, addresses: list[Any], hosts: list[Any]) -> None:
         """Let the ranks run, now that it is known where all of them listen and which of them share a host."""
+        peers = {"addresses": addresses, "token": bytes(self._token), "run": self._name, **self._seconds}
+        self._begun = {"size": self.size, "transport": "tcp", "peers": peers, "hosts": hosts}
+        for seat in self._seats.values():
+            self._begin(seat)
+        if not self._restarts:
+            self._let_go()
+
+    def again(self, seat: Seat) -> None:
+        """Put a fresh process in the place of one that was lost; it listens where that one did."""
+        if self._begun is None or not self._restarts:
+            return
+        self.ranks.kill(seat.rank)
+        self.board.wipe(seat.rank)
+        self.ranks.renew(seat.rank)
+        self._seats[seat.rank] = seat
+        self.back.discard(seat.rank)
+        self.away.add(seat.rank)
+        self._begin(seat)
+
+    def _begin(self, seat: Seat) -> None:
         assert self._parcel is not None
-        peers = {"addresses": addresses, "token": bytes(self._token), "run": self._name, "seconds": self._seconds}
-        for rank, seat in self._seats.items():
-            door = self._doors.pop(rank)
-            order = {"seat": seat, "size": self.size, "transport": "tcp", "peers": peers, "hosts": hosts}
-            self.ranks.begin(rank, order, self._parcel, (door.fileno(),))
+        assert self._begun is not None
+        self.ranks.begin(seat.rank, {"seat": seat, **self._begun}, self._parcel, (self._doors[seat.rank].fileno(),))
+
+    def _let_go(self) -> None:
+        """Close what only processes need that start now."""
+        for door in self._doors.values():
             door.close()
-        self._parcel.close()
-        self._parcel = None
+        self._doors.clear()
+        if self._parcel is not None:
+            self._parcel.close()
+            self._parcel = None
 
     def abort(self) -> None:
         """Stop the ranks; those that do not come back soon are killed."""
@@ -261,7 +288,7 @@ class _Part:
         """Stop what still runs, and give the processes back."""
         self.board.abort()
         deadline = time.monotonic() + _GRACE_SECONDS
-        while self.away and self._parcel is None and not self._doors and time.monotonic() < deadline:
+        while self.away and self._begun is not None and time.monotonic() < deadline:
             for rank, said in self.ranks.listen(deadline - time.monotonic()):
                 if isinstance(said, Gone):
                     self.away.discard(rank)
@@ -270,16 +297,12 @@ class _Part:
                     if said.kind != _wire.EVENT:
                         self.away.discard(rank)
                         self.back.add(rank)
-        for door in self._doors.values():
-            door.close()
-        if self._parcel is not None:
-            self._parcel.close()
-            self._parcel = None
-        began = not self._doors
-        self.ranks.close(sorted(self.back) if began else self.own)
+        self._let_go()
+        self.ranks.close(self.own if self._begun is None else sorted(self.back))
 
     def _gone(self, rank: int, gone: Gone) -> None:
         if rank in self.away:
             self.away.discard(rank)
             self.tell(last=True)
-            self._line.post(control.EXITED, {"rank": rank, "code": gone.code, "ready": gone.ready})
+            life = self._seats[rank].life
+            self._line.post(control.EXITED, {"rank": rank, "life": life, "code": gone.code, "ready": gone.ready})

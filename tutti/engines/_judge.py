@@ -106,6 +106,10 @@ class Judge:
             self._lost.add(rank)
         return True
 
+    def rejoin(self, rank: int) -> None:
+        """Expect a rank again that was pardoned: another process has taken its seat."""
+        self._lost.discard(rank)
+
     def look(self, now: float, others_wait: bool = True) -> Verdict | None:
         """Return how the run ends, or None while it goes on.
 

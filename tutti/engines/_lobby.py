@@ -46,6 +46,7 @@ class Guest:
         self.run: Any = None
         self.free = True  # what it still says about the last run has come
         self.ranks: Sequence[int] = ()
+        self.started = False  # its ranks have been told to run
         self.outbox: queue.SimpleQueue[tuple[int, Sequence[Any]]] = queue.SimpleQueue()
         self.words = b""
         self.expelled = ""
@@ -99,20 +100,24 @@ class Lobby(threading.Thread):
         with self._lock:
             return sum(guest.n_workers for guest in self._guests)
 
-    def take(self, run: Any, n: int, timeout_seconds: float, wait_seconds: float) -> list[Guest]:
-        """Give guests with ``n`` workers together to a run; none, after a while, if there are too few."""
+    def take(self, run: Any, ranks: Sequence[int], timeout_seconds: float, wait_seconds: float) -> list[Guest]:
+        """Give guests to a run, the caller's own first, each with the next of ``ranks``.
+
+        There are none, after ``wait_seconds``, as long as they have too few workers together; if that is 0, those who
+        are there get what they can take.
+        """
         with self._lock:
             free = sorted((g for g in self._guests if g.free), key=lambda g: not g.local)
-            if sum(guest.n_workers for guest in free) < n:
+            if wait_seconds and sum(guest.n_workers for guest in free) < len(ranks):
                 self._lock.wait(wait_seconds)
                 return []
             taken: list[Guest] = []
-            first = 0
+            left = list(ranks)
             for guest in free:
-                if first == n:
+                if not left:
                     break
-                guest.ranks = range(first, min(first + guest.n_workers, n))
-                guest.run, guest.free, guest.words, first = run, False, b"", guest.ranks[-1] + 1
+                guest.ranks, left = sorted(left[: guest.n_workers]), left[guest.n_workers :]
+                guest.run, guest.free, guest.words, guest.started = run, False, b"", False
                 guest.line.heart.timeout_seconds = timeout_seconds
                 taken.append(guest)
             return taken
@@ -247,7 +252,7 @@ class Lobby(threading.Thread):
             kind, pieces = guest.outbox.get()
             guest.line.channel.post(kind, *pieces)
         run = guest.run
-        if run is not None and run.started and not guest.line.blocked:
+        if run is not None and guest.started and not guest.line.blocked:
             words = control.words_of(run.board, range(run.size))
             if words != guest.words:
                 guest.words = words

@@ -31,13 +31,17 @@ class Peers:
     ----------
     fd : this rank's listening socket, whose owner this becomes.
     addresses : of all ranks.   token, run : secret and name of the run.   seconds : until all must be connected.
+    timeout_seconds : how long a host may leave what is sent to it without an answer.
     """
 
-    def __init__(self, fd: int, addresses: list[Any], token: bytes, run: str, seconds: float) -> None:
+    def __init__(
+        self, fd: int, addresses: list[Any], token: bytes, run: str, seconds: float, timeout_seconds: float
+    ) -> None:
         forbid_core_dumps()
         self._listening = socket.socket(fileno=fd)
         self._addresses: list[Address] = [(host, port) for host, port in addresses]
         self._credentials, self._seconds = Credentials(Token(token), run), seconds
+        self.timeout_seconds = timeout_seconds
 
     def meet(self, rank: int, board: Board, among: Sequence[int] | None = None) -> dict[int, Channel]:
         """Return a channel to each other rank of ``among``, None: of all; just these call this."""
@@ -55,6 +59,8 @@ class Peers:
                     raise RunError(f"rank {rank}: ranks {missing} did not connect within {self._seconds:g} s")
                 for channel in door.admit(_LOOK_SECONDS):
                     self._greeted(channel, rank, ranks, found, door)
+            for channel in found.values():
+                channel.guard(self.timeout_seconds)
             return dict(sorted(found.items()))
         except BaseException:
             for channel in found.values():

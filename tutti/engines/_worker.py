@@ -23,7 +23,7 @@ from tutti.engines import _wire
 from tutti.engines._common import aborted, describe
 from tutti.engines._malloc import give_back_memory, keep_memory
 from tutti.engines._peers import HostLink, Peers
-from tutti.errors import Aborted
+from tutti.errors import Aborted, Unreachable
 from tutti.types import Event, Seat
 
 _PULSE_SECONDS = 0.2
@@ -146,6 +146,7 @@ class _Worker:
             what, trace = describe(error)
             secondary = isinstance(error, Aborted)
             written: dict[str, Any] = {"secondary": secondary, "what": what, "trace": trace}
+            written["unreachable"] = isinstance(error, Unreachable)
             written["input"] = _wire.pack_error(error)
             return _wire.FAILURE, _wire.pack(written)
 

@@ -11,24 +11,23 @@ import queue
 import secrets
 import socket
 import sys
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
-from tutti._board import BEAT, LOST, RETURNED, STEP, Board
+from tutti._board import BEAT, FINISHED, LIFE, LOST, RETURNED, STEP, Board
 from tutti._frames import Message, PeerError
 from tutti._spec import Spec, check_plain
-from tutti.clock import WallClock
 from tutti.engines import _control as control
 from tutti.engines import _lobby, _wire
 from tutti.engines._common import LOOK_SECONDS, check, check_importable, exit_reason, lost_rank, silent, stopped
 from tutti.engines._failure import failure_of
 from tutti.engines._judge import Done, Exited, Judge, Raised, Returned, Sign, Silent, Verdict
 from tutti.engines._lobby import Guest
+from tutti.engines._waited import WaitedRun
 from tutti.errors import ParameterError, RankLost, RunError
 from tutti.protocols import Program
-from tutti.types import Event, Fault, Place, Plan
+from tutti.types import Event, Fault, Note, Place, Plan, Seat
 
 _GRACE_SECONDS = 1.5  # a worker's host stops its ranks within a second
 
@@ -103,63 +102,36 @@ def shutdown() -> None:
     _lobby.shutdown()
 
 
-class HostRun:
+class HostRun(WaitedRun):
     """A `tutti.protocols.Run` on workers that have joined."""
 
     def __init__(self, program: Program, plan: Plan, engine: Hosts, lobby: _lobby.Lobby) -> None:
+        super().__init__(plan.size)
         check_importable(program)
         written = {"function": program.function, "arguments": dict(program.arguments)}
         check_plain(written)
         self._n_text, self._pieces = control.program(written)
-        self._engine, self._plan, self._lobby, self.size = engine, plan, lobby, plan.size
+        self._engine, self._plan, self._lobby = engine, plan, lobby
         self._name = secrets.token_hex(8)
-        self._clock = WallClock()
         self.inbox: queue.SimpleQueue[tuple[Guest, Message | str]] = queue.SimpleQueue()
         self.board = Board(memoryview(bytearray(8 * Board.n_words(self.size))).cast("q"), self.size)
         self.board.clear()
         self.started = False
         self._guests: list[Guest] = []
+        self._hosts: dict[int, Guest] = {}
         self._gone: dict[Guest, str] = {}
-        self._values: list[Any] = [None] * self.size
+        self._restarts = plan.restarts if plan.tolerant else 0
+        self._late: set[int] = set()  # whose seats went to hosts that came later
+        self._began: dict[int, float] = {}
         self._offers: dict[int, list[Any]] = {}
-        self._away: set[int] = set(range(self.size))
-        self._over = False
-        self._waiter: int | None = None
-        servers = sum(seat.role == "server" for seat in plan.seats)
-        lobby.start_local(engine.local + servers if engine.local else 0)
+        self._servers = [seat.rank for seat in plan.seats if seat.role == "server"]
+        lobby.start_local(engine.local + len(self._servers) if engine.local else 0)
 
-    def results(self, watch: Callable[[Event], None] | None = None) -> list[Any]:
-        """Wait for workers, then for all ranks; return their values by rank; see `tutti.protocols.Run`."""
-        if self._over:
-            raise RuntimeError("this run is over; launch the program again")
-        self._waiter = threading.get_ident()
-        try:
-            self._gather()
-            verdict = self._begin() or self._watch(watch)
-            fault = None if isinstance(verdict, Done) else self._error(verdict)
-        except BaseException:
-            self.stop()
-            raise
-        if fault is None:
-            self._over = True
-            self._leave([])
-            return self._values
-        if isinstance(verdict, Silent):
-            self._kill(verdict.rank)
-        self.stop()
-        raise fault
+    def _wait(self, watch: Callable[[Event], None] | None) -> Verdict:
+        self._gather()
+        return self._begin() or self._watch(watch)
 
-    def stop(self) -> None:
-        """End the run early; a worker's host kills ranks that do not come back within a second.
-
-        A thread that waits in ``results()`` meanwhile gets `Aborted`.
-        """
-        if self._over:
-            return
-        self.board.abort()
-        if self._waiter not in (None, threading.get_ident()):
-            return  # the thread that waits sees it, and clears up
-        self._over = True
+    def _end(self) -> None:
         self._tell(control.ABORT)
         deadline = self._clock.now() + _GRACE_SECONDS
         waited = self._away if self.started else set()
@@ -168,12 +140,15 @@ class HostRun:
         self._leave([guest for guest in self._guests if waited & set(guest.ranks)])
 
     def _gather(self) -> None:
-        """Wait until enough workers have joined."""
+        """Wait until enough workers have joined; those of this host come first, and with them the servers."""
+        here = range(min(self._engine.local, self.size))
+        ranks = list(dict.fromkeys([*here, *(self._servers if here else ()), *range(self.size)]))
         deadline = self._clock.now() + self._engine.start_timeout_seconds
         told = False
         while True:
-            self._guests = self._lobby.take(self, self.size, self._engine.timeout_seconds, LOOK_SECONDS)
+            self._guests = self._lobby.take(self, ranks, self._engine.timeout_seconds, LOOK_SECONDS)
             if self._guests:
+                self._hosts = {rank: guest for guest in self._guests for rank in guest.ranks}
                 return
             if self.board.aborted():
                 raise stopped()
@@ -190,17 +165,8 @@ class HostRun:
 
     def _begin(self) -> Verdict | None:
         """Send everybody the program, then tell all of them where all of them listen."""
-        order = {
-            "run": self._name,
-            "size": self.size,
-            "n_text": self._n_text,
-            "timeout_seconds": self._engine.timeout_seconds,
-            "start_timeout_seconds": self._engine.start_timeout_seconds,
-        }
         for guest in self._guests:
-            seats = [self._seat(rank, guest) for rank in guest.ranks]
-            self._lobby.post(guest, control.SEATS, {**order, "seats": seats})
-            self._lobby.post(guest, control.PROGRAM, pieces=self._pieces)
+            self._seat(guest)
         deadline = self._clock.now() + self._engine.start_timeout_seconds
         while len(self._offers) < self.size:
             for fact in self._listen(LOOK_SECONDS):
@@ -211,59 +177,129 @@ class HostRun:
             if self._clock.now() > deadline:
                 rank = min(self._away - self._offers.keys())
                 return Silent(rank, self._engine.start_timeout_seconds)
-        addresses = [self._offers[rank][:2] for rank in range(self.size)]
-        hosts = [list(guest.ranks) for guest in self._guests]
-        self._tell(control.START, {"addresses": addresses, "hosts": hosts})
+        for guest in self._guests:
+            self._start(guest)
         self.started = True
         return None
 
+    def _seat(self, guest: Guest) -> None:
+        """Tell a host which ranks it has and what they run; it will say where they listen."""
+        order = {
+            "run": self._name,
+            "size": self.size,
+            "n_text": self._n_text,
+            "timeout_seconds": self._engine.timeout_seconds,
+            "start_timeout_seconds": self._engine.start_timeout_seconds,
+            "restarts": self._restarts,
+        }
+        seats = [self._seat_of(rank) for rank in guest.ranks]
+        self._lobby.post(guest, control.SEATS, {**order, "seats": seats})
+        self._lobby.post(guest, control.PROGRAM, pieces=self._pieces)
+
+    def _seat_of(self, rank: int) -> Seat:
+        seat = self._plan.seats[rank]
+        place = dataclasses.replace(seat.place, host=self._hosts[rank].host)
+        return dataclasses.replace(seat, place=place, life=self.board.get(rank, LIFE))
+
+    def _start(self, guest: Guest) -> None:
+        """Have the ranks of a host run."""
+        addresses = [self._offers[rank][:2] for rank in range(self.size)]
+        hosts = [list(guest.ranks) for guest in self._guests if guest not in self._gone]
+        self._began |= dict.fromkeys(guest.ranks, self._clock.now())
+        self._lobby.post(guest, control.START, {"addresses": addresses, "hosts": hosts})
+        guest.started = True
+
     def _watch(self, watch: Callable[[Event], None] | None) -> Any:
         judge = Judge(self.size, self._engine.timeout_seconds, self._clock.now(), look_seconds=2 * LOOK_SECONDS)
-        began, told = self._clock.now(), False
+        told = False
+
+        def tell(event: Event) -> None:
+            if watch is not None:
+                watch(event)
+                if self._over:
+                    raise stopped()
+
         while True:
             for fact in self._listen(min(LOOK_SECONDS, self._engine.timeout_seconds / 4)):
                 if isinstance(fact, Raised | Returned | Exited):
                     judge.hear(fact)
-                elif watch is not None:
-                    watch(fact)
-                    if self._over:
-                        raise stopped()
+                else:
+                    tell(fact)
             if self.board.aborted() and not told:
                 told = True
                 self._tell(control.ABORT)
             for rank in self._away:
                 beat = self.board.get(rank, BEAT)
-                judge.hear(Sign(rank, beat, excused=not beat or self._guest(rank).line.receiving))
+                judge.hear(Sign(rank, beat, excused=not beat or self._hosts[rank].line.receiving))
             now = self._clock.now()
-            while (verdict := judge.look(now) or self._not_started(now - began)) is not None:
+            while (verdict := judge.look(now) or self._not_started(now)) is not None:
                 fault = self._without(judge, verdict)
                 if fault is None:
                     return verdict
-                if watch is not None:
-                    watch(fault)
-                    if self._over:
-                        raise stopped()
+                tell(fault)
+            for note in self._join(judge):
+                tell(note)
 
-    def _not_started(self, seconds: float) -> Silent | None:
-        if seconds > self._engine.start_timeout_seconds:
-            for rank in self._away:
-                if not self.board.get(rank, BEAT):
-                    return Silent(rank, seconds)
+    def _not_started(self, now: float) -> Silent | None:
+        for rank in self._away & self._began.keys():
+            seconds = now - self._began[rank]
+            if seconds > self._engine.start_timeout_seconds and not self.board.get(rank, BEAT):
+                return Silent(rank, seconds)
         return None
 
     def _without(self, judge: Judge, verdict: Verdict) -> Fault | None:
-        """Let a tolerant run go on without a rank; None if that cannot be."""
-        if not (self._plan.tolerant and isinstance(verdict, Exited | Silent)):
+        """Let a tolerant run go on without a rank, or with another process of its host; None if that cannot be."""
+        cut_off = isinstance(verdict, Raised) and verdict.failure["unreachable"]
+        if isinstance(verdict, Done) or not self._plan.tolerant or (isinstance(verdict, Raised) and not cut_off):
             return None
         rank = verdict.rank
-        if not judge.pardon(rank, again=False):
+        again = self._restarts > 0 and not cut_off and self._hosts[rank] not in self._gone
+        if rank in self._servers and not again:
+            return None  # what it has is nowhere else
+        if not judge.pardon(rank, again=again):
             return None
-        error = self._error(verdict)
+        error = self._error(verdict, lost=True)
         assert isinstance(error, RankLost)
+        if again:
+            self._restarts -= 1
+            self._expect(rank)
+            self._began[rank] = self._clock.now()
+            self._lobby.post(self._hosts[rank], control.AGAIN, {"seat": self._seat_of(rank)})
+        else:
+            self._lose(rank)
+        return lost_rank(error, again)
+
+    def _expect(self, rank: int) -> None:
+        self.board.revive(rank)
+        self._away.add(rank)
+
+    def _lose(self, rank: int) -> None:
         self._kill(rank)
         self._away.discard(rank)
+        self._late.discard(rank)
         self.board.settle(rank, LOST)
-        return lost_rank(error, False)
+
+    def _join(self, judge: Judge) -> list[Note]:
+        """Give the seats of workers whose hosts are gone to hosts that have come since, while there is work."""
+        if any(self.board.returned(rank) for rank in self._servers or range(self.size)):
+            for rank in [rank for rank in self._late if not self.board.get(rank, FINISHED)]:
+                if judge.pardon(rank, again=False):  # the servers have not waited for it
+                    self._lose(rank)
+            return []
+        vacant = [rank for rank in range(self.size) if self.board.lost(rank) and self._hosts[rank] in self._gone]
+        if not vacant or not self._plan.restarts or self.board.aborted():
+            return []
+        found = self._lobby.take(self, vacant, self._engine.timeout_seconds, 0.0)
+        for guest in found:
+            self._guests.append(guest)
+            for rank in guest.ranks:
+                self._hosts[rank] = guest
+                self._late.add(rank)
+                self._began[rank] = self._clock.now()
+                judge.rejoin(rank)
+                self._expect(rank)
+            self._seat(guest)
+        return [Note(f"rank {rank} goes on at host {guest.host}") for guest in found for rank in guest.ranks]
 
     def _listen(self, seconds: float) -> list[_Heard]:
         """Wait for the guests; return what happened and the events they emitted."""
@@ -295,8 +331,12 @@ class HostRun:
             offer = control.read(message)
             if offer["run"] == self._name:
                 self._offers |= {rank: offer["ranks"][rank] for rank in guest.ranks}
+                if self.started:
+                    self._start(guest)
         elif message.kind == control.EXITED:
             gone = control.read(message)
+            if gone["life"] < self.board.get(_own(guest, gone["rank"]), LIFE):
+                return []  # another process has its seat already
             return [Exited(_own(guest, gone["rank"]), gone["code"])]
         elif message.kind == control.SAID:
             rank, kind, value = control.heard(message)
@@ -312,8 +352,8 @@ class HostRun:
             return Returned(rank)
         return Raised(rank, value["secondary"], value)
 
-    def _error(self, verdict: Raised | Exited | Silent) -> Exception:
-        rank, guest = verdict.rank, self._guest(verdict.rank)
+    def _error(self, verdict: Raised | Exited | Silent, *, lost: bool = False) -> Exception:
+        rank, guest = verdict.rank, self._hosts[verdict.rank]
         pid = self._offers[rank][2] if rank in self._offers else guest.pid
         where = (rank, guest.host, pid, self.board.get(rank, STEP))
         if isinstance(verdict, Silent):
@@ -322,14 +362,7 @@ class HostRun:
             if guest in self._gone:
                 return RankLost(*where, f"the connection to its host was lost: {self._gone[guest]}")
             return RankLost(*where, exit_reason(verdict.code))
-        return failure_of(verdict, where)
-
-    def _seat(self, rank: int, guest: Guest) -> Any:
-        seat = self._plan.seats[rank]
-        return dataclasses.replace(seat, place=dataclasses.replace(seat.place, host=guest.host))
-
-    def _guest(self, rank: int) -> Guest:
-        return next(guest for guest in self._guests if rank in guest.ranks)
+        return RankLost(*where, verdict.failure["what"]) if lost else failure_of(verdict, where)
 
     def _tell(self, kind: int, value: Any = None) -> None:
         for guest in self._guests:
@@ -338,11 +371,11 @@ class HostRun:
 
     def _kill(self, rank: int) -> None:
         """Have a rank ended that will not come back by itself, a frozen one for example."""
-        guest = self._guest(rank)
+        guest = self._hosts[rank]
         if guest not in self._gone:
             self._lobby.post(guest, control.KILL, {"rank": rank})
 
-    def _leave(self, broken: Sequence[Guest]) -> None:
+    def _leave(self, broken: Sequence[Guest] = ()) -> None:
         here = [guest for guest in self._guests if guest not in self._gone]
         self._lobby.give_back(here, [guest for guest in here if guest in broken])
 

@@ -9,15 +9,13 @@ from __future__ import annotations
 import dataclasses
 import os
 import socket
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 from tutti._arena import Arena, ShmLink
 from tutti._board import BEAT, LOST, RETURNED, STEP, Board
 from tutti._spec import Spec
-from tutti.clock import WallClock
 from tutti.engines import _wire
 from tutti.engines._common import (
     LOOK_SECONDS,
@@ -30,9 +28,10 @@ from tutti.engines._common import (
     stopped,
 )
 from tutti.engines._failure import failure_of
-from tutti.engines._judge import Done, Exited, Judge, Raised, Returned, Sign, Silent, Verdict
+from tutti.engines._judge import Exited, Judge, Raised, Returned, Sign, Silent, Verdict
 from tutti.engines._pool import POOL
 from tutti.engines._ranks import Gone, Ranks
+from tutti.engines._waited import WaitedRun
 from tutti.errors import ParameterError, RankLost
 from tutti.protocols import Link, Program
 from tutti.types import Event, Fault, Place, Plan, Seat
@@ -111,25 +110,21 @@ def links(size: int, transport: str = "shm") -> list[Link]:
     return [ShmLink(arena, board, rank, size, transport) for rank, (arena, board) in ranks]
 
 
-class ProcessRun:
+class ProcessRun(WaitedRun):
     """A `tutti.protocols.Run` on processes."""
 
     def __init__(self, program: Program, plan: Plan, engine: Processes) -> None:
+        super().__init__(plan.size)
         check_importable(program)
-        self._engine, self._plan, self._size = engine, plan, plan.size
-        self._clock = WallClock()
-        self._values: list[Any] = [None] * self._size
-        self._away: set[int] = set(range(self._size))
+        self._engine, self._plan = engine, plan
         self._lost: set[int] = set()
         self._restarts = plan.restarts if plan.tolerant else 0
-        self._over = False
-        self._waiter: int | None = None
         self._parcel: _wire.Parcel | None
         self._parcel = _wire.pack({"function": program.function, "arguments": dict(program.arguments)})
         try:
-            self._ranks = Ranks(range(self._size), self._size)
-            self._board = self._ranks.board
-            self._began = [self._clock.now()] * self._size
+            self._ranks = Ranks(range(self.size), self.size)
+            self.board = self._ranks.board
+            self._began = [self._clock.now()] * self.size
             try:
                 for seat in plan.seats:
                     self._seat(seat)
@@ -140,51 +135,27 @@ class ProcessRun:
             if not self._restarts:
                 self._close_parcel()
 
-    def results(self, watch: Callable[[Event], None] | None = None) -> list[Any]:
-        """Wait for all ranks and return their values by rank; see `tutti.protocols.Run`."""
-        if self._over:
-            raise RuntimeError("this run is over; launch the program again")
-        self._waiter = threading.get_ident()
-        try:
-            verdict = self._watch(watch)
-            fault = None if isinstance(verdict, Done) else self._error(verdict)
-        except BaseException:
-            self.stop()
-            raise
-        if fault is None:
-            self._over = True
-            self._close_parcel()
-            self._ranks.close([rank for rank in range(self._size) if rank not in self._lost])
-            return self._values
-        if isinstance(verdict, Silent):
-            self._ranks.kill(verdict.rank)  # it will not come back by itself; a stopped process dies too
-            self._away.discard(verdict.rank)
-        self.stop()
-        raise fault
+    def _kill(self, rank: int) -> None:
+        self._ranks.kill(rank)
+        self._away.discard(rank)
 
-    def stop(self) -> None:
-        """End the run early: ranks that do not come back within a second are killed.
+    def _leave(self) -> None:
+        self._close_parcel()
+        self._ranks.close([rank for rank in range(self.size) if rank not in self._lost])
 
-        A thread that waits in ``results()`` meanwhile gets `Aborted`.
-        """
-        if self._over:
-            return
-        self._board.abort()
-        if self._waiter not in (None, threading.get_ident()):
-            return  # the thread that waits sees the ranks come back, and clears up
-        self._over = True
+    def _end(self) -> None:
         deadline = self._clock.now() + _GRACE_SECONDS
         try:
             while self._away and self._clock.now() < deadline:
                 self._listen(deadline - self._clock.now())
         finally:
             self._close_parcel()
-            self._ranks.close([rank for rank in range(self._size) if rank not in self._away])
+            self._ranks.close([rank for rank in range(self.size) if rank not in self._away])
 
     def _seat(self, seat: Seat) -> None:
         """Tell the worker of a seat who it is and what to run."""
         assert self._parcel is not None
-        order = {"seat": seat, "size": self._size, "transport": self._engine.transport}
+        order = {"seat": seat, "size": self.size, "transport": self._engine.transport}
         self._ranks.begin(seat.rank, order, self._parcel)
 
     def _close_parcel(self) -> None:
@@ -192,8 +163,8 @@ class ProcessRun:
             self._parcel.close()
             self._parcel = None
 
-    def _watch(self, watch: Callable[[Event], None] | None) -> Any:
-        judge = Judge(self._size, self._engine.timeout_seconds, self._clock.now(), look_seconds=2 * LOOK_SECONDS)
+    def _wait(self, watch: Callable[[Event], None] | None) -> Verdict:
+        judge = Judge(self.size, self._engine.timeout_seconds, self._clock.now(), look_seconds=2 * LOOK_SECONDS)
         look = min(LOOK_SECONDS, self._engine.timeout_seconds / 4)
         while True:
             for fact in self._listen(look):
@@ -204,7 +175,7 @@ class ProcessRun:
                     if self._over:
                         raise stopped()
             for rank in self._away:
-                judge.hear(Sign(rank, self._board.get(rank, BEAT), excused=not self._ranks.members[rank].ready))
+                judge.hear(Sign(rank, self.board.get(rank, BEAT), excused=not self._ranks.members[rank].ready))
             now = self._clock.now()
             while (verdict := judge.look(now) or self._not_started(now)) is not None:
                 fault = self._without(judge, verdict)
@@ -233,17 +204,16 @@ class ProcessRun:
             return None
         error = self._error(verdict)
         assert isinstance(error, RankLost)
-        self._ranks.kill(rank)
+        self._kill(rank)
         if again:
             self._restarts -= 1
             self._ranks.renew(rank)
             self._began[rank] = self._clock.now()
             self._away.add(rank)
-            self._seat(dataclasses.replace(self._plan.seats[rank], life=self._board.revive(rank)))
+            self._seat(dataclasses.replace(self._plan.seats[rank], life=self.board.revive(rank)))
         else:
             self._lost.add(rank)
-            self._away.discard(rank)
-            self._board.settle(rank, LOST)
+            self.board.settle(rank, LOST)
         return lost_rank(error, again)
 
     def _listen(self, seconds: float) -> list[_Heard]:
@@ -266,13 +236,13 @@ class ProcessRun:
             return cast(Event, value)
         if frame.kind == _wire.VALUE:
             self._values[rank] = value
-            self._board.settle(rank, RETURNED)
+            self.board.settle(rank, RETURNED)
             return Returned(rank)
         return Raised(rank, value["secondary"], value)
 
     def _error(self, verdict: Raised | Exited | Silent) -> Exception:
         rank, member = verdict.rank, self._ranks.members[verdict.rank]
-        where = (rank, socket.gethostname(), member.pid, self._board.get(rank, STEP))
+        where = (rank, socket.gethostname(), member.pid, self.board.get(rank, STEP))
         if isinstance(verdict, Silent):
             more = "" if member.ready else " after its process was started"
             return silent(*where, verdict.seconds, more)

@@ -91,6 +91,15 @@ class Desk:
         """Go on in the seat of a rank that was lost, with what it had begun, instead of `open`."""
         self._late = True
 
+    def retake(self) -> Task | None:
+        """Come back to the seat of a rank that was gone; return what it had begun, unless another one has taken it."""
+        with self._lock:
+            mine = self._lines[self._rank]
+            if mine[_ITEM] in {line[_ITEM] for line in self._lines if line is not mine}:
+                mine[_ITEM] = 0
+            item = mine[_ITEM] - 1
+            return Task(item, *divmod(item, self._parts)) if item >= 0 else None
+
     def take(self) -> Task | None:
         """Finish the task in hand and return the next one; None at a pause, when all others have come there, too."""
         found = self.choose()

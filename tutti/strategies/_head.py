@@ -133,11 +133,7 @@ class Head(Server):
     def advance(self) -> None:
         """Give those who wait something to do, if there is anything."""
         super().advance()
-        for rank in range(self.n_workers):
-            if rank not in self._gone and self.calls.gone(rank):
-                self._gone.add(rank)
-                self._waiting.pop(rank, None)
-                self._left(rank)
+        self._look_around()
         live = [r for r in range(self.n_workers) if r not in self._gone]
         if not live and not self._desks[0].ended:
             raise RunError("all workers were lost; nobody is left who trains")
@@ -153,9 +149,23 @@ class Head(Server):
             if now - since > PATIENCE_SECONDS:
                 self._do(rank, AGAIN)
 
+    def _look_around(self) -> None:
+        """Take note of workers that are gone, and of those whose seat has been taken again."""
+        for rank in range(self.n_workers):
+            gone = self.calls.gone(rank)
+            if gone and rank not in self._gone:
+                self._gone.add(rank)
+                self._left(rank)
+            elif rank in self._gone and not gone:
+                self._gone.discard(rank)
+                task = self._desks[rank].retake()
+                if task is not None:
+                    self._hand[rank] = task
+                    self._again.add(rank)
+
     def _hand_out(self, live: list[int]) -> None:
         signs: dict[int, Sign] = {}
-        for rank in list(self._waiting):
+        for rank in [rank for rank in self._waiting if rank in live]:
             found = self._next(rank)
             if isinstance(found, Task):
                 self._hand[rank] = found

@@ -2,6 +2,7 @@
 
 usage: python _shaped_link.py NAME1 NAME2 RATE_MBIT DELAY_MS LOSS        needs root; ends when its standard input does
 
+A line "only PORT" on standard input has it drop whatever neither comes from nor goes to that TCP port, "all" undoes it.
 The kernels' packets (up to 64 KB each, because the devices offer segmentation) are read from one device, kept until
 they would have passed the link, and written to the other.  Imports nothing of tutti: it is run as a file.
 """
@@ -26,6 +27,7 @@ _CHECKSUMS, _TSO4, _TSO6 = 1, 2, 4
 _SET_TIMER_SLACK = 29
 _QUEUE_BYTES = 4 << 20
 _PACKET = 70_000
+_HEAD, _TCP = 10, 6  # bytes that the device adds before a packet (struct virtio_net_hdr); number of the protocol
 
 
 def ip(*words: str) -> None:
@@ -44,6 +46,14 @@ def device(name: str, namespace: str, address: str) -> int:
     return fd
 
 
+def ports(packet: bytes) -> tuple[int, int] | None:
+    """Return source and target port of an IPv4 TCP packet; None for any other."""
+    if packet[_HEAD] >> 4 != 4 or packet[_HEAD + 9] != _TCP:
+        return None
+    at = _HEAD + 4 * (packet[_HEAD] & 15)
+    return int.from_bytes(packet[at : at + 2]), int.from_bytes(packet[at + 2 : at + 4])
+
+
 class Way:
     """One direction: packets leave ``source`` and come to ``target`` after the link has carried them."""
 
@@ -52,6 +62,7 @@ class Way:
         self._rate, self._delay, self._loss = bytes_per_second, delay_seconds, loss
         self._under_way: deque[tuple[float, bytes]] = deque()
         self._n_bytes, self._free = 0, 0.0
+        self.only: int | None = None
 
     def take(self) -> None:
         """Take what has been sent; what finds the queue full, or is unlucky, is lost."""
@@ -61,6 +72,8 @@ class Way:
             except BlockingIOError:
                 return
             if self._n_bytes > _QUEUE_BYTES or (self._loss and random.random() < self._loss):
+                continue
+            if self.only is not None and self.only not in (ports(packet) or ()):
                 continue
             self._free = max(perf_counter(), self._free) + len(packet) / self._rate
             self._under_way.append((self._free + self._delay, packet))
@@ -86,7 +99,12 @@ def carry(ways: list[Way]) -> None:
         wait = min(way.deliver() for way in ways) - perf_counter()
         ready, _, _ = select.select([sys.stdin.fileno(), *sources], [], [], min(max(wait, 0.0), 1.0))
         if sys.stdin.fileno() in ready:
-            return
+            said = os.read(sys.stdin.fileno(), 1 << 10).decode().split()
+            if not said:
+                return
+            for way in ways:
+                way.only = int(said[-1]) if said[-1] != "all" else None
+            print("done", flush=True)
         for way in ways:
             if way.source in ready:
                 way.take()

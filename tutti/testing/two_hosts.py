@@ -43,8 +43,8 @@ class TwoHosts:
 
     addresses, devices = ADDRESSES, DEVICES
 
-    def __init__(self, names: tuple[str, str]) -> None:
-        self.names = names
+    def __init__(self, names: tuple[str, str], relay: subprocess.Popen[bytes]) -> None:
+        self.names, self._relay = names, relay
         self._started: list[subprocess.Popen[Any]] = []
 
     def command(self, host: int, command: Sequence[str]) -> list[str]:
@@ -64,6 +64,14 @@ class TwoHosts:
     def join(self, host: int) -> None:
         """Undo `cut`."""
         self._set(host, "up")
+
+    def only(self, port: int | None) -> None:
+        """Drop, from now on and both ways, what does not come from or go to a TCP port; None: drop nothing."""
+        assert self._relay.stdin is not None
+        assert self._relay.stdout is not None
+        self._relay.stdin.write(b"all\n" if port is None else b"only %d\n" % port)
+        self._relay.stdin.flush()
+        self._relay.stdout.readline()
 
     def end(self) -> None:
         """Kill what still runs."""
@@ -91,7 +99,7 @@ def two_hosts(*, rate_mbit: float, delay_ms: float, loss: float = 0.0) -> Iterat
     relay = subprocess.Popen([sys.executable, str(_RELAY), *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert relay.stdin is not None
     assert relay.stdout is not None
-    hosts = TwoHosts(names)
+    hosts = TwoHosts(names, relay)
     try:
         if relay.stdout.readline() != b"up\n":
             raise OSError("the link between two network namespaces could not be made; its error is on standard error")

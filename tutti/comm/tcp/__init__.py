@@ -21,8 +21,8 @@ class PeerLink(Link, Protocol):
     - ``transport`` is "tcp"; ``allocate`` and the locks are not used, but see ``hosts``.
     - ``peers(among)`` returns one `Channel` to each other rank of ``among`` (None: of all), by rank; just these ranks
       ask, once in a run, before anything else, in no order.  Both ends have proved who they are and know which rank the
-      other one is; nothing is queued or half received.  The communicator owns the channels from then on and closes
-      them; a second run needs new ones.
+      other one is; nothing is queued or half received; connections that may be cut with nobody to say so are guarded
+      (`Channel.guard`).  The communicator owns the channels from then on and closes them; a second run needs new ones.
     - ``board`` lies in memory of this process or host.  The engine aborts it when the run is to stop, for whatever
       reason; a rank that waits sees that within 0.05 s.  ``abort()`` reaches the ranks of all hosts through the engine.
     - ``hosts``, if there is such an attribute, lists the ranks of each host, the same list on every rank.  Then

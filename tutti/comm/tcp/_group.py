@@ -15,7 +15,7 @@ from time import perf_counter
 import numpy as np
 
 from tutti._board import WAITING
-from tutti._frames import LOG, Channel, FrameError
+from tutti._frames import LOG, Channel, FrameError, PeerCut
 from tutti.comm._partial import SMALL, PartialComm, Plan, Sum
 from tutti.comm.reduction import subtrees, tree_join, tree_sum
 from tutti.comm.tcp._pump import Pump, Transfer
@@ -84,6 +84,7 @@ class TcpComm(PartialComm):
         began, words, waiting = perf_counter(), self._board.words, self._board.line(self._rank) + WAITING
         words[waiting], seen = 1, False
         while not self._pump.wait(transfer, _LOOK_SECONDS):
+            self._pump.look()
             lost = self._lost(sorted(transfer.comes | transfer.goes))
             if lost is not None:
                 if seen or lost < 0:  # what a rank said before it returned may be on its way
@@ -94,7 +95,7 @@ class TcpComm(PartialComm):
             LOG.error("rank %d gives up: %s", self._rank, error)
             self._broken(f"rank {self._rank}: {error}")
         if error is not None and not transfer.done:
-            self._unconnected(error.peer, error.reason)
+            self._unconnected(error.peer, error.reason, cut=isinstance(error, PeerCut))
         words[waiting] = 0
         self._waited += perf_counter() - began
 

@@ -42,7 +42,7 @@ class _Peer:
         self.coming: deque[Transfer] = deque()  # frames that have
         self.going: deque[tuple[int, Transfer]] = deque()
         self.error: PeerError | None = None
-        channel.peer, channel.place = f"rank {rank}", self.place
+        channel.place = self.place
 
     @property
     def busy(self) -> bool:
@@ -58,20 +58,32 @@ class _Peer:
         self.coming.append(transfer)
         return memory
 
+    def look(self) -> None:
+        """Notice that nothing comes through any more."""
+        try:
+            self.channel.look()
+        except PeerError as error:
+            self._fail(error)
+
     def pump(self) -> bool:
         """Move what can be moved; True if there is more."""
         try:
             messages, more = self.channel.pump()
         except PeerError as error:
-            messages, more, self.error = [], False, error
+            self._fail(error)
+            return False
         for _ in messages:
             self.coming.popleft().comes.discard(self.rank)
         while self.going and self.channel.sent_bytes >= self.going[0][0]:
             self.going.popleft()[1].goes.discard(self.rank)
-        if self.error is not None:
-            for transfer in [*(t for _, _, t in self.due), *self.coming, *(t for _, t in self.going)]:
-                transfer.error = self.error
         return more
+
+    def _fail(self, error: PeerError) -> None:
+        self.error = error
+        while self.going and self.channel.sent_bytes >= self.going[0][0]:
+            self.going.popleft()[1].goes.discard(self.rank)
+        for transfer in [*(t for _, _, t in self.due), *self.coming, *(t for _, t in self.going)]:
+            transfer.error = error
 
 
 class Pump:
@@ -137,6 +149,13 @@ class Pump:
                     return False
                 self._turn(left)
         return True
+
+    def look(self) -> None:
+        """Notice connections, of those that are waited for, on which nothing comes through any more."""
+        with self._held():
+            for peer in self._peers.values():
+                if peer.busy:
+                    peer.look()
 
     def carry_on(self) -> None:
         """Have the helper move bytes from now on, until this thread calls again."""

@@ -88,4 +88,5 @@ def _admit(door: Door, link: Link, peers: dict[int, Channel]) -> None:
                 door.refuse(channel.peer, f"it says to be rank {rank}")
                 channel.close()
                 continue
+            channel.peer = f"rank {rank}"
             peers[rank] = channel

@@ -13,11 +13,11 @@ from typing import Any, NoReturn, Protocol, runtime_checkable
 import numpy as np
 
 from tutti._board import FINISHED
-from tutti._frames import Address, Door, PeerError, listen
+from tutti._frames import Address, Door, PeerCut, PeerError, listen
 from tutti._secure import TOKEN_BYTES, Credentials, Token, forbid_core_dumps
 from tutti.comm._partial import PartialComm, Plan, Sum
 from tutti.comm.tcp.calls import Answerer, Caller, answers
-from tutti.errors import RunError
+from tutti.errors import RunError, Unreachable
 from tutti.protocols import Link
 from tutti.types import Array
 
@@ -26,10 +26,12 @@ _WORD = 8
 
 
 class Visits(Protocol):
-    """Where each rank listens, and with which credentials."""
+    """Where each rank listens, and with which credentials; how long a host may leave all without an answer."""
 
     @property
     def credentials(self) -> Credentials | None: ...
+    @property
+    def timeout_seconds(self) -> float | None: ...
     def door(self) -> Door: ...
     def address(self, rank: int) -> Address: ...
     def close(self) -> None: ...
@@ -49,6 +51,8 @@ class HostVisits:
     ----------
     link : its memory has the token of the run, made by whoever comes first, and the ports.
     """
+
+    timeout_seconds = None  # there is no way to be cut
 
     def __init__(self, link: Link) -> None:
         forbid_core_dumps()
@@ -124,6 +128,8 @@ class CallComm(PartialComm):
             seconds=_SECONDS,
             max_bytes=max_bytes,
             look=look,
+            patience_seconds=self._visits.timeout_seconds,
+            peer=f"rank {rank}",
         )
         self._callers.append(caller)
         return caller
@@ -133,6 +139,11 @@ class CallComm(PartialComm):
         began = perf_counter()
         try:
             return answers(callers)
+        except PeerCut as error:
+            self._enter()
+            raise Unreachable(
+                f"{error.peer} is cut off: {error.reason}; look at the network between the hosts"
+            ) from error
         except PeerError as error:
             self._enter()
             raise RunError(f"rank {self._rank} got no reply from {error}") from error

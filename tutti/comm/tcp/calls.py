@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tutti._frames import Address, Channel, Door, FrameError, Message, PeerError, PeerLate, connect
+from tutti._frames import Address, Channel, Door, FrameError, Message, PeerCut, PeerError, PeerLate, connect
 from tutti._secure import Credentials
 
 HELLO = 0
@@ -23,6 +23,8 @@ _ID_BYTES = 16
 _HEAD = 64  # bytes before the body of a frame, which hold its number; what follows is aligned for any array
 _LOOK_SECONDS = 0.05
 _AGAIN_SECONDS = 0.02  # until who could not be reached is tried again
+_SHAKE_SECONDS = 10.0
+_REACH_SECONDS = 1.0  # until a host that lets us reach it has answered; the system tries a second time then
 
 
 class _Room:
@@ -60,6 +62,8 @@ class Caller:
     seconds : a request that has no reply by then is given up.
     max_bytes : largest reply.
     look : called now and then while waiting; it may raise to end the wait.
+    patience_seconds : how long the server's host may leave everything without an answer; None: as long as ``seconds``.
+    peer : who the server is, for error messages; "": its address.
     """
 
     def __init__(
@@ -70,8 +74,12 @@ class Caller:
         seconds: float,
         max_bytes: int,
         look: Callable[[], None] = lambda: None,
+        patience_seconds: float | None = None,
+        peer: str = "",
     ) -> None:
         self._where, self._credentials, self._seconds, self._look = where, credentials, seconds, look
+        self._patience, self._peer = patience_seconds, peer
+        self._cut_since: float | None = None
         self._id = secrets.token_bytes(_ID_BYTES)
         self._room = _Room(max_bytes)
         self._channel: Channel | None = None
@@ -97,6 +105,7 @@ class Caller:
         Raises
         ------
         PeerLate : if there was none in time.
+        PeerCut : if its host gave no answer for too long.
         FrameError : for a reply that is none.
         """
         assert self._asked is not None
@@ -104,6 +113,7 @@ class Caller:
             if self._channel is None and not self._connect():
                 return None
             assert self._channel is not None
+            self._channel.look()
             found, more = self._channel.pump()
             while more and not found:
                 found, more = self._channel.pump()
@@ -111,8 +121,10 @@ class Caller:
             raise
         except PeerLate:
             raise
-        except PeerError:
+        except PeerError as error:
             self._drop()
+            if isinstance(error, PeerCut):
+                self._check_cut(error)
             self._check_time()
             return None
         for message in found:
@@ -145,9 +157,22 @@ class Caller:
 
     def _connect(self) -> bool:
         self._check_time()
-        left = self._deadline - time.monotonic()
+        began = time.monotonic()
+        left = self._deadline - began
+        reach = None if self._patience is None else 1.5 * _REACH_SECONDS
         try:
-            channel = connect(self._where(), self._credentials, seconds=min(left, self._seconds))
+            channel = connect(
+                self._where(),
+                self._credentials,
+                seconds=min(left, self._seconds if reach is None else _SHAKE_SECONDS),
+                peer=self._peer,
+                reach_seconds=reach,
+            )
+        except PeerCut as error:
+            if self._cut_since is None:
+                self._cut_since = began
+            self._check_cut(error)
+            return False
         except PeerLate:
             self._check_time()
             return False
@@ -155,6 +180,9 @@ class Caller:
             time.sleep(min(_AGAIN_SECONDS, max(left, 0.0)))  # it may be starting anew
             self._check_time()
             return False
+        self._cut_since = None
+        if self._patience is not None:
+            channel.guard(self._patience)
         channel.place = self._room.place
         channel.post(HELLO, self._id)
         assert self._asked is not None
@@ -162,6 +190,15 @@ class Caller:
         self._channel = channel
         self.n_connections += 1
         return True
+
+    def _check_cut(self, error: PeerCut) -> None:
+        """Give up if another connection has been tried in vain, too, and all has been silent for too long."""
+        assert self._patience is not None
+        now = time.monotonic()
+        if self._cut_since is None:
+            self._cut_since = now - self._patience
+        if now - self._cut_since > self._patience + _REACH_SECONDS:
+            raise error
 
     def _check_time(self) -> None:
         if time.monotonic() >= self._deadline:
