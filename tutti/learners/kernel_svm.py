@@ -70,7 +70,7 @@ class KernelMachine(OnlyTasks, Spec):
     tol: float = 1e-3
     max_iter: int = -1
     cache_bytes: int = 10**9
-    leaf_rows: int = 16384
+    leaf_rows: int = 32768
     folds: int = 0
     n_shards: int = 8
 
@@ -318,6 +318,7 @@ class KernelMachine(OnlyTasks, Spec):
             "starts": starts,
             "places": places,
             "gamma": np.array([gamma]),
+            "class_weight": np.array(self.problem.class_weight or [1.0] * len(counts[0])),
             "center": center if self.problem.kernel == "rbf" else np.zeros(d),
         }
 
