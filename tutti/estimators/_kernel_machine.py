@@ -142,8 +142,6 @@ class KernelEstimator(Estimator):
 
     def _job(self, dataset: Any) -> tuple[Schema, Choice, Explanation]:
         schema = dataset.schema(self._task)
-        if not schema.weight_sum > 0:
-            raise DataError("all sample weights are zero: no row counts; give some a weight")
         learner = KernelMachine(
             problem=self._problem(schema),
             tol=float(self.tol),

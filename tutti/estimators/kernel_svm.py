@@ -127,7 +127,8 @@ class SVC(KernelEstimator):
 
     def predict(self, X: Any) -> Array:
         """Return the class of each row of arrays, of frames, or of a Dataset in the order of its rows."""
-        found: Array = self.classes_[self._index(self._values(X))]
+        index = self._index(self._values(X))
+        found: Array = self.classes_[index]
         return found
 
     @OnlyWithProbability
@@ -172,9 +173,8 @@ class SVC(KernelEstimator):
         k = len(self.classes_)
         if k == 2:
             return (values[:, 0] > 0).astype(np.intp)
-        if self.break_ties:
-            return _one_against_rest(values, k).argmax(axis=1)
-        return _votes(values, k).argmax(axis=1)
+        best: Array = (_one_against_rest if self.break_ties else _votes)(values, k).argmax(axis=1)
+        return best
 
     def _outputs(self) -> Array:
         k = len(self.classes_)
