@@ -150,14 +150,16 @@ class KernelEstimator(Estimator):
             folds=self._folds(),
             n_shards=int(self.n_shards),
         )
-        n = len(learner.outline(schema)["leaves"])
+        leaves = learner.outline(schema)["leaves"]
+        n = len(leaves)
         reason = f"{n} task{'s' * (n != 1)} on pairs of classes" if schema.classes is not None else "one problem"
         strategy = TaskParallel() if self.strategy == "auto" else self.strategy
         choice = Choice(learner, strategy, engine_of(self.engine, schema), f"{self.kernel} kernel: {reason}")
         plan = draft_plan(dataset, schema, learner, strategy, choice.engine, int(self.n_shards))
         width = 4 if schema.dtype == "float32" else 8
         copy = schema.n_rows * schema.n_features * width
-        plan = replace(plan, memory_bytes=plan.memory_bytes + copy + plan.size * learner.cache_bytes)
+        cache = min(learner.cache_bytes, int(4 * max(leaves)))  # kernel rows of a task in float32
+        plan = replace(plan, memory_bytes=plan.memory_bytes + copy + plan.size * cache)
         kept = dataset.keeps(schema)
         goal = f"until no two rows violate the optimality by {self.tol:g}"
         return schema, choice, explain(choice, plan, schema, kept=kept, read=kept != "memory", goal=goal)

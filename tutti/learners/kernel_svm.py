@@ -50,6 +50,11 @@ class KernelProblem(Spec):
     epsilon: float | None = None
     class_weight: tuple[float, ...] | None = None
 
+    @property
+    def loss(self) -> str:
+        """What the primal problem sums up."""
+        return "hinge" if self.epsilon is None else "epsilon-insensitive"
+
 
 @dataclass(frozen=True)
 class KernelMachine(OnlyTasks, Spec):
