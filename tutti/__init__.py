@@ -35,6 +35,8 @@ _HOME: dict[str, str] = {
     "LogisticRegression": "tutti.estimators.linear",
     "Ridge": "tutti.estimators.linear",
     "LinearSVC": "tutti.estimators.svm",
+    "SVC": "tutti.estimators.kernel_svm",
+    "SVR": "tutti.estimators.kernel_svm",
     "NeuralNetClassifier": "tutti.estimators.neural",
     "NeuralNetRegressor": "tutti.estimators.neural",
     "GridSearchCV": "tutti.estimators._search",

@@ -40,7 +40,9 @@ class Rows(Protocol):
 
 @runtime_checkable
 class Tasked(Learner, Protocol):
-    """A learner whose work is tasks, in stages; it offers "part".  The seed of the run comes in through ``init``.
+    """A learner whose work is tasks, in stages; it offers "part".
+
+    The seed of the run comes in through ``init``; a learner with a task for each shard has ``n_shards`` as a parameter.
 
     Contract
     --------

@@ -6,7 +6,7 @@ import math
 import time
 from typing import Any, Self
 
-from tutti.types import Event, Round
+from tutti.types import Event, Round, TaskDone
 
 PATIENCE_SECONDS = 1.0
 
@@ -87,3 +87,20 @@ class EpochProgress(RoundProgress):
         speed = self._n_rows * done / max(event.seconds, 1e-9)
         where = f"{self._label}  epoch {done:.0f}/{self._epochs}"
         return f"{where}  {'  '.join(shown)}  {speed:,.0f} rows/s  {left:.0f} s left"
+
+
+class TaskProgress(RoundProgress):
+    """The line of a fit in tasks: how many of its stage are done."""
+
+    def __call__(self, event: Event) -> None:
+        """Show the tasks if the fit has outlasted the patience."""
+        seconds = time.perf_counter() - self._began
+        if not self._verbose or not isinstance(event, TaskDone) or seconds < PATIENCE_SECONDS:
+            return
+        if self._live is None:
+            self._live = self._start()
+        if self._live is not None:
+            from rich.text import Text
+
+            stage = f"stage {event.stage + 1}  {event.done}/{event.total} tasks"
+            self._live.update(Text(f"{self._label}  {stage}  {seconds:.1f} s"), refresh=True)

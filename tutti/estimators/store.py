@@ -37,6 +37,8 @@ _ESTIMATORS = {
     "LinearRegression": "tutti.estimators.linear:LinearRegression",
     "Ridge": "tutti.estimators.linear:Ridge",
     "LinearSVC": "tutti.estimators.svm:LinearSVC",
+    "SVC": "tutti.estimators.kernel_svm:SVC",
+    "SVR": "tutti.estimators.kernel_svm:SVR",
     "NeuralNetClassifier": "tutti.estimators.neural:NeuralNetClassifier",
     "NeuralNetRegressor": "tutti.estimators.neural:NeuralNetRegressor",
 }
@@ -50,6 +52,7 @@ _SPECS = {
     "Adam": "tutti.strategies.server_optimizers:Adam",
     "Elastic": "tutti.strategies.server_optimizers:Elastic",
     "Replay": "tutti.strategies.replay:Replay",
+    "TaskParallel": "tutti.strategies.task_parallel:TaskParallel",
     "Half": "tutti.transforms:Half",
     "Int8": "tutti.transforms:Int8",
     "TopK": "tutti.transforms:TopK",

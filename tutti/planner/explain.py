@@ -122,7 +122,7 @@ def _seats(plan: Plan) -> str:
 def _stage(stage: Stage) -> str:
     n, costs = len(stage.costs), stage.costs
     each = f"cost {min(costs, default=0):.3g}" + (f" to {max(costs):.3g}" if costs and max(costs) > min(costs) else "")
-    text = f"{stage.name}: {n} task{'s' * (n != 1)}, {each}, taken {stage.how}"
+    text = f"{stage.name}: {n} task{'s' * (n != 1)}, {each}, {stage.how}"
     if stage.ranks is None:
         return text
     dealt = ", ".join(f"{stage.ranks.count(r)} to worker {r}" for r in sorted(set(stage.ranks)))

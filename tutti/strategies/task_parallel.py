@@ -29,7 +29,7 @@ _IN_MEMORY = ("threads", "shm", "")
 _PIECE = 1 << 22
 _TELL_SECONDS = 0.1
 _HOW = {
-    "balanced": "the largest first, by whoever is free",
+    "balanced": "taken by whoever is free, the largest first",
     "round_robin": "dealt one by one",
     "random": "dealt at random",
     "static": "dealt in runs of neighbours",

@@ -1,0 +1,87 @@
+"""Kernels between rows, a block at a time: one matrix product, then a function of every number in place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from tutti._spec import Spec
+from tutti.types import Array
+
+Name = Literal["linear", "rbf", "poly", "sigmoid"]
+_BLOCK = 1 << 22  # kernel values that are made at once
+
+
+@dataclass(frozen=True)
+class Kernel(Spec):
+    """linear x.z; rbf exp(-gamma |x - z|^2); poly (gamma x.z + coef0)^degree; sigmoid tanh(gamma x.z + coef0)."""
+
+    name: Name = "rbf"
+    gamma: float = 1.0
+    coef0: float = 0.0
+    degree: int = 3
+
+    def diagonal(self, points: Points) -> Array:
+        """Return K(x, x) of all rows, float64."""
+        if self.name == "rbf":
+            return np.ones(points.n_rows)
+        return self._of(points.squares.copy(), points.squares, points.squares)
+
+    def block(self, left: Points, right: Points, out: Array | None = None) -> Array:
+        """Return K (rows of left, rows of right), in ``out`` if given."""
+        products = np.matmul(left.x, right.x.T, out=out)
+        return self._of(products, left.squares[:, None], right.squares[None, :])
+
+    def times(self, left: Points, right: Points, coefficients: Array) -> Array:
+        """Return K (left, right) @ coefficients, float64; the kernel is never stored whole."""
+        found = np.empty((left.n_rows, *coefficients.shape[1:]))
+        step = max(_BLOCK // max(right.n_rows, 1), 16)
+        for lo in range(0, left.n_rows, step):
+            rows = slice(lo, lo + step)
+            k = self.block(left.take(rows), right)
+            found[rows] = k.astype(coefficients.dtype, copy=False) @ coefficients
+        return found
+
+    def _of(self, k: Array, left: Array, right: Array) -> Array:
+        real = k.dtype.type
+        if self.name == "linear":
+            return k
+        if self.name == "rbf":
+            k *= real(2 * self.gamma)
+            k -= (self.gamma * left).astype(real)
+            k -= (self.gamma * right).astype(real)
+            np.minimum(k, real(0), out=k)
+            return np.exp(k, out=k)
+        k *= real(self.gamma)
+        k += real(self.coef0)
+        if self.name == "sigmoid":
+            return np.tanh(k, out=k)
+        base = k.copy()
+        k[...] = 1
+        for _ in range(self.degree):
+            k *= base
+        return k
+
+
+@dataclass(frozen=True)
+class Points:
+    """Rows in one type, with their squared lengths in float64."""
+
+    x: Array
+    squares: Array
+
+    @property
+    def n_rows(self) -> int:
+        return len(self.squares)
+
+    def take(self, rows: Any) -> Points:
+        """Return some of the rows."""
+        return Points(self.x[rows], self.squares[rows])
+
+
+def points(x: Array, dtype: Any) -> Points:
+    """Return rows in a type of float, with their lengths."""
+    x = np.ascontiguousarray(x, dtype)
+    return Points(x, np.einsum("ij,ij->i", x, x, dtype=np.float64))

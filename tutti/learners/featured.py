@@ -1,0 +1,185 @@
+"""A linear learner on features of rows that stand for a kernel: made block by block, whenever rows are read.
+
+    fourier    z(x) = sqrt(2 / D) cos(W'x + u),  W ~ N(0, 2 gamma), u ~ U(0, 2 pi):   E z(x).z(y) = exp(-gamma |x - y|^2)
+    nystroem   z(x) = K(x, L) K(L, L)^(-1/2) for D rows L:                            z(x).z(y) = K(x, y) on L
+
+Source: Rahimi, Recht (2007), "Random features for large-scale kernel machines"; Williams, Seeger (2001), "Using the
+Nystroem method to speed up kernel machines".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from tutti._spec import Spec
+from tutti.learners._kernel_rows import Kernel, points
+from tutti.protocols import Learner, ShardData
+from tutti.seeds import generator
+from tutti.types import Array, Arrays, Block, Cost, Csr, Kind, Order, Progress, Proposal, Schema, Update
+
+_BLOCK_ROWS = 2048
+_SMALL = 1e-10  # of the largest eigenvalue of K(L, L), below which a direction counts nothing
+
+
+@dataclass(frozen=True)
+class Features(Spec):
+    """What makes features of rows.
+
+    Parameters
+    ----------
+    kernel : that they stand for.
+    left, right : fourier: W (d, D) and u (D,); nystroem: L - center (m, d) and K(L, L)^(-1/2) (m, D).
+    center : (d,) taken from rows before.
+    fourier : which of the two.
+    """
+
+    kernel: Kernel
+    left: Array
+    right: Array
+    center: Array
+    fourier: bool
+
+    @property
+    def n_components(self) -> int:
+        """Number of features made."""
+        return self.right.shape[-1]
+
+    def of(self, x: Array | Csr) -> Array:
+        """Return the features of rows, in the type of ``x``."""
+        rows = _dense(x)
+        moved = rows - self.center.astype(rows.dtype)
+        if not self.fourier:
+            k = self.kernel.block(points(moved, rows.dtype), points(self.left, rows.dtype))
+            made: Array = k @ self.right.astype(rows.dtype)
+            return made
+        z = moved @ self.left.astype(rows.dtype)
+        z += self.right.astype(rows.dtype)
+        np.cos(z, out=z)
+        z *= rows.dtype.type(np.sqrt(2.0 / self.n_components))
+        return z
+
+
+def fourier(kernel: Kernel, center: Array, n_components: int, seed: int) -> Features:
+    """Return random features of an rbf kernel."""
+    r = generator(seed, purpose="fourier")
+    left = r.standard_normal((len(center), n_components)) * np.sqrt(2 * kernel.gamma)
+    return Features(kernel, left, r.uniform(0, 2 * np.pi, n_components), center, True)
+
+
+def nystroem(kernel: Kernel, center: Array, landmarks: Array) -> Features:
+    """Return features that follow from some of the rows."""
+    left = landmarks - center
+    values, vectors = np.linalg.eigh(kernel.block(points(left, np.float64), points(left, np.float64)))
+    size = np.abs(values)
+    counts = size > _SMALL * size.max()
+    return Features(kernel, left, vectors[:, counts] / np.sqrt(size[counts]), center, False)
+
+
+class FeaturedShard:
+    """The rows of a shard as features, in blocks of at most 2048 rows that are made anew whenever they are read."""
+
+    def __init__(self, data: ShardData, features: Features) -> None:
+        self._data, self._features = data, features
+        self.id, self.n_rows, self.place = data.id, data.n_rows, data.place
+        self._parts = [
+            (i, lo, min(lo + _BLOCK_ROWS, last - first))
+            for i, (first, last) in enumerate(data.bounds)
+            for lo in range(0, last - first, _BLOCK_ROWS)
+        ]
+
+    @property
+    def bounds(self) -> Sequence[tuple[int, int]]:
+        starts = [first for first, _ in self._data.bounds]
+        return [(starts[i] + lo, starts[i] + hi) for i, lo, hi in self._parts]
+
+    def block(self, i: int) -> Block:
+        """Return a block of features."""
+        whole, lo, hi = self._parts[i]
+        block = self._data.block(whole)
+        x = _some(block.x, lo, hi) if isinstance(block.x, Csr) else block.x[lo:hi]
+        weight = None if block.weight is None else block.weight[lo:hi]
+        return Block(self._features.of(x), block.y[lo:hi], weight, block.start + lo)
+
+
+@dataclass(frozen=True)
+class Featured(Spec):
+    """A learner whose rows are features of the rows it is given.
+
+    Parameters
+    ----------
+    learner : of dense rows.   features : what makes them.
+    """
+
+    learner: Learner
+    features: Features
+
+    @property
+    def problem(self) -> Any:
+        """What the learner minimises."""
+        return getattr(self.learner, "problem", None)
+
+    @property
+    def tol(self) -> float:
+        """The learner's."""
+        return float(getattr(self.learner, "tol", 0.0))
+
+    @property
+    def offers(self) -> frozenset[Kind]:
+        return self.learner.offers
+
+    def prepare(self, schema: Schema) -> None:
+        """Compile or load what the learner needs."""
+        self.learner.prepare(self.schema(schema))
+
+    def cost(self, schema: Schema) -> Cost:
+        """Return the learner's cost; a value of a row is used for every feature."""
+        found = self.learner.cost(self.schema(schema))
+        return replace(found, flops_per_value=found.flops_per_value + 2.0 * self.features.n_components)
+
+    def schema(self, schema: Schema) -> Schema:
+        """Return the schema of the features."""
+        return featured_schema(schema, self.features.n_components)
+
+    def init(self, schema: Schema, *, seed: int, start: Arrays | None = None) -> Arrays:
+        return self.learner.init(self.schema(schema), seed=seed, start=start)
+
+    def adopt(self, schema: Schema, data: ShardData) -> Any:
+        return self.learner.adopt(self.schema(schema), FeaturedShard(data, self.features))
+
+    def propose(self, shared: Arrays, private: Any, data: ShardData, order: Order) -> Proposal:
+        """Return the learner's proposal on the features of a shard."""
+        return self.learner.propose(shared, private, FeaturedShard(data, self.features), order)
+
+    def apply(self, shared: Arrays, merged: Update, scale: float) -> Arrays:
+        return self.learner.apply(shared, merged, scale)
+
+    def commit(self, private: Any, proposal: Proposal, scale: float) -> Any:
+        return self.learner.commit(private, proposal, scale)
+
+    def progress(self, shared: Arrays) -> Progress:
+        return self.learner.progress(shared)
+
+
+def featured_schema(schema: Schema, n_components: int) -> Schema:
+    """Return the schema of rows with so many dense features."""
+    n = schema.n_rows * n_components
+    width = 4 if schema.dtype == "float32" else 8
+    return replace(schema, n_features=n_components, sparse=False, n_values=n, n_bytes=width * n, feature_names=None)
+
+
+def _some(x: Csr, lo: int, hi: int) -> Csr:
+    ptr = x.indptr[lo : hi + 1]
+    inside = slice(int(ptr[0]), int(ptr[-1]))
+    return Csr(ptr - ptr[0], x.indices[inside], x.values[inside], x.n_features)
+
+
+def _dense(x: Array | Csr) -> Array:
+    if not isinstance(x, Csr):
+        return x
+    dense = np.zeros(x.shape, x.values.dtype)
+    dense[np.repeat(np.arange(x.shape[0]), np.diff(x.indptr)), x.indices] = x.values
+    return dense
