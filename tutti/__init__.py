@@ -21,6 +21,7 @@ _HOME: dict[str, str] = {
     "CoCoA": "tutti.strategies.cocoa",
     "ParameterServer": "tutti.strategies.parameter_server",
     "LocalSGD": "tutti.strategies.local_sgd",
+    "TaskParallel": "tutti.strategies.task_parallel",
     "Half": "tutti.transforms",
     "Int8": "tutti.transforms",
     "PowerSGD": "tutti.transforms",

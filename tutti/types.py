@@ -20,11 +20,11 @@ Matrix = tuple[int, int, int]
 Ready = Callable[[str, int, int], None]
 """Called with (name, start, stop) when elements start:stop of an array of an update are final."""
 
-Kind = Literal["gradient", "dual", "delta", "summary"]
+Kind = Literal["gradient", "dual", "delta", "summary", "part"]
 """gradient: sums over rows at the shared state; dual: a local change of the model with its dual gain;
 delta: how far a shard's own steps went, start - end, times the weight of its rows ("delta", "weight", "steps": the
 steps of the round times that weight); summary: sums that judge the shared state (loss, certificate) and change no
-weight."""
+weight; part: what a task found, keyed by its number and never summed."""
 
 Partition = Literal["contiguous", "round_robin", "random", "stratified", "balanced"]
 
@@ -124,6 +124,24 @@ class Seat:
 
 
 @dataclass(frozen=True)
+class Stage:
+    """Tasks that need nothing from one another.
+
+    Parameters
+    ----------
+    name : what they are.
+    costs : estimated cost of each, in a unit of the stage's own.
+    ranks : the rank that each is dealt to; None if that is decided at run time.
+    how : how they are dealt, in words.
+    """
+
+    name: str
+    costs: tuple[float, ...]
+    ranks: tuple[int, ...] | None = None
+    how: str = ""
+
+
+@dataclass(frozen=True)
 class Plan:
     """All that was decided before the run; complete and frozen before anything starts.
 
@@ -142,6 +160,7 @@ class Plan:
     tolerant : a rank that dies or falls silent does not end the run as long as another one is there.
     restarts : how many lost ranks of a tolerant run are started again, over the whole run.
     transport : how arrays travel between ranks, as far as the engine says.
+    stages : the tasks of a learner whose work is tasks; of stages that repeat, the first.
     """
 
     strategy: str
@@ -159,6 +178,7 @@ class Plan:
     tolerant: bool = False
     restarts: int = 0
     transport: str = ""
+    stages: tuple[Stage, ...] = ()
 
     @property
     def size(self) -> int:
@@ -324,13 +344,24 @@ class Fault:
 
 
 @dataclass(frozen=True)
+class TaskDone:
+    """Event: a task was performed; about ``done`` of the ``total`` tasks of its stage are.  Told now and then."""
+
+    stage: int
+    task: int
+    done: int
+    total: int
+    seconds: float
+
+
+@dataclass(frozen=True)
 class Note:
     """Event: something was decided while the run began, such as what ``compress="auto"`` chose."""
 
     message: str
 
 
-Event = Round | Started | Fault | Note
+Event = Round | Started | Fault | Note | TaskDone
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from tutti.types import Partition
 TABLES = ("data", "model", "strategy", "engine", "output")
 READERS = {"libsvm": "read_libsvm", "csv": "read_csv", "parquet": "read_parquet"}
 MODELS = ("LogisticRegression", "LinearSVC", "LinearRegression", "Ridge", *_nets.NETS)
-STRATEGIES = ("AllReduce", "CoCoA", "LocalSGD", "ParameterServer", "Replay")
+STRATEGIES = ("AllReduce", "CoCoA", "LocalSGD", "ParameterServer", "Replay", "TaskParallel")
 ENGINES = ("Threads", "Processes", "Hosts")
 REPORT_SUFFIXES = (".json", ".html", ".txt")
 

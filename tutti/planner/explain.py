@@ -9,7 +9,7 @@ from tutti.planner.choose import Choice
 from tutti.planner.cost import estimate_seconds
 from tutti.planner.wire import on_the_wire
 from tutti.runtime.driver import with_reason
-from tutti.types import Place, Plan, Schema, Seat
+from tutti.types import Place, Plan, Schema, Seat, Stage
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,7 @@ class Explanation:
                 f"engine    {p.engine}, {_seats(p)}, {p.n_shards} shards",
                 [self._seat(seat) for seat in p.seats],
             ),
+            *((f"tasks     {_stage(stage)}", []) for stage in p.stages),
             (f"exchange  {_bytes(p.sent_bytes_per_round)} a round, about {p.rounds} rounds", []),
             (f"memory    about {_bytes(p.memory_bytes)}", []),
             (f"time      about {_seconds(p.seconds)}", []),
@@ -116,6 +117,16 @@ def _seats(plan: Plan) -> str:
     workers = plan.size - servers
     behind = f", {servers} server{'s' * (servers != 1)}" if servers else ""
     return f"{workers} worker{'s' * (workers != 1)}{behind}"
+
+
+def _stage(stage: Stage) -> str:
+    n, costs = len(stage.costs), stage.costs
+    each = f"cost {min(costs, default=0):.3g}" + (f" to {max(costs):.3g}" if costs and max(costs) > min(costs) else "")
+    text = f"{stage.name}: {n} task{'s' * (n != 1)}, {each}, taken {stage.how}"
+    if stage.ranks is None:
+        return text
+    dealt = ", ".join(f"{stage.ranks.count(r)} to worker {r}" for r in sorted(set(stage.ranks)))
+    return f"{text}: {dealt}"
 
 
 def _device(place: Place) -> str:

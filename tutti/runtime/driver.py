@@ -35,7 +35,8 @@ def draft_plan(
         raise ParameterError("n_shards", n_shards, "write a whole number of at least 1 (the default is 8)")
     places = engine.places()
     wanted = engine.n if engine.n is not None else sum(p.cores for p in places)
-    size = min(wanted, n_shards)
+    deals = getattr(strategy, "deals", False)  # then the strategy knows how many have work
+    size = wanted if deals else min(wanted, n_shards)
     slots = [p for p in places for _ in range(p.cores)]
     seats = tuple(Seat(r, slots[r % len(slots)], tuple(dealt(n_shards, size, r))) for r in range(size))
     cost = learner.cost(schema)

@@ -339,7 +339,8 @@ def fit_rank(
 
         speaker = Speaker(ctx, tolerant, None if checkpoint is None else partial(write, checkpoint))
         stack.callback(speaker.close)
-        seen = dataset.keeps(schema) == "memory"  # rows that would be read anew at every step are left where they are
+        # rows that would be read anew at every step are left where they are
+        seen = dataset.keeps(schema) == "memory" or getattr(strategy, "deals", False)
         worker = RankWorker(
             ctx, comm, shards, schema, n_shards, seed, start, speaker, open_shard if seen else None, checkpoint, job
         )
