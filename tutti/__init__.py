@@ -37,6 +37,8 @@ _HOME: dict[str, str] = {
     "LinearSVC": "tutti.estimators.svm",
     "NeuralNetClassifier": "tutti.estimators.neural",
     "NeuralNetRegressor": "tutti.estimators.neural",
+    "RandomForestClassifier": "tutti.estimators.forest",
+    "RandomForestRegressor": "tutti.estimators.forest",
     "train": "tutti.estimators.training",
     "load": "tutti.estimators.store",
 }

@@ -37,6 +37,8 @@ _ESTIMATORS = {
     "LinearRegression": "tutti.estimators.linear:LinearRegression",
     "Ridge": "tutti.estimators.linear:Ridge",
     "LinearSVC": "tutti.estimators.svm:LinearSVC",
+    "RandomForestClassifier": "tutti.estimators.forest:RandomForestClassifier",
+    "RandomForestRegressor": "tutti.estimators.forest:RandomForestRegressor",
     "NeuralNetClassifier": "tutti.estimators.neural:NeuralNetClassifier",
     "NeuralNetRegressor": "tutti.estimators.neural:NeuralNetRegressor",
 }
@@ -45,6 +47,7 @@ _SPECS = {
     "CoCoA": "tutti.strategies.cocoa:CoCoA",
     "LocalSGD": "tutti.strategies.local_sgd:LocalSGD",
     "ParameterServer": "tutti.strategies.parameter_server:ParameterServer",
+    "TaskParallel": "tutti.strategies.task_parallel:TaskParallel",
     "SGD": "tutti.strategies.server_optimizers:SGD",
     "Adagrad": "tutti.strategies.server_optimizers:Adagrad",
     "Adam": "tutti.strategies.server_optimizers:Adam",

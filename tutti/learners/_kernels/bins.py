@@ -24,7 +24,7 @@ def chosen(key, first_row, n_rows, per_2_32, out):
     return m
 
 
-@njit(inline="always")
+@njit(cache=True, nogil=True)
 def _seen(values, n, x):
     """Insert x into the sorted values[:n]; return the new n, MANY where there is no room."""
     lo, hi = 0, n
@@ -126,14 +126,14 @@ def borders(values, weights, n_bins, out):
     return cuts
 
 
-@njit(inline="always")
+@njit(cache=True, nogil=True)
 def _between(a, b):
     """The middle of two neighbours, below b."""
     middle = 0.5 * np.float64(a) + 0.5 * np.float64(b)
     return np.float64(a) if middle >= b else middle
 
 
-@njit(inline="always")
+@njit(cache=True, nogil=True)
 def _search(buffer, m, table, position):
     """position = the number of cuts that are smaller than the value; eight steps without a branch."""
     for i in range(m):
@@ -177,7 +177,7 @@ def encode_dense(x, tables, codes, start):
     return bad
 
 
-@njit(inline="always")
+@njit(cache=True, nogil=True)
 def code_of(v, table):
     """Code of one value: 0 for NaN, else 1 + the number of cuts below it."""
     if v != v:

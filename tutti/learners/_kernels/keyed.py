@@ -15,7 +15,7 @@ _ODD = np.uint64(0xD1342543DE82EF95)
 _S32, _LOW = np.uint64(32), np.uint64(0xFFFFFFFF)
 
 
-@njit(inline="always")
+@njit(cache=True, nogil=True)
 def mixed(x):
     """splitmix64's step and finaliser: a bijection of 64 bits."""
     x = np.uint64(x) + _GOLD
@@ -24,19 +24,19 @@ def mixed(x):
     return x ^ (x >> _S31)
 
 
-@njit(inline="always")
+@njit(cache=True, nogil=True)
 def keyed(key, number):
     """64 random bits of (key, number)."""
     return mixed(np.uint64(key) * _ODD + np.uint64(number))
 
 
-@njit(inline="always")
+@njit(cache=True, nogil=True)
 def below(bits, n):
     """A whole number in 0..n-1 from the upper half of 64 random bits; n < 2^31."""
     return np.int64(((bits >> _S32) * np.uint64(n)) >> _S32)
 
 
-@njit(inline="always")
+@njit(cache=True, nogil=True)
 def low_half(bits):
     """The lower 32 random bits."""
     return np.int64(bits & _LOW)
