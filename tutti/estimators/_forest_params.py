@@ -45,8 +45,18 @@ def check(model: Any, criteria: tuple[str, ...]) -> None:
         raise ParameterError("max_samples", model.max_samples, "it belongs to bootstrap=True; leave it None without")
 
 
+def is_whole(value: Any) -> bool:
+    """Tell a whole number from a share."""
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+
+
+def is_share(value: Any) -> bool:
+    """Tell a share above 0 and up to 1.0 from anything else."""
+    return isinstance(value, numbers.Real) and not isinstance(value, bool) and 0.0 < float(value) <= 1.0
+
+
 def _count_or_share(name: str, value: Any, low: int) -> None:
-    if isinstance(value, numbers.Integral) and not isinstance(value, bool):
+    if is_whole(value):
         require_whole(name, value, low, f"a whole number of at least {low}, or a share of the rows such as 0.01")
         return
     require_real(name, value, 0.0, inclusive=False, wanted=f"a whole number >= {low}, or a share of the rows above 0")
@@ -63,11 +73,11 @@ def max_features(value: Any, d: int) -> int:
         if value not in ("sqrt", "log2"):
             raise ParameterError("max_features", value, hint)
         return max(1, int(math.sqrt(d) if value == "sqrt" else math.log2(d)))
-    if isinstance(value, numbers.Integral) and not isinstance(value, bool):
+    if is_whole(value):
         if not 1 <= value <= d:
             raise ParameterError("max_features", value, hint)
         return int(value)
-    if isinstance(value, numbers.Real) and not isinstance(value, bool) and 0.0 < value <= 1.0:
+    if is_share(value):
         return max(1, int(value * d))
     raise ParameterError("max_features", value, hint)
 
@@ -79,11 +89,11 @@ def rate(model: Any, n_rows: int) -> float:
         return 0.0
     if value is None:
         return 1.0
-    if isinstance(value, numbers.Integral) and not isinstance(value, bool):
+    if is_whole(value):
         if not 1 <= value <= n_rows:
             raise ParameterError("max_samples", value, f"write a whole number of 1 to {n_rows}, the rows of the data")
         return float(value) / n_rows
-    if isinstance(value, numbers.Real) and not isinstance(value, bool) and 0.0 < value <= 1.0:
+    if is_share(value):
         return max(float(value), 1.0 / n_rows)
     raise ParameterError("max_samples", value, "write None, a number of rows, or a share above 0 and up to 1.0")
 
@@ -98,10 +108,10 @@ def learner_of(model: Any, schema: Schema, n_trees: int, **more: Any) -> ForestL
     n = schema.n_rows
     d = schema.n_features - more.get("n_targets", 0)
     leaf, split = model.min_samples_leaf, model.min_samples_split
-    if isinstance(leaf, numbers.Integral) and leaf > n:
+    if is_whole(leaf) and leaf > n:
         raise ParameterError("min_samples_leaf", leaf, f"the data has {n} rows: no leaf could hold that many")
-    leaf = int(leaf) if isinstance(leaf, numbers.Integral) else math.ceil(leaf * n)
-    split = int(split) if isinstance(split, numbers.Integral) else max(2, math.ceil(split * n))
+    leaf = int(leaf) if is_whole(leaf) else math.ceil(leaf * n)
+    split = int(split) if is_whole(split) else max(2, math.ceil(split * n))
     return ForestLearner(
         n_trees=n_trees,
         criterion="entropy" if model.criterion == "log_loss" else str(model.criterion),

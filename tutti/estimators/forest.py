@@ -26,8 +26,8 @@ class RandomForestClassifier(ForestEstimator):
     n_estimators : trees.
     criterion : "gini", "entropy" or "log_loss" (the same as entropy).
     max_depth : most splits above a leaf; None for no bound.
-    min_samples_split, min_samples_leaf : rows of a node that is split, and of a leaf, rows that were drawn several times
-        counted once; a float is a share of the rows.
+    min_samples_split, min_samples_leaf : rows of a node that is split, and of a leaf, rows that were drawn several
+        times counted once; a float is a share of the rows.
     min_weight_fraction_leaf : least weight of a leaf, as a share of the weight of the rows drawn.
     max_features : features drawn for each node: "sqrt", "log2", None (all), a number, or a share.
     max_leaf_nodes : most leaves; the leaf that gains most is split next.  None for no bound.
@@ -53,8 +53,8 @@ class RandomForestClassifier(ForestEstimator):
     classes_, n_classes_, n_outputs_ : sorted labels, their number, and 1.
     estimators_ : the trees one by one.   trees_ : all of them as flat arrays.
     feature_importances_ : (n_features,) mean decrease of the impurity.
-    oob_score_, oob_decision_function_ : accuracy and probabilities of rows from trees that have not drawn them; NaN for a
-        row that all trees have drawn.
+    oob_score_, oob_decision_function_ : accuracy and probabilities of rows from trees that have not drawn them; NaN
+        for a row that all trees have drawn.
     n_features_in_, feature_names_in_ : width of the data; names if all columns have one.
     history_ : one dict per stage.   plan_, report_ : what was planned, and what was measured.
 
@@ -153,7 +153,7 @@ class RandomForestClassifier(ForestEstimator):
         return len(schema.classes or ())
 
     def _same_classes(self, schema: Schema) -> bool:
-        return list(schema.classes or ()) == self.classes_.tolist()
+        return bool(list(schema.classes or ()) == self.classes_.tolist())
 
     def _after(self, result: Result, schema: Schema) -> None:
         if not self.oob_score:
@@ -181,8 +181,8 @@ class RandomForestRegressor(ForestEstimator):
     n_estimators : trees.
     criterion : "squared_error".
     max_depth : most splits above a leaf; None for no bound.
-    min_samples_split, min_samples_leaf : rows of a node that is split, and of a leaf, rows that were drawn several times
-        counted once; a float is a share of the rows.
+    min_samples_split, min_samples_leaf : rows of a node that is split, and of a leaf, rows that were drawn several
+        times counted once; a float is a share of the rows.
     min_weight_fraction_leaf : least weight of a leaf, as a share of the weight of the rows drawn.
     max_features : features drawn for each node: "sqrt", "log2", None (all), a number, or a share.
     max_leaf_nodes : most leaves; the leaf that gains most is split next.  None for no bound.
@@ -206,8 +206,8 @@ class RandomForestRegressor(ForestEstimator):
     n_outputs_ : targets of a row.
     estimators_ : the trees one by one.   trees_ : all of them as flat arrays.
     feature_importances_ : (n_features,) mean decrease of the impurity.
-    oob_score_, oob_prediction_ : R^2 and predictions of rows from trees that have not drawn them; NaN for a row that all
-        trees have drawn.
+    oob_score_, oob_prediction_ : R^2 and predictions of rows from trees that have not drawn them; NaN for a row that
+        all trees have drawn.
     n_features_in_, feature_names_in_ : width of the data; names if all columns have one.
     history_ : one dict per stage.   plan_, report_ : what was planned, and what was measured.
 

@@ -68,7 +68,9 @@ def summary(learner: Any, schema: Schema, data: ShardData, first: int, seed: int
     """Return what bins and units of the targets need to know of a shard."""
     narrow = dataclasses.replace(schema, n_features=schema.n_features - learner.n_targets)
     found = _bins.summarise(narrow, features(learner, data), first, seed)
-    total, sums, largest, scale = 0, 0.0, 0.0, weight_scale(learner, schema)
+    n = max(learner.n_targets, 1)
+    total, scale = 0, weight_scale(learner, schema)
+    sums, largest = np.zeros(n), np.zeros(n)
     for i, (lo, hi) in enumerate(data.bounds):
         w = _bins.whole_weights(data.block(i).weight, hi - lo, scale)
         total += int(w.sum())
@@ -76,13 +78,7 @@ def summary(learner: Any, schema: Schema, data: ShardData, first: int, seed: int
             y = _targets(learner, data, i)
             sums = sums + w.astype(np.float64) @ y
             largest = np.maximum(largest, np.abs(y).max(axis=0, initial=0.0))
-    n = max(learner.n_targets, 1)
-    return {
-        **found,
-        "total": np.array([float(total)]),
-        "sums": np.broadcast_to(np.asarray(sums, np.float64), (n,)).copy(),
-        "largest": np.broadcast_to(np.asarray(largest, np.float64), (n,)).copy(),
-    }
+    return {**found, "total": np.array([float(total)]), "sums": sums, "largest": largest}
 
 
 def units(parts: Sequence[Arrays], n_outputs: int) -> dict[str, Array]:

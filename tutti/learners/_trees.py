@@ -129,27 +129,33 @@ class Walker:
         """
         from tutti.learners._kernels.tree_predict import add_values
 
+        add: Any = add_values
+
         values = self._value if values is None else values
         out = np.zeros((len(x), values.shape[1]))
-        self._in_parts(lambda lo, hi, plain: add_values(x, lo, hi, *self._nodes(), plain, values, out), x, threads)
+        self._in_parts(lambda lo, hi, plain: add(x, lo, hi, *self._nodes(), plain, values, out), x, threads)
         return out
 
     def apply(self, x: Array, threads: int = 1) -> Array:
         """Return (rows, n_trees) leaves, counted inside each tree."""
         from tutti.learners._kernels.tree_predict import apply
 
+        find: Any = apply
+
         out = np.empty((len(x), len(self.roots)), np.int64)
-        self._in_parts(lambda lo, hi, plain: apply(x, lo, hi, *self._nodes(), plain, out), x, threads)
+        self._in_parts(lambda lo, hi, plain: find(x, lo, hi, *self._nodes(), plain, out), x, threads)
         return out
 
     def paths(self, x: Array) -> tuple[Array, Array]:
         """Return (indptr, indices) of the nodes that each row visits, nodes counted over all trees."""
         from tutti.learners._kernels.tree_predict import paths
 
+        walk: Any = paths
+
         indptr = np.zeros(len(x) + 1, np.int64)
-        paths(x, *self._nodes(), indptr, np.zeros(0, np.int64))
+        walk(x, *self._nodes(), indptr, np.zeros(0, np.int64))
         indices = np.empty(indptr[-1], np.int64)
-        paths(x, *self._nodes(), indptr, indices)
+        walk(x, *self._nodes(), indptr, indices)
         return indptr, indices
 
     def _nodes(self) -> tuple[Array, ...]:

@@ -142,7 +142,7 @@ class ForestLearner(OnlyTasks, Spec):
         """Put the bins, or the model, together."""
         stage = int(shared["stage"][0])
         if stage == SUMMARY:
-            n, d, k = (int(v) for v in shared["sizes"][:3])
+            d, k = (int(v) for v in shared["sizes"][1:3])
             categorical = np.zeros(d, bool)
             categorical[list(self.categorical)] = True
             bins = _bins.merge(parts, categorical)

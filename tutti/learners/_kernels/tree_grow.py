@@ -223,36 +223,36 @@ def best_split(table, rules, work, codes, rs, cs, target, weight, entries, lo, h
 @njit(cache=True, nogil=True)
 def partition(codes, rs, offset, cut, missing_left, entries, lo, hi, spare):
     """Move rows with code <= cut to the front, the others behind, each in their order; returns where these begin."""
-    l, r = lo, 0
+    front, behind = lo, 0
     low = 0 if missing_left else 1
     for a in range(lo, hi):
         e = entries[a]
         c = np.int64(codes[(e & ROW) * rs + offset])
         goes = 1 if (c > cut or c < low) else 0
-        entries[l] = e
-        spare[r] = e
-        l += 1 - goes
-        r += goes
-    for a in range(r):
-        entries[l + a] = spare[a]
-    return l
+        entries[front] = e
+        spare[behind] = e
+        front += 1 - goes
+        behind += goes
+    for a in range(behind):
+        entries[front + a] = spare[a]
+    return front
 
 
 @njit(cache=True, nogil=True)
 def partition_set(codes, rs, offset, words, entries, lo, hi, spare):
     """`partition` of categories: codes whose bit is set in ``words`` (8 of 32 bits) go to the front."""
-    l, r = lo, 0
+    front, behind = np.int64(lo), np.int64(0)
     for a in range(lo, hi):
         e = entries[a]
         c = np.int64(codes[(e & ROW) * rs + offset])
-        goes = 1 - ((np.int64(words[c >> 5]) >> (c & 31)) & 1)
-        entries[l] = e
-        spare[r] = e
-        l += 1 - goes
-        r += goes
-    for a in range(r):
-        entries[l + a] = spare[a]
-    return l
+        goes = np.int64(1) - ((np.int64(words[c >> 5]) >> (c & 31)) & 1)
+        entries[front] = e
+        spare[behind] = e
+        front += 1 - goes
+        behind += goes
+    for a in range(behind):
+        entries[front + a] = spare[a]
+    return front
 
 
 @njit(cache=True, nogil=True)

@@ -14,7 +14,6 @@ import numpy as np
 from numba import njit
 
 from tutti.learners._kernels.bits import lowest
-from tutti.learners._kernels.keyed import below, keyed
 
 CLASSES, REGRESSION = 0, 1
 GINI, ENTROPY, SQUARED = 0, 1, 2
@@ -54,8 +53,8 @@ class Rules(NamedTuple):
     """What makes a split good and a node a leaf.
 
     n_outputs : classes, or outputs of a regression.   min_weight : in whole weights.   min_decrease : of the weighted
-    impurity, times the weight of all rows.   class_weight (n_outputs,).   unit : of a whole weight.   scale, square_unit
-    : of whole targets and squares.   shift (n_outputs,) : added to the targets.
+    impurity, times the weight of all rows.   class_weight (n_outputs,).   unit : of a whole weight.   scale,
+    square_unit : of whole targets and squares.   shift (n_outputs,) : added to the targets.
     """
 
     kind: int
