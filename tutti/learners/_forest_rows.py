@@ -134,15 +134,16 @@ def table(learner: Any, shared: Arrays, rows: Rows) -> Any:
     return Table(
         by_column=rows.common("by_column").reshape(-1),
         by_row=by_row.reshape(-1),
+        words=by_row.reshape(-1).view(np.uint64),
         stride=by_row.shape[1],
         n_rows=len(by_row),
         n_features=bins.n_features,
         categorical=bins.categorical.astype(np.uint8),
         any_categorical=int(bins.categorical.any()),
-        cuts=np.ascontiguousarray(bins.cuts),
-        cut_at=np.ascontiguousarray(bins.cut_at),
-        values=np.ascontiguousarray(bins.values),
-        value_at=np.ascontiguousarray(bins.value_at),
+        cuts=bins.cuts.copy(),
+        cut_at=bins.cut_at.copy(),
+        values=bins.values.copy(),
+        value_at=bins.value_at.copy(),
         label=np.zeros(0, np.int32) if regression else rows.common("label"),
         target=rows.common("target").reshape(-1) if regression else nothing,
         square=rows.common("square") if regression else nothing,
@@ -173,7 +174,7 @@ def rules(learner: Any, shared: Arrays, schema: Schema) -> Any:
         unit=2.0 ** -weight_scale(learner, schema),
         scale=2.0**-power,
         square_unit=2.0**-square,
-        shift=np.ascontiguousarray(shared["shift"]) if regression else np.zeros(k),
+        shift=np.array(shared["shift"]) if regression else np.zeros(k),
     )
 
 
@@ -202,11 +203,13 @@ def scratch(table: Any, rules: Any, local_rows: int) -> Any:
     def whole(length: int) -> Array:
         return np.zeros(length, np.int64)
 
+    codes = whole(local * table.stride // 8)
     return kernels.Work(
         entries=np.empty(n, np.int64),
         spare=np.empty(n, np.int64),
         local_entries=whole(local),
-        local_codes=np.zeros(local * table.stride, np.uint8),
+        local_codes=codes.view(np.uint8),
+        local_words=codes.view(np.uint64),
         local_target=whole(local * k),
         local_square=whole(local),
         local_weight=whole(local),
@@ -234,6 +237,7 @@ def votes(learner: Any, shared: Arrays, rows: Rows, first: int, last: int) -> di
     from tutti.learners._kernels.tree_predict import add_codes
     from tutti.learners.forest import poisson
 
+    add: Any = add_codes
     trees, by_column = Trees.from_arrays(shared), rows.common("by_column")
     if learner.criterion == "squared_error":
         target = np.ldexp(rows.common("target").astype(np.float64), -int(shared["scales"][0])) + shared["shift"]
@@ -243,12 +247,14 @@ def votes(learner: Any, shared: Arrays, rows: Rows, first: int, last: int) -> di
     out = np.zeros((n, trees.value.shape[1] + 1))
     sums, times = np.zeros((n, trees.value.shape[1])), np.empty(n, np.int64)
     codes = np.ascontiguousarray(by_column[:, first:last]).reshape(-1)
+    nodes = (trees.feature, trees.left, trees.right, trees.bin, trees.missing_left, trees.set_at, trees.sets)
+    writable = [np.require(a, requirements="W") for a in nodes]  # one compiled form, also of arrays that are lent
+    value = np.require(trees.value, requirements="W")
     for t in range(trees.n_trees):
         key = learner.tree_key(shared, t - int(shared["sizes"][3]))
         times_drawn(key, first, n, thresholds, times)
         left_out = np.flatnonzero(times == 0)
-        nodes = (trees.feature, trees.left, trees.right, trees.bin, trees.missing_left, trees.set_at, trees.sets)
-        add_codes(codes, n, left_out, trees.offset[t], *nodes, trees.value, sums)
+        add(codes, n, left_out, trees.offset[t], *writable, value, sums)
         out[left_out, -1] += 1.0
     out[:, :-1] = sums
     return {"votes": out, "target": target[first:last].copy()}

@@ -22,12 +22,11 @@ from tutti.learners._kernels.tree_split import (
     NEXT,
     ROW,
     SPARSE,
-    _count1,
-    _count4,
-    _count5,
+    U,
     _is_constant,
     _scan_dense,
     _scan_small,
+    count_columns,
     payload_of,
 )
 from tutti.learners._kernels.tree_wide import scan_wide, side_score, weight_of
@@ -180,24 +179,14 @@ def best_split(table, rules, work, codes, rs, cs, target, weight, entries, lo, h
             permutation[drawn + t], permutation[other] = permutation[other], permutation[drawn + t]
         dense = packed and not small and table.any_categorical == 0
         if dense:
-            for q in range(256 * take):
-                h[q] = 0
-            o = permutation[drawn : drawn + take]
-            if take == 5:
-                _count5(codes, rs, o[0] * cs, o[1] * cs, o[2] * cs, o[3] * cs, o[4] * cs, entries, lo, hi, h)
-            elif take == 4:
-                _count4(codes, rs, o[0] * cs, o[1] * cs, o[2] * cs, o[3] * cs, entries, lo, hi, h)
-            else:
-                for t in range(take):
-                    _count1(codes, rs, o[t] * cs, entries, lo, hi, h[256 * t :])
+            count_columns(codes, rs, cs, permutation, drawn, take, entries, lo, hi, h)
         for t in range(take):
             f = permutation[drawn + t]
             if dense:
-                column = h[256 * t : 256 * t + 256]
-                constant, gone = _is_constant(column, total), column[0] != 0
+                constant, gone = _is_constant(h, 256 * t, total), h[256 * t] != 0
                 s, at, follow, side = -np.inf, 0, 0, False
                 if not constant:
-                    s, at, follow, side = _scan_dense(column, total, rules, work.prefix, work.score)
+                    s, at, follow, side = _scan_dense(h, 256 * t, total, rules, work.prefix, work.score)
             elif small and table.categorical[f] == 0:
                 s, at, follow, side, constant, gone = _scan_small(
                     codes, f * cs, work.rows, work.payload, m, h, total, rules
@@ -223,19 +212,20 @@ def best_split(table, rules, work, codes, rs, cs, target, weight, entries, lo, h
 @njit(cache=True, nogil=True)
 def partition(codes, rs, offset, cut, missing_left, entries, lo, hi, spare):
     """Move rows with code <= cut to the front, the others behind, each in their order; returns where these begin."""
-    front, behind = lo, 0
-    low = 0 if missing_left else 1
+    front, behind, one, none = U(lo), U(0), U(1), U(0)
+    low = np.int64(0 if missing_left else 1)  # code 0, less 1 in 8 bits, is beyond every cut
+    most, stride, start = np.int64(cut) - low, U(rs), U(offset)
     for a in range(lo, hi):
         e = entries[a]
-        c = np.int64(codes[(e & ROW) * rs + offset])
-        goes = 1 if (c > cut or c < low) else 0
+        goes = one if ((np.int64(codes[U(e & ROW) * stride + start]) - low) & 255) > most else none
         entries[front] = e
         spare[behind] = e
-        front += 1 - goes
+        front += one - goes
         behind += goes
-    for a in range(behind):
-        entries[front + a] = spare[a]
-    return front
+    mid = np.int64(front)
+    for a in range(np.int64(behind)):
+        entries[mid + a] = spare[a]
+    return mid
 
 
 @njit(cache=True, nogil=True)
@@ -314,7 +304,7 @@ def _larger(ints, reals, values):
 @njit(cache=True, nogil=True)
 def _localise(table, rules, work, m, lo):
     """Copy the codes and targets of a node's rows to where they lie together; entries count from 0 then."""
-    stride, k = table.stride, rules.n_outputs
+    stride, k = table.stride >> 3, rules.n_outputs
     weighted, regression = len(table.weight) > 0, rules.kind != CLASSES
     for a in range(m):
         e = work.entries[lo + a]
@@ -322,7 +312,7 @@ def _localise(table, rules, work, m, lo):
         work.local_entries[a] = (e - row) | a
         at, to = row * stride, a * stride
         for q in range(stride):
-            work.local_codes[to + q] = table.by_row[at + q]
+            work.local_words[to + q] = table.words[at + q]
         if weighted:
             work.local_weight[a] = table.weight[row]
         if regression:

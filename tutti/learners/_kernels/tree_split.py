@@ -23,17 +23,21 @@ MASK = (1 << FIELD) - 1
 SPARSE = 160
 """Nodes of fewer rows skip empty bins."""
 ROW, DRAWN = 0xFFFFFFFF, 0xFFFF
+U = np.uint64
+H1, H2, H3, H4 = U(256), U(512), U(768), U(1024)
 
 
 class Table(NamedTuple):
     """Binned rows and targets; flat arrays.
 
-    by_column (n_features * n_rows,), by_row (n_rows * stride,) uint8 codes; label (n_rows,) int32 classes, or target
-    (n_rows * n_outputs,) and square (n_rows,) int64; weight (n_rows,) int64, empty without sample weights.
+    by_column (n_features * n_rows,), by_row (n_rows * stride,) uint8 codes, words: by_row, 8 at a time; label (n_rows,)
+    int32 classes, or target (n_rows * n_outputs,) and square (n_rows,) int64; weight (n_rows,) int64, empty without
+    sample weights.
     """
 
     by_column: Any
     by_row: Any
+    words: Any
     stride: int
     n_rows: int
     n_features: int
@@ -80,6 +84,7 @@ class Work(NamedTuple):
     spare: Any
     local_entries: Any
     local_codes: Any
+    local_words: Any
     local_target: Any
     local_square: Any
     local_weight: Any
@@ -122,43 +127,62 @@ def _two_classes(p, w, p_all, w_all, c0, c1):
 
 @njit(cache=True, nogil=True)
 def _count5(codes, rs, o0, o1, o2, o3, o4, entries, lo, hi, h):
+    """Add the rows' payloads to five columns of h; whole numbers without a sign index faster."""
     for a in range(lo, hi):
         e = entries[a]
-        at = (e & ROW) * rs
+        at = U(e & ROW) * rs
         p = payload_of(e)
         h[codes[at + o0]] += p
-        h[256 + codes[at + o1]] += p
-        h[512 + codes[at + o2]] += p
-        h[768 + codes[at + o3]] += p
-        h[1024 + codes[at + o4]] += p
+        h[U(codes[at + o1]) + H1] += p
+        h[U(codes[at + o2]) + H2] += p
+        h[U(codes[at + o3]) + H3] += p
+        h[U(codes[at + o4]) + H4] += p
 
 
 @njit(cache=True, nogil=True)
 def _count4(codes, rs, o0, o1, o2, o3, entries, lo, hi, h):
     for a in range(lo, hi):
         e = entries[a]
-        at = (e & ROW) * rs
+        at = U(e & ROW) * rs
         p = payload_of(e)
         h[codes[at + o0]] += p
-        h[256 + codes[at + o1]] += p
-        h[512 + codes[at + o2]] += p
-        h[768 + codes[at + o3]] += p
+        h[U(codes[at + o1]) + H1] += p
+        h[U(codes[at + o2]) + H2] += p
+        h[U(codes[at + o3]) + H3] += p
 
 
 @njit(cache=True, nogil=True)
-def _count1(codes, rs, o0, entries, lo, hi, h):
+def _count1(codes, rs, o0, entries, lo, hi, h, shift):
     for a in range(lo, hi):
         e = entries[a]
-        h[codes[(e & ROW) * rs + o0]] += payload_of(e)
+        h[U(codes[U(e & ROW) * rs + o0]) + shift] += payload_of(e)
+
+
+@njit(cache=True, nogil=True)
+def count_columns(codes, rs, cs, columns, first, take, entries, lo, hi, h):
+    """Count ``take`` (at most 5) of the columns from ``first`` on, column t in h[256 t:256 t + 256]."""
+    for q in range(256 * take):
+        h[q] = 0
+    r, c = U(rs), U(cs)
+    o0 = U(columns[first]) * c
+    if take >= 4:
+        o1, o2, o3 = U(columns[first + 1]) * c, U(columns[first + 2]) * c, U(columns[first + 3]) * c
+        if take == 5:
+            _count5(codes, r, o0, o1, o2, o3, U(columns[first + 4]) * c, entries, lo, hi, h)
+        else:
+            _count4(codes, r, o0, o1, o2, o3, entries, lo, hi, h)
+    else:
+        for t in range(take):
+            _count1(codes, r, U(columns[first + t]) * c, entries, lo, hi, h, U(256 * t))
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _scan_dense(h, total, rules, prefix, score):
+def _scan_dense(h, base, total, rules, prefix, score):
     """Best cut of a counted column: (score, bin, next bin, missing left)."""
-    gone = h[0]
+    gone = h[base]
     acc = np.int64(0)
     for b in range(1, 256):
-        acc += h[b]
+        acc += h[base + b]
         prefix[b] = acc
     c0, c1 = rules.class_weight[0], rules.class_weight[1]
     n, w_all, p_all = _field(total, 1), np.float64(_field(total, 0)), np.float64(_field(total, 2))
@@ -170,29 +194,29 @@ def _scan_dense(h, total, rules, prefix, score):
             x = prefix[b] + extra
             m = _field(x, 1)
             s = _two_classes(np.float64(_field(x, 2)), np.float64(_field(x, 0)), p_all, w_all, c0, c1)
-            score[b] = s if (m >= least and n - m >= least) else -np.inf
+            score[b] = s if (m >= least) & (n - m >= least) else -np.inf
         for b in range(1, 256):
             if score[b] > best:
                 best, at, left = score[b], b, side == 1
     if rules.min_weight > 0.0 and at > 0:
-        return _scan_slow(h, total, rules)
+        return _scan_slow(h, base, total, rules)
     follow = at + 1
-    while follow < 256 and h[follow] == 0:
+    while follow < 256 and h[base + follow] == 0:
         follow += 1
     return best, at, (follow if follow < 256 else -1), left
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _scan_slow(h, total, rules):
+def _scan_slow(h, base, total, rules):
     """`_scan_dense` with a least weight of each side."""
     c0, c1 = rules.class_weight[0], rules.class_weight[1]
     n, w_all, p_all = _field(total, 1), np.float64(_field(total, 0)), np.float64(_field(total, 2))
     least = max(rules.min_leaf, 1)
     best, at, left = -np.inf, 0, False
-    for side in range(2 if h[0] != 0 else 1):
-        x = h[0] if side == 1 else np.int64(0)
+    for side in range(2 if h[base] != 0 else 1):
+        x = h[base] if side == 1 else np.int64(0)
         for b in range(1, 256):
-            x += h[b]
+            x += h[base + b]
             m, p, w = _field(x, 1), np.float64(_field(x, 2)), np.float64(_field(x, 0))
             weight = p * c1 + (w - p) * c0
             other = (p_all - p) * c1 + (w_all - w - p_all + p) * c0
@@ -201,15 +225,15 @@ def _scan_slow(h, total, rules):
                 if s > best:
                     best, at, left = s, b, side == 1
     follow = at + 1
-    while follow < 256 and h[follow] == 0:
+    while follow < 256 and h[base + follow] == 0:
         follow += 1
     return best, at, (follow if follow < 256 else -1), left
 
 
 @njit(cache=True, nogil=True)
-def _is_constant(h, total):
+def _is_constant(h, base, total):
     """True if one bin holds all rows."""
-    b = 0
+    b = base
     while h[b] == 0:
         b += 1
     return h[b] == total
@@ -222,9 +246,9 @@ def _scan_small(codes, offset, rows, payload, m, h, total, rules):
     Returns (score, bin, next bin, missing left, constant, any missing).
     """
     w0, w1, w2, w3 = np.uint64(0), np.uint64(0), np.uint64(0), np.uint64(0)
-    one = np.uint64(1)
+    one, start = U(1), U(offset)
     for a in range(m):
-        c = codes[rows[a] + offset]
+        c = codes[U(rows[a]) + start]
         h[c] += payload[a]
         bit = one << np.uint64(c & 63)
         word = c >> 6
