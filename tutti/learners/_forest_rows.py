@@ -214,6 +214,7 @@ def scratch(table: Any, rules: Any, local_rows: int) -> Any:
         local_square=whole(local),
         local_weight=whole(local),
         histogram=whole(5 * 256),
+        small=whole(256),
         wide=whole(size * 256),
         prefix=whole(256),
         score=np.zeros(256),

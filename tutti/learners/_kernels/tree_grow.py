@@ -189,7 +189,7 @@ def best_split(table, rules, work, codes, rs, cs, target, weight, entries, lo, h
                     s, at, follow, side = _scan_dense(h, 256 * t, total, rules, work.prefix, work.score)
             elif small and table.categorical[f] == 0:
                 s, at, follow, side, constant, gone = _scan_small(
-                    codes, f * cs, work.rows, work.payload, m, h, total, rules
+                    codes, f * cs, work.rows, work.payload, m, work.small, total, rules
                 )
             else:
                 best, constant = scan_wide(
@@ -415,8 +415,6 @@ def grow(table, rules, work, n_entries, root_key, local_rows):
         if base >= 0:
             codes, rs, cs, entries = work.local_codes, table.stride, 1, work.local_entries
             target, square, weight = work.local_target, work.local_square, work.local_weight
-        elif hi - lo < table.n_rows >> 3:
-            codes, rs, cs = table.by_row, table.stride, 1
         if len(table.weight) == 0:
             weight = table.weight
         if not may_split(rules, target, entries, lo, hi, depth, stats):

@@ -78,7 +78,7 @@ class Rules(NamedTuple):
 
 
 class Work(NamedTuple):
-    """Scratch of one thread, used again for every node and tree."""
+    """Scratch of one thread, used for every node and tree; ``small`` and ``wide`` are zero between two columns."""
 
     entries: Any
     spare: Any
@@ -89,6 +89,7 @@ class Work(NamedTuple):
     local_square: Any
     local_weight: Any
     histogram: Any
+    small: Any
     wide: Any
     prefix: Any
     score: Any
@@ -177,6 +178,37 @@ def count_columns(codes, rs, cs, columns, first, take, entries, lo, hi, h):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
+def _scores(prefix, extra, n, w_all, p_all, c0, c1, least, score):
+    """score[b] of the cut behind each bin, -inf where a side has fewer than ``least`` rows; several bins at a time."""
+    for b in range(256):
+        x = prefix[b] + extra
+        p, w = np.float64(np.int32(x >> (2 * FIELD))), np.float64(np.int32(x & MASK))  # 32 bits are converted at once
+        m = np.int32((x >> FIELD) & MASK)
+        pl, nl = p * c1, (w - p) * c0
+        pr, nr = (p_all - p) * c1, (w_all - w - p_all + p) * c0
+        wl, wr = pl + nl, pr + nr
+        s = -2.0 * (pl * nl * wr + pr * nr * wl) / (wl * wr)
+        score[b] = s if (m >= least) & (n - m >= least) else -np.inf
+
+
+@njit(cache=True, nogil=True)
+def _largest(score):
+    """(greatest, its first place); four chains of comparisons side by side."""
+    a, b, c, d = score[0], score[1], score[2], score[3]
+    for i in range(4, 256, 4):
+        a = score[i] if score[i] > a else a
+        b = score[i + 1] if score[i + 1] > b else b
+        c = score[i + 2] if score[i + 2] > c else c
+        d = score[i + 3] if score[i + 3] > d else d
+    a, c = (a if a > b else b), (c if c > d else d)
+    a = a if a > c else c
+    i = 0
+    while score[i] != a:
+        i += 1
+    return a, i
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
 def _scan_dense(h, base, total, rules, prefix, score):
     """Best cut of a counted column: (score, bin, next bin, missing left)."""
     gone = h[base]
@@ -184,22 +216,19 @@ def _scan_dense(h, base, total, rules, prefix, score):
     for b in range(1, 256):
         acc += h[base + b]
         prefix[b] = acc
-    c0, c1 = rules.class_weight[0], rules.class_weight[1]
     n, w_all, p_all = _field(total, 1), np.float64(_field(total, 0)), np.float64(_field(total, 2))
-    least = max(rules.min_leaf, 1)
-    best, at, left = -np.inf, 0, False
-    for side in range(2 if gone != 0 else 1):
-        extra = gone if side == 1 else np.int64(0)
-        for b in range(1, 256):
-            x = prefix[b] + extra
-            m = _field(x, 1)
-            s = _two_classes(np.float64(_field(x, 2)), np.float64(_field(x, 0)), p_all, w_all, c0, c1)
-            score[b] = s if (m >= least) & (n - m >= least) else -np.inf
-        for b in range(1, 256):
-            if score[b] > best:
-                best, at, left = score[b], b, side == 1
-    if rules.min_weight > 0.0 and at > 0:
+    least, left = max(rules.min_leaf, 1), False
+    c0, c1 = rules.class_weight[0], rules.class_weight[1]
+    if rules.min_weight > 0.0:
         return _scan_slow(h, base, total, rules)
+    _scores(prefix, 0, n, w_all, p_all, c0, c1, least, score)
+    best, at = _largest(score)
+    if gone != 0:
+        _scores(prefix, gone, n, w_all, p_all, c0, c1, least, score)
+        score[0] = -np.inf  # missing left, all others right: the cut behind the last bin, mirrored
+        other, there = _largest(score)
+        if other > best:
+            best, at, left = other, there, True
     follow = at + 1
     while follow < 256 and h[base + follow] == 0:
         follow += 1
