@@ -32,9 +32,8 @@ def main() -> None:
     parser.add_argument("--systems", nargs="*", default=RIVALS)
     given = parser.parse_args()
     ensure(given.data, "higgs")
-    lines = [header()]
     for job in [j for j in given.jobs if j != "accuracy"]:
-        lines += ["", f"{job:10} {'fit s':>8} {'CPU s':>8} {'predict s':>10} {'AUC':>8} {'peak MB':>9}"]
+        lines = [header(), "", f"{job:10} {'fit s':>8} {'CPU s':>8} {'predict s':>10} {'AUC':>8} {'peak MB':>9}"]
         ours = alone("_forest.py", "tutti", job, str(given.data), str(given.repeats))[0]
         lines.append(row(ours))
         found = {}
@@ -42,7 +41,7 @@ def main() -> None:
             times = "1" if system == "sklearn" else str(given.repeats)
             found[system] = alone("_forest.py", system, job, str(given.data), times)[0]
             lines.append(row(found[system]))
-            save("forests", "\n".join(lines))
+            save(f"forests_{job}", "\n".join(lines))
         again = alone("_forest.py", "tutti", job, str(given.data), str(given.repeats))[0]
         lines.append(row(again))
         fit = min(ours["fit_s"], again["fit_s"])
@@ -53,13 +52,17 @@ def main() -> None:
             lines.append(f"against {system:10} {text}, peak memory {ours['peak_mb'] / max(r['peak_mb'], 1):4.2f} of it")
         save("forests", "\n".join(lines))
     if "accuracy" in given.jobs:
-        lines += ["", f"{'accuracy':10} {'depth':>6} {'tutti':>8} {'sklearn':>8} {'difference':>11}   accuracy or R^2"]
+        lines = [
+            header(),
+            "",
+            f"{'accuracy':10} {'depth':>6} {'tutti':>8} {'sklearn':>8} {'difference':>11}   accuracy or R^2",
+        ]
         for name in SETS:
             for depth in ("6", "None"):
                 job = f"accuracy:{name}:{depth}"
                 a, b = (alone("_forest.py", s, job, str(given.data), "5")[0]["score"] for s in ("tutti", "sklearn"))
                 lines.append(f"{name:10} {depth:>6} {a:8.4f} {b:8.4f} {a - b:+11.4f}")
-        save("forests", "\n".join(lines))
+        save("forests_accuracy", "\n".join(lines))
 
 
 if __name__ == "__main__":

@@ -56,51 +56,51 @@ def features(learner: Any, data: ShardData) -> ShardData:
     return _WithoutTargets(data, learner.n_targets) if learner.n_targets else data
 
 
-def weight_scale(learner: Any, schema: Schema) -> int:
-    """Return k: sample weights become whole numbers w 2^k."""
-    scale = _bins.weight_scale(schema)
-    if learner.criterion != "squared_error" or not schema.weighted:
-        return scale
-    return max(0, min(scale, _WEIGHT_BITS - math.ceil(math.log2(max(schema.weight_sum, 1e-300)))))
-
-
 def summary(learner: Any, schema: Schema, data: ShardData, first: int, seed: int) -> dict[str, Array]:
     """Return what bins and units of the targets need to know of a shard."""
     narrow = dataclasses.replace(schema, n_features=schema.n_features - learner.n_targets)
     found = _bins.summarise(narrow, features(learner, data), first, seed)
     n = max(learner.n_targets, 1)
-    total, scale = 0, weight_scale(learner, schema)
-    sums, largest = np.zeros(n), np.zeros(n)
+    total, whole, sums, largest = 0.0, True, np.zeros(n), np.zeros(n)
     for i, (lo, hi) in enumerate(data.bounds):
-        w = _bins.whole_weights(data.block(i).weight, hi - lo, scale)
-        total += int(w.sum())
+        weight = data.block(i).weight
+        w = np.ones(hi - lo) if weight is None else weight
+        total += float(w.sum())
+        whole = whole and (weight is None or bool((w == np.rint(w)).all()))
         if learner.criterion == "squared_error":
             y = _targets(learner, data, i)
-            sums = sums + w.astype(np.float64) @ y
+            sums = sums + w @ y
             largest = np.maximum(largest, np.abs(y).max(axis=0, initial=0.0))
-    return {**found, "total": np.array([float(total)]), "sums": sums, "largest": largest}
+    return {**found, "total": np.array([total]), "whole": np.array([whole]), "sums": sums, "largest": largest}
 
 
-def units(parts: Sequence[Arrays], n_outputs: int) -> dict[str, Array]:
-    """Return (shift, scales): targets become whole numbers (y - shift) / scale whose sums fit into 62 bits."""
+def units(learner: Any, parts: Sequence[Arrays], n_outputs: int) -> dict[str, Array]:
+    """Return (shift, scales): targets, their squares and weights become whole numbers, (y - shift) 2^scale, whose
+    sums fit into 62 bits; weights that are whole numbers stay what they are."""
     total = sum(float(p["total"][0]) for p in parts)
+    regression = learner.criterion == "squared_error"
+    bits, weight = _WEIGHT_BITS if regression else 48, 0
+    if not all(bool(p["whole"][0]) for p in parts):
+        weight = max(0, min(40, bits - math.ceil(math.log2(max(total, 1e-300)))))
+    if not regression:
+        return {"scales": np.array([0, 0, weight], np.int64)}
     shift = np.zeros(n_outputs)
     for p in parts:
         shift = shift + p["sums"]
-    shift = shift / max(total, 1.0)
+    shift = shift / total if total > 0.0 else shift
     largest = np.max([p["largest"] for p in parts], axis=0)
     widest = float((largest + np.abs(shift)).max())
-    room = 59 - math.ceil(math.log2(max(total, 1.0) + 1.0))
+    room = 59 - math.ceil(math.log2(max(total, 1.0) + 1.0)) - weight
     power = min(50, room) - math.ceil(math.log2(widest)) if widest > 0.0 else 0
     widest *= widest * n_outputs
     square = room - math.ceil(math.log2(widest)) if widest > 0.0 else 0
-    return {"shift": shift, "scales": np.array([power, square], np.int64)}
+    return {"shift": shift, "scales": np.array([power, square, weight], np.int64)}
 
 
 def encode(learner: Any, shared: Arrays, rows: Rows, task: int, first: int) -> None:
     """Write a shard's codes, targets and weights into the rooms."""
     data = rows.shard(task)
-    bins, scale = Bins.from_arrays(shared), weight_scale(learner, rows.schema)
+    bins, scale = Bins.from_arrays(shared), int(shared["scales"][2])
     narrow = features(learner, data)
     codes, by_row = rows.common("by_column"), rows.common("by_row")
     for i, (lo, hi) in enumerate(data.bounds):
@@ -115,7 +115,7 @@ def encode(learner: Any, shared: Arrays, rows: Rows, task: int, first: int) -> N
             rows.common("label")[here] = block.y
             continue
         y = _targets(learner, data, i) - shared["shift"]
-        power, square = (int(v) for v in shared["scales"])
+        power, square = (int(v) for v in shared["scales"][:2])
         if not np.isfinite(y).all():
             bad = int(np.flatnonzero(~np.isfinite(y).all(axis=1))[0])
             path, row = data.place(lo + bad)
@@ -151,13 +151,13 @@ def table(learner: Any, shared: Arrays, rows: Rows) -> Any:
     )
 
 
-def rules(learner: Any, shared: Arrays, schema: Schema) -> Any:
+def rules(learner: Any, shared: Arrays) -> Any:
     """Return what the kernels are told of a good tree; weights and decreases are those of one row until `of_bag`."""
     from tutti.learners._kernels import tree_split as kernels
 
     regression = learner.criterion == "squared_error"
     k = int(shared["sizes"][2])
-    power, square = (int(v) for v in shared["scales"]) if regression else (0, 0)
+    power, square, weight = (int(v) for v in shared["scales"])
     weights = np.ones(k) if learner.class_weight is None else np.asarray(learner.class_weight, np.float64)
     codes = {"gini": kernels.GINI, "entropy": kernels.ENTROPY, "squared_error": kernels.SQUARED}
     return kernels.Rules(
@@ -171,7 +171,7 @@ def rules(learner: Any, shared: Arrays, schema: Schema) -> Any:
         min_weight=float(learner.min_weight_leaf),
         min_decrease=float(learner.min_impurity_decrease),
         class_weight=weights,
-        unit=2.0 ** -weight_scale(learner, schema),
+        unit=2.0**-weight,
         scale=2.0**-power,
         square_unit=2.0**-square,
         shift=np.array(shared["shift"]) if regression else np.zeros(k),

@@ -146,7 +146,7 @@ class ForestLearner(OnlyTasks, Spec):
             categorical = np.zeros(d, bool)
             categorical[list(self.categorical)] = True
             bins = _bins.merge(parts, categorical)
-            units = _forest_rows.units(parts, k) if self.criterion == "squared_error" else {}
+            units = _forest_rows.units(self, parts, k)
             if not sum(float(p["total"][0]) for p in parts) > 0.0:
                 raise DataError("sample_weight is zero for every row: nothing would be learned")
             return {**shared, "stage": np.array([CODES]), **bins.arrays(), **units}
@@ -170,7 +170,7 @@ class ForestLearner(OnlyTasks, Spec):
         from tutti.learners._kernels import tree_best_first, tree_grow, tree_prune
 
         table = _forest_rows.table(self, shared, rows)
-        rules = _forest_rows.rules(self, shared, rows.schema)
+        rules = _forest_rows.rules(self, shared)
         work = _scratch(table, rules)
         key, nodes = self.tree_key(shared, task), self.tree_key(shared, task, "nodes")
         n = tree_grow.draw(table, rules, key, poisson(self.rate), work.entries)
