@@ -43,6 +43,8 @@ _HOME: dict[str, str] = {
     "HalvingSearchCV": "tutti.estimators._search",
     "OptunaSearchCV": "tutti.estimators._optuna",
     "RandomizedSearchCV": "tutti.estimators._search",
+    "RandomForestClassifier": "tutti.estimators.forest",
+    "RandomForestRegressor": "tutti.estimators.forest",
     "train": "tutti.estimators.training",
     "load": "tutti.estimators.store",
 }

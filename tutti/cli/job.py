@@ -22,7 +22,8 @@ from tutti.types import Partition
 
 TABLES = ("data", "model", "strategy", "engine", "output")
 READERS = {"libsvm": "read_libsvm", "csv": "read_csv", "parquet": "read_parquet"}
-MODELS = ("LogisticRegression", "LinearSVC", "SVC", "SVR", "LinearRegression", "Ridge", *_nets.NETS)
+_FORESTS = ("RandomForestClassifier", "RandomForestRegressor")
+MODELS = ("LogisticRegression", "LinearSVC", "SVC", "SVR", "LinearRegression", "Ridge", *_FORESTS, *_nets.NETS)
 STRATEGIES = ("AllReduce", "CoCoA", "LocalSGD", "ParameterServer", "Replay", "TaskParallel")
 ENGINES = ("Threads", "Processes", "Hosts")
 REPORT_SUFFIXES = (".json", ".html", ".txt")

@@ -39,6 +39,8 @@ _ESTIMATORS = {
     "LinearSVC": "tutti.estimators.svm:LinearSVC",
     "SVC": "tutti.estimators.kernel_svm:SVC",
     "SVR": "tutti.estimators.kernel_svm:SVR",
+    "RandomForestClassifier": "tutti.estimators.forest:RandomForestClassifier",
+    "RandomForestRegressor": "tutti.estimators.forest:RandomForestRegressor",
     "NeuralNetClassifier": "tutti.estimators.neural:NeuralNetClassifier",
     "NeuralNetRegressor": "tutti.estimators.neural:NeuralNetRegressor",
 }
@@ -47,6 +49,7 @@ _SPECS = {
     "CoCoA": "tutti.strategies.cocoa:CoCoA",
     "LocalSGD": "tutti.strategies.local_sgd:LocalSGD",
     "ParameterServer": "tutti.strategies.parameter_server:ParameterServer",
+    "TaskParallel": "tutti.strategies.task_parallel:TaskParallel",
     "SGD": "tutti.strategies.server_optimizers:SGD",
     "Adagrad": "tutti.strategies.server_optimizers:Adagrad",
     "Adam": "tutti.strategies.server_optimizers:Adam",

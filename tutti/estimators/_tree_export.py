@@ -1,0 +1,60 @@
+"""Forests as scikit-learn's own objects."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from tutti.errors import ModelError
+from tutti.learners._trees import Trees
+
+
+def to_sklearn(forest: Any) -> Any:
+    """Return a fitted RandomForestClassifier or RandomForestRegressor of scikit-learn with the same trees."""
+    from sklearn import ensemble, tree
+
+    if len(forest.trees_.sets):
+        raise ModelError("scikit-learn's trees know no categories: fit on one-hot columns to export the forest")
+    classifier = forest._task == "classification"
+    name = "Classifier" if classifier else "Regressor"
+    model = getattr(ensemble, f"RandomForest{name}")(n_estimators=forest.trees_.n_trees, criterion=forest.criterion)
+    one = getattr(tree, f"DecisionTree{name}")
+    model.estimator_ = one()
+    model.n_features_in_, model.n_outputs_ = forest.n_features_in_, forest.n_outputs_
+    if hasattr(forest, "feature_names_in_"):
+        model.feature_names_in_ = forest.feature_names_in_
+    if classifier:
+        model.classes_, model.n_classes_ = forest.classes_, len(forest.classes_)
+    model.estimators_ = [_member(one(criterion=forest.criterion), forest, t) for t in range(forest.trees_.n_trees)]
+    return model
+
+
+def _member(member: Any, forest: Any, t: int) -> Any:
+    member.n_features_in_, member.n_outputs_ = forest.n_features_in_, forest.n_outputs_
+    member.max_features_ = forest.n_features_in_
+    n_classes = np.ones(forest.n_outputs_, np.intp)
+    if forest._task == "classification":
+        member.classes_, member.n_classes_ = np.arange(len(forest.classes_)), np.intp(len(forest.classes_))
+        n_classes = np.array([len(forest.classes_)], np.intp)
+    member.tree_ = _structure(forest.trees_.tree(t), forest.n_features_in_, n_classes, forest.n_outputs_)
+    return member
+
+
+def _structure(trees: Trees, n_features: int, n_classes: Any, n_outputs: int) -> Any:
+    from sklearn.tree._tree import Tree
+
+    structure = Tree(n_features, n_classes, n_outputs)
+    leaf = trees.feature < 0
+    nodes = np.zeros(len(leaf), dtype=structure.__getstate__()["nodes"].dtype)
+    nodes["left_child"] = np.where(leaf, -1, trees.left)
+    nodes["right_child"] = np.where(leaf, -1, trees.right)
+    nodes["feature"] = np.where(leaf, -2, trees.feature)
+    nodes["threshold"] = np.where(leaf, -2.0, trees.cut)
+    nodes["impurity"], nodes["n_node_samples"] = trees.impurity, trees.n_rows
+    nodes["weighted_n_node_samples"], nodes["missing_go_to_left"] = trees.weight, trees.missing_left
+    values = trees.value[:, None, :] if len(n_classes) == 1 and n_outputs == 1 else trees.value[:, :, None]
+    depth = int(trees.depths().max())
+    state = {"max_depth": depth, "node_count": len(leaf), "nodes": nodes, "values": np.ascontiguousarray(values)}
+    structure.__setstate__(state)
+    return structure

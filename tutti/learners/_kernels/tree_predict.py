@@ -1,0 +1,126 @@
+"""Rows down many trees: a few rows side by side, so that their cache misses overlap; no branch per node.
+
+Nodes of all trees lie one after the other; the left child follows its node.  ``meta`` holds feature (upper 32 bits)
+and right child (counted over all trees), ``cut`` the threshold in the type of the rows.  A leaf is its own right child
+and its cut is -inf, so a row that has arrived stays.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+SIDE = 16
+BLOCK = 512
+LOW = 0xFFFFFFFF
+
+
+@njit(cache=True, nogil=True)
+def _goes_left(v, node, meta, cut, missing_left, set_at, sets):
+    """Where missing values and categories are possible."""
+    at = set_at[node]
+    if at >= 0:
+        code = np.int64(v) if v == v else 0
+        return (np.int64(sets[at, code >> 5]) >> (code & 31)) & 1 == 1
+    if v != v:
+        return missing_left[node] != 0
+    return v <= cut[node]
+
+
+@njit(cache=True, nogil=True)
+def leaves(x, lo, hi, root, meta, cut, missing_left, set_at, sets, plain, out):
+    """out[i - lo] = leaf of row i of x in the tree at ``root``; ``plain``: no value is missing or a category."""
+    at = np.empty(SIDE, np.int64)
+    for first in range(lo, hi, SIDE):
+        n = min(SIDE, hi - first)
+        at[:] = root
+        moved = True
+        if plain and n == SIDE:
+            while moved:
+                changed = np.int64(0)
+                for r in range(SIDE):
+                    node = at[r]
+                    m = meta[node]
+                    follow = node + 1 if x[first + r, m >> 32] <= cut[node] else m & LOW
+                    changed |= follow ^ node
+                    at[r] = follow
+                moved = changed != 0
+        else:
+            for r in range(n):
+                node = at[r]
+                while meta[node] & LOW != node:
+                    v = x[first + r, meta[node] >> 32]
+                    node = node + 1 if _goes_left(v, node, meta, cut, missing_left, set_at, sets) else meta[node] & LOW
+                at[r] = node
+        for r in range(n):
+            out[first - lo + r] = at[r]
+
+
+@njit(cache=True, nogil=True)
+def add_values(x, lo, hi, roots, meta, cut, missing_left, set_at, sets, plain, values, out):
+    """out[i] += value of the leaf of row i in each tree, in the order of the trees, for rows lo..hi."""
+    found = np.empty(BLOCK, np.int64)
+    k = values.shape[1]
+    for first in range(lo, hi, BLOCK):
+        last = min(first + BLOCK, hi)
+        for t in range(len(roots)):
+            leaves(x, first, last, roots[t], meta, cut, missing_left, set_at, sets, plain, found)
+            if k == 1:
+                for i in range(first, last):
+                    out[i, 0] += values[found[i - first], 0]
+            else:
+                for i in range(first, last):
+                    for o in range(k):
+                        out[i, o] += values[found[i - first], o]
+
+
+@njit(cache=True, nogil=True)
+def apply(x, lo, hi, roots, meta, cut, missing_left, set_at, sets, plain, out):
+    """out[i, t] = leaf of row i in tree t, counted inside the tree."""
+    found = np.empty(BLOCK, np.int64)
+    for first in range(lo, hi, BLOCK):
+        last = min(first + BLOCK, hi)
+        for t in range(len(roots)):
+            leaves(x, first, last, roots[t], meta, cut, missing_left, set_at, sets, plain, found)
+            for i in range(first, last):
+                out[i, t] = found[i - first] - roots[t]
+
+
+@njit(cache=True, nogil=True)
+def paths(x, roots, meta, cut, missing_left, set_at, sets, indptr, indices):
+    """Nodes that each row visits, all trees one after the other; ``indices`` may be empty: only count, in indptr."""
+    for i in range(len(x)):
+        at = indptr[i]
+        for t in range(len(roots)):
+            node = roots[t]
+            while True:
+                if len(indices) > 0:
+                    indices[at] = node
+                at += 1
+                right = meta[node] & LOW
+                if right == node:
+                    break
+                v = x[i, meta[node] >> 32]
+                node = node + 1 if _goes_left(v, node, meta, cut, missing_left, set_at, sets) else right
+        if len(indices) == 0:
+            indptr[i + 1] = at
+
+
+@njit(cache=True, nogil=True)
+def add_codes(codes, n_rows, rows, root, feature, left, right, bin_of, missing_left, set_at, sets, values, out):
+    """out[r] += value of the leaf of row r for each r in ``rows``; codes (n_features * n_rows,) by column."""
+    for a in range(len(rows)):
+        row = rows[a]
+        node = 0
+        while feature[root + node] >= 0:
+            here = root + node
+            c = np.int64(codes[feature[here] * n_rows + row])
+            if set_at[here] >= 0:
+                goes_left = (np.int64(sets[set_at[here], c >> 5]) >> (c & 31)) & 1 == 1
+            elif c == 0:
+                goes_left = missing_left[here] != 0
+            else:
+                goes_left = c <= bin_of[here]
+            node = left[here] if goes_left else right[here]
+        for o in range(values.shape[1]):
+            out[row, o] += values[root + node, o]
