@@ -34,6 +34,8 @@ _HOME: dict[str, str] = {
     "LogisticRegression": "tutti.estimators.linear",
     "Ridge": "tutti.estimators.linear",
     "LinearSVC": "tutti.estimators.svm",
+    "GradientBoostingClassifier": "tutti.estimators.boosting",
+    "GradientBoostingRegressor": "tutti.estimators.boosting",
     "NeuralNetClassifier": "tutti.estimators.neural",
     "NeuralNetRegressor": "tutti.estimators.neural",
     "train": "tutti.estimators.training",

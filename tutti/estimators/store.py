@@ -37,6 +37,8 @@ _ESTIMATORS = {
     "LinearRegression": "tutti.estimators.linear:LinearRegression",
     "Ridge": "tutti.estimators.linear:Ridge",
     "LinearSVC": "tutti.estimators.svm:LinearSVC",
+    "GradientBoostingClassifier": "tutti.estimators.boosting:GradientBoostingClassifier",
+    "GradientBoostingRegressor": "tutti.estimators.boosting:GradientBoostingRegressor",
     "NeuralNetClassifier": "tutti.estimators.neural:NeuralNetClassifier",
     "NeuralNetRegressor": "tutti.estimators.neural:NeuralNetRegressor",
 }

@@ -45,7 +45,7 @@ class Fit:
         categorical = np.zeros(schema.n_features, bool)
         categorical[list(learner.categorical)] = True
         self.bins = Bins.from_arrays(start) if start is not None else make_bins(
-            schema, shards, firsts, sums, seed, categorical
+            schema, shards, firsts, sums, seed, categorical, learner.max_bins
         )  # fmt: skip
         held = learner.validation_fraction if learner.early_stopping else 0.0
         self.rows = rows = make_rows(schema, shards, firsts, self.bins, learner.class_weight, held, seed)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tutti._parcel import payload, value_of
+from tutti.errors import DataError
 from tutti.learners._bins import Bins, merge, summarise
 from tutti.learners._kernels.boost import chosen, to_rows
 from tutti.protocols import ShardData, Sums
@@ -62,8 +63,9 @@ def first_rows(shards: Mapping[int, ShardData], n_shards: int, sums: Sums) -> di
 
 
 def make_bins(
-    schema: Schema, shards: Mapping[int, ShardData], firsts: Mapping[int, int], sums: Sums, seed: int, categorical: Array
-) -> Bins:
+    schema: Schema, shards: Mapping[int, ShardData], firsts: Mapping[int, int], sums: Sums, seed: int, categorical: Array,
+    max_bins: int,
+) -> Bins:  # fmt: skip
     """Return the bins that follow from all rows, whoever holds them."""
     mine = {str(s): summarise(schema, data, firsts[s], seed) for s, data in shards.items()}
     found = dict(mine)
@@ -71,7 +73,28 @@ def make_bins(
         for one in sums.gather(b"".join(payload(mine))):
             found.update(value_of(one))
     ordered = [found[s] for s in sorted(found, key=int)]
-    return merge(ordered, categorical, schema.feature_names)
+    return coarser(merge(ordered, categorical, schema.feature_names), max_bins)
+
+
+def coarser(bins: Bins, max_bins: int) -> Bins:
+    """Return bins of which a column has at most ``max_bins``: cuts are left out at equal distances.
+
+    Raises
+    ------
+    DataError : a categorical column with more categories; they are not merged.
+    """
+    if (many := np.flatnonzero(bins.n_bins > max_bins)).size == 0:
+        return bins
+    cuts, values = [], []
+    for j in range(bins.n_features):
+        own = bins.cuts[bins.cut_at[j] : bins.cut_at[j + 1]]
+        if j in many and bins.categorical[j]:
+            raise DataError(f"{bins.n_bins[j]} categories, but max_bins={max_bins}: raise it", column=j)
+        chosen = np.arange(1, max_bins) * (len(own) + 1) // max_bins - 1
+        cuts.append(own[chosen] if j in many else own)
+        values.append(np.zeros(0) if j in many else bins.values_of(j))
+    ends = [np.cumsum([0, *map(len, parts)]).astype(np.int64) for parts in (cuts, values)]
+    return Bins(np.concatenate(cuts), ends[0], np.concatenate(values), ends[1], bins.categorical)
 
 
 def make_rows(

@@ -35,6 +35,7 @@ class Boosting(Spec):
     l2 : added to the hessian of every leaf.
     min_child_weight, min_samples_leaf : least sum of hessians and least rows of a leaf.   min_gain : of a split.
     subsample : part of the rows that is drawn for a round.   max_features : part of the columns drawn for a node.
+    max_bins : most bins of a column, missing values apart.
     monotonic : for each column 1 (rises), -1 (falls) or 0; empty: all 0.   categorical : columns whose values are names.
     class_weight : a factor for each class.
     early_stopping : stop when the loss of a ``validation_fraction`` of the rows, which do not train, was not better by
@@ -54,6 +55,7 @@ class Boosting(Spec):
     min_gain: float = 0.0
     subsample: float = 1.0
     max_features: float = 1.0
+    max_bins: int = 255
     monotonic: tuple[int, ...] = ()
     categorical: tuple[int, ...] = ()
     class_weight: tuple[float, ...] | None = None

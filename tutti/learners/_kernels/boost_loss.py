@@ -130,12 +130,12 @@ def softmax(f, y, weight, g, h, loss):
 
 
 @njit(cache=True, nogil=True)
-def keys_of(y, f, keys):
-    """keys = y - f as whole numbers in the same order."""
+def keys_of(residual, keys):
+    """keys = the residuals as whole numbers in the same order."""
     r = np.empty(1)
     bits = r.view(np.int64)
-    for i in range(len(y)):
-        r[0] = y[i] - f[i] + 0.0  # no negative zero
+    for i in range(len(residual)):
+        r[0] = residual[i] + 0.0  # no negative zero
         b = bits[0]
         keys[i] = np.uint64(b) ^ (np.uint64(0xFFFFFFFFFFFFFFFF) if b < 0 else np.uint64(1) << np.uint64(63))
 

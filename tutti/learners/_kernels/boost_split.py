@@ -39,7 +39,7 @@ N_RULES = 8
 """Words of ``rules``, float64."""
 
 
-@njit(inline="always")
+@njit(inline="always", error_model="numpy")
 def _value(g, h, l2, low, high):
     """The value of a leaf that is allowed and saves most."""
     bottom = h + l2
@@ -47,13 +47,13 @@ def _value(g, h, l2, low, high):
     return min(max(v, low), high)
 
 
-@njit(inline="always")
+@njit(inline="always", error_model="numpy")
 def _saved(g, h, l2, v):
     """Twice what the value v saves of the loss: G^2 / (H + l2) if v is free."""
     return -(2.0 * g + (h + l2) * v) * v
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _gains(gl, hl, cl, first, stop, g, h, c, rules, sign, low, high, gain):
     """gain[first:stop] of splits after each code; -1 where a side is too light."""
     l2, least, rows = rules[L2], rules[LEAST_HESSIAN], rules[LEAST_ROWS]
@@ -71,13 +71,13 @@ def _gains(gl, hl, cl, first, stop, g, h, c, rules, sign, low, high, gain):
         gain[b] = _saved(gl[b], hl[b], l2, u) + _saved(gr, hr, l2, v) if fine else -1.0
 
 
-@njit(inline="always")
+@njit(inline="always", error_model="numpy")
 def _keep(ints, reals, p, gain, j, code, missing_left, categorical):
     reals[p, GAIN] = gain
     ints[p, FEATURE], ints[p, BIN], ints[p, MISSING_LEFT], ints[p, CATEGORICAL] = j, code, missing_left, categorical
 
 
-@njit(inline="always")
+@njit(inline="always", error_model="numpy")
 def _prefix(cells, plane, at, n, scales, gl, hl, cl, counted, base):
     """Sums of the codes 1..b, with ``base`` (packed, count) added, as exact float64; returns nothing."""
     packed, rows = base
@@ -91,7 +91,7 @@ def _prefix(cells, plane, at, n, scales, gl, hl, cl, counted, base):
             cl[b] = np.float64(rows)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _numeric(cells, plane, at, n, j, p, ints, reals, scales, rules, sign, gl, hl, cl, gain, counted):
     """Try every cut of an ordered column, missing values on either side."""
     missing = cells[at]
@@ -121,7 +121,7 @@ def _numeric(cells, plane, at, n, j, p, ints, reals, scales, rules, sign, gl, hl
         _keep(ints, reals, p, best, j, code, 1, 0)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _category_order(cells, plane, at, n, scales, rules, order, ratio, counted):
     """Write the codes 0..n that have rows into ``order`` by G / (H + smooth), ties by code; return their number."""
     m = 0
@@ -139,7 +139,7 @@ def _category_order(cells, plane, at, n, scales, rules, order, ratio, counted):
     return m
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _categories(cells, plane, at, n, j, p, ints, reals, scales, rules, order, gl, hl, cl, gain, counted):
     """Try the sets of categories that come first in the order of their mean gradient; missing is one of them.
 
@@ -164,7 +164,7 @@ def _categories(cells, plane, at, n, j, p, ints, reals, scales, rules, order, gl
         _keep(ints, reals, p, best, j, found, 0, 1)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def _settle(cells, plane, n_codes, n_bins, p, ints, reals, scales, rules, signs, go, order, gain, counted):
     """Write down which codes of the chosen column go left, the sums of the left side and the values of both."""
     j = ints[p, FEATURE]
@@ -197,7 +197,7 @@ def _settle(cells, plane, n_codes, n_bins, p, ints, reals, scales, rules, signs,
     reals[p, RIGHT_VALUE] = _value(g - gl, h - hl, l2, low, high)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def find(p, cells, n_codes, n_bins, categorical, signs, wanted, ints, reals, scales, rules, go, room, counted):
     """Find the best split of node p and open the node, or leave it closed; returns whether it is open."""
     gl, hl, cl, gain = room[0], room[1], room[2], room[3]
@@ -232,7 +232,7 @@ def find(p, cells, n_codes, n_bins, categorical, signs, wanted, ints, reals, sca
     return True
 
 
-@njit(inline="always")
+@njit(inline="always", error_model="numpy")
 def _mix(x):
     x = np.uint64(x) + np.uint64(0x9E3779B97F4A7C15)
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -240,7 +240,7 @@ def _mix(x):
     return x ^ (x >> np.uint64(31))
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def draw_columns(key, node, n_wanted, wanted):
     """Mark ``n_wanted`` columns at random, by the number of the node."""
     d = len(wanted)
@@ -256,7 +256,7 @@ def draw_columns(key, node, n_wanted, wanted):
             left -= 1
 
 
-@njit(inline="always")
+@njit(inline="always", error_model="numpy")
 def _totals(cells, n_codes, n_bins, ints, counted):
     packed, rows = np.int64(0), np.int64(0)
     for b in range(n_codes):
@@ -266,7 +266,7 @@ def _totals(cells, n_codes, n_bins, ints, counted):
     ints[0, G], ints[0, H], ints[0, C] = packed >> 32, packed & LOW_HALF, rows
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def choose(batch, ints, reals, state, rules):
     """Write the open nodes that are split next into ``batch``; return their number."""
     room = np.int64(min(rules[MAX_LEAVES] - state[N_LEAVES], 1.0 * len(batch)))
@@ -293,7 +293,7 @@ def choose(batch, ints, reals, state, rules):
     return n
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def decide(
     batch, n_batch, pool, n_codes, n_bins, categorical, signs, n_wanted, key, ints, reals, state, scales, rules, go, room
 ):
