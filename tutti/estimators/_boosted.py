@@ -74,6 +74,7 @@ class BoostedTrees(Estimator):
     verbose: int
     n_features_in_: int
     model_: dict[str, Array]
+    _forest: Any
 
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
         """Grow the trees; the same bits for any number of workers.
@@ -139,7 +140,7 @@ class BoostedTrees(Estimator):
     def apply(self, X: Any) -> Array:
         """Return the number of the leaf, within its tree, that each row falls into: (n_rows, n_trees)."""
         self._check_fitted()
-        forest = self._forest()
+        forest = self._forest
         found = []
         for x in self._blocks(X):
             out = np.empty((len(x), forest.n_trees), np.int64)
@@ -254,8 +255,7 @@ class BoostedTrees(Estimator):
 
     def _adopt(self, job: Job, result: Result, label_dtype: Any) -> None:
         schema = job.schema
-        self.model_ = {k: np.array(v) for k, v in result.arrays.items() if k != "status"}
-        self._forget_forest()
+        self._set_model({k: np.array(v) for k, v in result.arrays.items() if k != "status"})
         self.n_features_in_ = schema.n_features
         self._set_names(schema.feature_names)
         if schema.classes is not None:
@@ -275,19 +275,18 @@ class BoostedTrees(Estimator):
 
     # prediction
 
-    def _forest(self) -> Any:
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in self.__dict__.items() if k != "_forest"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        if "model_" in state:
+            self._set_model(state["model_"])
+
+    def _set_model(self, model: dict[str, Array]) -> None:
         from tutti.learners._boosting_model import Forest
 
-        found = self.__dict__.get("_flat")
-        if found is None:
-            found = self.__dict__["_flat"] = Forest.of(self.model_)
-        return found
-
-    def _forget_forest(self) -> None:
-        self.__dict__.pop("_flat", None)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {k: v for k, v in self.__dict__.items() if k != "_flat"}
+        self.model_, self._forest = model, Forest.of(model)
 
     def _raw(self, X: Any) -> Array:
         """Return (n_rows, n_outputs) sums of leaves of arrays or of a Dataset, in the order of its rows."""
@@ -296,7 +295,7 @@ class BoostedTrees(Estimator):
         return found[0] if len(found) == 1 else np.concatenate(found)
 
     def _sum(self, x: Array) -> Array:
-        forest = self._forest()
+        forest = self._forest
         f = np.repeat(self.model_["base"][None, :], len(x), axis=0)
         _in_parallel(lambda lo, hi: forest.add(x, f, lo, hi, 0, forest.n_trees), len(x), forest.n_trees)
         return f
@@ -304,7 +303,7 @@ class BoostedTrees(Estimator):
     def _staged(self, X: Any) -> Iterator[Array]:
         """Yield what `_raw` returns after each round."""
         self._check_fitted()
-        forest, k = self._forest(), len(self.model_["base"])
+        forest, k = self._forest, len(self.model_["base"])
         blocks = list(self._blocks(X))
         sums = [np.repeat(self.model_["base"][None, :], len(x), axis=0) for x in blocks]
         for t in range(0, forest.n_trees, k):
@@ -400,7 +399,7 @@ class BoostedTrees(Estimator):
             self.classes_ = restored_classes(classes)
             outputs = len(self.classes_) if len(self.classes_) > 2 else 1
         check_arrays(arrays, d, outputs, (classes is None) == (self._task == "regression"))
-        self.model_ = arrays
+        self._set_model(arrays)
         self._names_from_store(facts["feature_names"], d)
         self.n_features_in_ = d
         self._set_scores()
@@ -437,7 +436,7 @@ def _in_parallel(work: Any, n: int, n_trees: int) -> None:
 
 def part_of_columns(given: Any, n: int) -> float:
     """Return the part of the columns that a node tries, of a parameter ``max_features``."""
-    wrong = ParameterError("max_features", given, 'write None, "sqrt", "log2", a whole number of columns or a part of them')
+    wrong = ParameterError("max_features", given, 'write None, "sqrt", "log2", a number of columns or a part of them')
     if given is None:
         return 1.0
     if isinstance(given, str):

@@ -14,7 +14,7 @@ import numpy as np
 from tutti.errors import DataError
 from tutti.learners._bins import Bins, weight_scale, whole_weights
 from tutti.learners._boosting_model import Forest, Model
-from tutti.learners._boosting_rows import Rows, first_rows, make_bins, make_rows
+from tutti.learners._boosting_rows import first_rows, make_bins, make_rows
 from tutti.learners._boosting_tree import Grower, Grown, Shape
 from tutti.learners._kernels import boost, boost_loss
 from tutti.protocols import ShardData, Sums
@@ -85,6 +85,7 @@ class Fit:
         rows, steady = self.rows, learner.loss in ("squared_error", "absolute_error", "quantile")
         told = steady and not len(rows.weight)  # the hessian of every row is 1, so it counts the rows
         least = max(learner.min_child_weight, float(learner.min_samples_leaf) if told else 0.0)
+        least *= 1 - 2.0**-10  # sums are rounded by chance: one that is just the least counts
         shape = Shape(
             learner.max_depth, learner.max_leaf_nodes, learner.grow == "leafwise", learner.l2, least,
             learner.min_samples_leaf, learner.min_gain, learner.columns_per_node(self.schema.n_features),

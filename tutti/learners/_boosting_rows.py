@@ -63,9 +63,14 @@ def first_rows(shards: Mapping[int, ShardData], n_shards: int, sums: Sums) -> di
 
 
 def make_bins(
-    schema: Schema, shards: Mapping[int, ShardData], firsts: Mapping[int, int], sums: Sums, seed: int, categorical: Array,
+    schema: Schema,
+    shards: Mapping[int, ShardData],
+    firsts: Mapping[int, int],
+    sums: Sums,
+    seed: int,
+    categorical: Array,
     max_bins: int,
-) -> Bins:  # fmt: skip
+) -> Bins:
     """Return the bins that follow from all rows, whoever holds them."""
     mine = {str(s): summarise(schema, data, firsts[s], seed) for s, data in shards.items()}
     found = dict(mine)

@@ -1,4 +1,4 @@
-"""Gradient boosting on histograms of whole numbers: sums are exact, so the trees are the same for any number of workers.
+"""Gradient boosting on histograms of whole numbers: sums are exact, so the trees are the same for any workers.
 
 Gradients and hessians of a tree become whole numbers of up to 20 bits, scaled by a power of two and rounded up or down
 by chance keyed to the row; leaves get their values from the unrounded ones.
@@ -36,7 +36,7 @@ class Boosting(Spec):
     min_child_weight, min_samples_leaf : least sum of hessians and least rows of a leaf.   min_gain : of a split.
     subsample : part of the rows that is drawn for a round.   max_features : part of the columns drawn for a node.
     max_bins : most bins of a column, missing values apart.
-    monotonic : for each column 1 (rises), -1 (falls) or 0; empty: all 0.   categorical : columns whose values are names.
+    monotonic : 1 (rises), -1 (falls) or 0 of each column; empty: 0.   categorical : columns whose values are names.
     class_weight : a factor for each class.
     early_stopping : stop when the loss of a ``validation_fraction`` of the rows, which do not train, was not better by
         ``tol`` in ``n_iter_no_change`` rounds.

@@ -50,9 +50,7 @@ class WorkerSums:
 def counted(worker: Worker, learner: Counting) -> Arrays:
     """Run the learner's rounds on the rows of this rank; returns the last state, the same on every rank."""
     began, step = time.perf_counter(), 0
-    rounds = learner.rounds(
-        worker.schema, worker.shards, WorkerSums(worker), seed=worker.seed, start=worker.start
-    )
+    rounds = learner.rounds(worker.schema, worker.shards, WorkerSums(worker), seed=worker.seed, start=worker.start)
     shared: Arrays = {}
     while True:
         with worker.phase("compute"):

@@ -217,7 +217,8 @@ def chosen(first_row, n, key, limit, out):
     key = np.uint64(key)
     for i in range(n):
         row = np.uint64(first_row + i)
-        out[i] = np.uint64(_hash(np.uint32(row) ^ np.uint32(np.uint32(row >> np.uint64(32)) * np.uint32(0x9E3779B1)), key)) < limit
+        mixed = np.uint32(row >> np.uint64(32)) * np.uint32(0x9E3779B1)
+        out[i] = np.uint64(_hash(np.uint32(row) ^ np.uint32(mixed), key)) < limit
 
 
 @njit(cache=True, nogil=True)

@@ -11,13 +11,10 @@ from numba import njit
 
 from tutti.learners._kernels.boost import (
     BIN,
-    C,
     CATEGORICAL,
     DEPTH,
     FEATURE,
-    G,
     GAIN,
-    H,
     HIGH,
     LEFT,
     LEFT_C,
@@ -31,12 +28,17 @@ from tutti.learners._kernels.boost import (
     OPEN,
     RIGHT_VALUE,
     SLOT,
+    C,
+    G,
+    H,
 )
 
 LOW_HALF = 0xFFFFFFFF
 L2, LEAST_HESSIAN, LEAST_ROWS, LEAST_GAIN, MAX_DEPTH, MAX_LEAVES, BEST_FIRST, SMOOTH = range(8)
 N_RULES = 8
 """Words of ``rules``, float64."""
+_CLEARLY = 1 + 2.0**-15
+"""Of equally good splits the first one is taken, though sums are rounded by chance."""
 
 
 @njit(inline="always", error_model="numpy")
@@ -54,24 +56,34 @@ def _saved(g, h, l2, v):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _gains(gl, hl, cl, first, stop, g, h, c, rules, sign, low, high, gain):
-    """gain[first:stop] of splits after each code; -1 where a side is too light."""
+def _gains(gl, hl, cl, first, stop, g, h, c, rules, sign, low, high, now, gain):
+    """gain[first:stop] over ``now`` of splits after each code; -1 where a side is too light."""
     l2, least, rows = rules[L2], rules[LEAST_HESSIAN], rules[LEAST_ROWS]
     if sign == 0 and low == -np.inf and high == np.inf:
         for b in range(first, stop):
             gr, hr = g - gl[b], h - hl[b]
             p, q = hl[b] + l2, hr + l2
-            found = (gl[b] * gl[b] * q + gr * gr * p) / (p * q)
+            found = (gl[b] * gl[b] * q + gr * gr * p) / (p * q) - now
             gain[b] = found if (hl[b] >= least) & (hr >= least) & (cl[b] >= rows) & (c - cl[b] >= rows) else -1.0
         return
     for b in range(first, stop):
         gr, hr = g - gl[b], h - hl[b]
         u, v = _value(gl[b], hl[b], l2, low, high), _value(gr, hr, l2, low, high)
         fine = (hl[b] >= least) & (hr >= least) & (cl[b] >= rows) & (c - cl[b] >= rows) & ((v - u) * sign >= 0)
-        gain[b] = _saved(gl[b], hl[b], l2, u) + _saved(gr, hr, l2, v) if fine else -1.0
+        gain[b] = _saved(gl[b], hl[b], l2, u) + _saved(gr, hr, l2, v) - now if fine else -1.0
 
 
 @njit(inline="always", error_model="numpy")
+def _best(gain, first, stop, bar):
+    """The first code with more than ``bar``, than which no later one gains clearly more; -1 if there is none."""
+    code = -1
+    for b in range(first, stop):
+        if gain[b] > bar:
+            bar, code = gain[b] * _CLEARLY, b
+    return code
+
+
+@njit(inline="always")
 def _keep(ints, reals, p, gain, j, code, missing_left, categorical):
     reals[p, GAIN] = gain
     ints[p, FEATURE], ints[p, BIN], ints[p, MISSING_LEFT], ints[p, CATEGORICAL] = j, code, missing_left, categorical
@@ -92,7 +104,7 @@ def _prefix(cells, plane, at, n, scales, gl, hl, cl, counted, base):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _numeric(cells, plane, at, n, j, p, ints, reals, scales, rules, sign, gl, hl, cl, gain, counted):
+def _numeric(cells, plane, at, n, j, p, now, ints, reals, scales, rules, sign, gl, hl, cl, gain, counted):
     """Try every cut of an ordered column, missing values on either side."""
     missing = cells[at]
     rows = cells[plane + at] if counted else np.int64(0)
@@ -102,23 +114,17 @@ def _numeric(cells, plane, at, n, j, p, ints, reals, scales, rules, sign, gl, hl
     there = missing != 0 or rows != 0
     _prefix(cells, plane, at, n, scales, gl, hl, cl, counted, (np.int64(0), np.int64(0)))
     stop = n + 1 if there else n
-    _gains(gl, hl, cl, 1, stop, g, h, c, rules, sign, low, high, gain)
-    best, code = reals[p, GAIN], 0
-    for b in range(1, stop):
-        if gain[b] > best:
-            best, code = gain[b], b
+    _gains(gl, hl, cl, 1, stop, g, h, c, rules, sign, low, high, now, gain)
+    code = _best(gain, 1, stop, reals[p, GAIN] * _CLEARLY)
     if code > 0:
-        _keep(ints, reals, p, best, j, code, 0 if there else np.int64(hl[code] + hl[code] > h), 0)
+        _keep(ints, reals, p, gain[code], j, code, 0 if there else np.int64(hl[code] + hl[code] > h), 0)
     if not there:
         return
     _prefix(cells, plane, at, n, scales, gl, hl, cl, counted, (missing, rows))
-    _gains(gl, hl, cl, 1, n, g, h, c, rules, sign, low, high, gain)
-    best, code = reals[p, GAIN], 0
-    for b in range(1, n):
-        if gain[b] > best:
-            best, code = gain[b], b
+    _gains(gl, hl, cl, 1, n, g, h, c, rules, sign, low, high, now, gain)
+    code = _best(gain, 1, n, reals[p, GAIN] * _CLEARLY)
     if code > 0:
-        _keep(ints, reals, p, best, j, code, 1, 0)
+        _keep(ints, reals, p, gain[code], j, code, 1, 0)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -140,7 +146,7 @@ def _category_order(cells, plane, at, n, scales, rules, order, ratio, counted):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _categories(cells, plane, at, n, j, p, ints, reals, scales, rules, order, gl, hl, cl, gain, counted):
+def _categories(cells, plane, at, n, j, p, now, ints, reals, scales, rules, order, gl, hl, cl, gain, counted):
     """Try the sets of categories that come first in the order of their mean gradient; missing is one of them.
 
     For a convex loss the best of all sets is among these (Fisher 1958).
@@ -155,13 +161,10 @@ def _categories(cells, plane, at, n, j, p, ints, reals, scales, rules, order, gl
             rows += cells[plane + at + order[k]]
             cl[k] = np.float64(rows)
     g, h = np.float64(ints[p, G]) * scales[0], np.float64(ints[p, H]) * scales[1]
-    _gains(gl, hl, cl, 0, m - 1, g, h, np.float64(ints[p, C]), rules, 0, reals[p, LOW], reals[p, HIGH], gain)
-    best, found = reals[p, GAIN], -1
-    for k in range(m - 1):
-        if gain[k] > best:
-            best, found = gain[k], k
+    _gains(gl, hl, cl, 0, m - 1, g, h, np.float64(ints[p, C]), rules, 0, reals[p, LOW], reals[p, HIGH], now, gain)
+    found = _best(gain, 0, m - 1, reals[p, GAIN] * _CLEARLY)
     if found >= 0:
-        _keep(ints, reals, p, best, j, found, 0, 1)
+        _keep(ints, reals, p, gain[found], j, found, 0, 1)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -209,25 +212,24 @@ def find(p, cells, n_codes, n_bins, categorical, signs, wanted, ints, reals, sca
     l2 = rules[L2]
     g, h = np.float64(ints[p, G]) * scales[0], np.float64(ints[p, H]) * scales[1]
     now = _saved(g, h, l2, _value(g, h, l2, reals[p, LOW], reals[p, HIGH]))
-    before = now + rules[LEAST_GAIN] + 1e-9 * abs(now) + 1e-300
-    reals[p, GAIN] = before
+    reals[p, GAIN] = rules[LEAST_GAIN] + 1e-9 * abs(now) + 1e-300
     ints[p, FEATURE] = -1
     for j in range(d):
         if wanted[j] and n_bins[j] > 0:
             at = j * n_codes
             if categorical[j]:
                 _categories(
-                    cells, plane, at, n_bins[j], j, p, ints, reals, scales, rules, order, gl, hl, cl, gain, counted
+                    cells, plane, at, n_bins[j], j, p, now, ints, reals, scales, rules, order, gl, hl, cl, gain, counted
                 )
             else:
                 _numeric(
-                    cells, plane, at, n_bins[j], j, p, ints, reals, scales, rules, signs[j], gl, hl, cl, gain, counted
-                )
+                    cells, plane, at, n_bins[j], j, p, now, ints, reals, scales, rules, signs[j], gl, hl, cl, gain,
+                    counted,
+                )  # fmt: skip
     if ints[p, FEATURE] < 0:
         reals[p, GAIN] = 0.0
         return False
     _settle(cells, plane, n_codes, n_bins, p, ints, reals, scales, rules, signs, go, order, gain, counted)
-    reals[p, GAIN] -= now
     ints[p, OPEN] = 1
     return True
 
@@ -295,8 +297,9 @@ def choose(batch, ints, reals, state, rules):
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def decide(
-    batch, n_batch, pool, n_codes, n_bins, categorical, signs, n_wanted, key, ints, reals, state, scales, rules, go, room
-):
+    batch, n_batch, pool, n_codes, n_bins, categorical, signs, n_wanted, key, ints, reals, state, scales, rules, go,
+    room,
+):  # fmt: skip
     """Find the splits of the children of a batch (the root's where n_batch is 0), then write the next batch.
 
     Returns its length.  Depth-wise: all open nodes of the level, by gain where not all may be split; best first: one.
@@ -322,8 +325,8 @@ def decide(
         if fits:
             draw_columns(key, p, n_wanted, wanted)
             fits = find(
-                p, pool[ints[p, SLOT]], n_codes, n_bins, categorical, signs, wanted, ints, reals, scales, rules, go, room,
-                counted,
+                p, pool[ints[p, SLOT]], n_codes, n_bins, categorical, signs, wanted, ints, reals, scales, rules, go,
+                room, counted,
             )  # fmt: skip
         if not fits:
             state[3 + state[N_FREE]] = ints[p, SLOT]
