@@ -332,8 +332,9 @@ class BoostedTrees(Estimator):
         if not isinstance(x, Csr):
             yield self._coded(np.ascontiguousarray(x), 0)
             return
-        for lo in range(0, x.shape[0], _ROWS):
-            hi = min(lo + _ROWS, x.shape[0])
+        n = len(x.indptr) - 1
+        for lo in range(0, n, _ROWS):
+            hi = min(lo + _ROWS, n)
             out = np.zeros((hi - lo, x.n_features), x.values.dtype)
             a, b = int(x.indptr[lo]), int(x.indptr[hi])
             out[np.repeat(np.arange(hi - lo), np.diff(x.indptr[lo : hi + 1])), x.indices[a:b]] = x.values[a:b]
@@ -443,13 +444,13 @@ def part_of_columns(given: Any, n: int) -> float:
         if given not in ("sqrt", "log2"):
             raise wrong
         return max(1, int(math.sqrt(n) if given == "sqrt" else math.log2(n))) / n
-    if isinstance(given, bool) or not isinstance(given, numbers.Real) or not given > 0:
+    if isinstance(given, bool) or not isinstance(given, numbers.Real) or not float(given) > 0:
         raise wrong
     if isinstance(given, numbers.Integral):
-        if given > n:
+        if int(given) > n:
             raise ParameterError("max_features", given, f"the data has {n} columns; write fewer")
         return int(given) / n
-    if given > 1:
+    if float(given) > 1:
         raise wrong
     return float(given)
 
@@ -459,7 +460,7 @@ def _number_of(name: str, given: Any, column: Any, n: int, names: tuple[str, ...
         if names is None or column not in names:
             raise ParameterError(name, given, f"{column!r} is not the name of a column")
         return names.index(column)
-    if isinstance(column, bool) or not isinstance(column, numbers.Integral) or not 0 <= column < n:
+    if isinstance(column, bool) or not isinstance(column, numbers.Integral) or not 0 <= int(column) < n:
         raise ParameterError(name, given, f"{column!r} is not the number of a column, 0 to {n - 1}")
     return int(column)
 

@@ -56,6 +56,7 @@ class Fit:
         self.loss, self.gh = np.empty(n, np.float32), np.empty(n, np.int64)
         self._count(learner)
         self.grower = self._grower(learner)
+        self.leaf = np.zeros(n, np.uint16 if self.grower.max_leaves < 1 << 16 else np.uint32)
         self.model = Model(self.bins, self.n_outputs)
         self.train_scores: list[float] = []
         self.valid_scores: list[float] = []
@@ -184,13 +185,16 @@ class Fit:
         bits = ((1 << 31) - 1) // max(self.n_train, 1)
         bits = min(bits.bit_length() - 1, 20)
         for k in range(self.n_outputs):
-            scales = [power(bits - math.frexp(float(t))[1]) if t > 0 else 1.0 for t in (tops[k], hessians[k])]
+            up, beside = (power(bits - math.frexp(float(t))[1]) if t > 0 else 1.0 for t in (tops[k], hessians[k]))
             key = derive(self.seed, step=number + k, purpose="tree")
             for lo, hi, first in rows.pieces:
-                boost.quantise(self.g[k, lo:hi], self.h[k, lo:hi], first, np.uint64(key), *scales, self.gh[lo:hi])
-            grown = self.grower.grow(train, self.gh, (1 / scales[0], 1 / scales[1]), key)
+                boost.quantise(self.g[k, lo:hi], self.h[k, lo:hi], first, np.uint64(key), up, beside, self.gh[lo:hi])
+            grown = self.grower.grow(train, self.gh, (1 / up, 1 / beside), key)
+            if len(train) < rows.n:
+                self.leaf[:] = 0
+            boost.mark_leaves(grown.leaves, grown.idx, grown.ints, self.leaf)
             values = self._values(k, grown, float(tops[k]), float(hessians[k]))
-            boost.add_leaves(grown.leaves, values, grown.idx, grown.ints, self.f[k])
+            boost.add_leaves(self.leaf, np.concatenate([[0.0], values]), self.f[k])
             if len(rest):
                 each = np.zeros(len(grown.ints))
                 each[grown.leaves] = values
@@ -199,10 +203,10 @@ class Fit:
     def _values(self, k: int, grown: Grown, top: float, hessian: float) -> Array:
         """Return the step of each leaf, learning rate included, and put the tree into the model."""
         leaves, learner = grown.leaves, self.learner
-        sums = np.zeros((len(leaves), 3), np.int64)
+        sums = np.empty((len(leaves) + 1, 3), np.int64)
         g_scale, h_scale = (self._scale(t, _FIXED_BITS) if t > 0 else 1.0 for t in (top, hessian))
-        boost.leaf_sums(leaves, grown.idx, self.g[k], self.h[k], grown.ints, g_scale, h_scale, sums)
-        sums = self.sums.total(sums.reshape(-1)).reshape(-1, 3)
+        boost.leaf_sums(self.leaf, self.g[k], self.h[k], g_scale, h_scale, sums)
+        sums = self.sums.total(sums.reshape(-1)).reshape(-1, 3)[1:]
         g, h = sums[:, 0] / g_scale, sums[:, 1] / h_scale
         if learner.loss in ("absolute_error", "quantile"):
             residual = self.rows.y - self.f[k]
@@ -238,7 +242,8 @@ class Fit:
             digit = reached.argmax(axis=1)
             below += np.where(digit > 0, total[np.arange(n), digit - 1], 0)
             prefix = (prefix << np.uint64(8)) | digit.astype(np.uint64)
-        return boost_loss.values_of(prefix)
+        found: Array = boost_loss.values_of(prefix)
+        return found
 
     # from outside
 

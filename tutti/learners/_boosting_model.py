@@ -138,11 +138,13 @@ class Forest:
 
     def add(self, x: Array, f: Array, start: int, stop: int, first: int, last: int) -> None:
         """Add trees first..last - 1 to f (n, n_outputs) for rows start..stop - 1 of x."""
-        boost_predict.add(x, start, stop, first, last, *self._steps(x.dtype), self.arrays["value"], f)
+        steps: Any = (x, start, stop, first, last, *self._steps(x.dtype), self.arrays["value"], f)
+        boost_predict.add(*steps)
 
     def apply(self, x: Array, out: Array) -> None:
         """out (n, n_trees) = the leaf of each tree that each row falls into."""
-        boost_predict.apply(x, 0, len(x), *self._steps(x.dtype), out)
+        steps: Any = (x, 0, len(x), *self._steps(x.dtype), out)
+        boost_predict.apply(*steps)
 
     def add_codes(self, columns: Array, f: Array) -> None:
         """Add all trees to f (n_outputs, n) for rows given as codes (n_features, n)."""

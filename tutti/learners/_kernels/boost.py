@@ -83,17 +83,19 @@ def root(codes, n_codes, idx, gh, ints, reals, state, pool, counted):
 @njit(inline="always")
 def _partition(column, go, idx, spare, lo, hi):
     """Order idx[lo:hi] so that rows which go left come first, both sides in their order; return where right begins."""
-    left, right = lo, 0
-    for a in range(lo, hi):
-        i = idx[a]
-        goes = np.int64(go[column[i]])
+    one = np.uint64(1)
+    left, right = np.uint64(lo), np.uint64(0)
+    for a in range(np.uint64(lo), np.uint64(hi)):
+        i = np.uint64(idx[a])
+        goes = np.uint64(go[column[i]])
         idx[left] = i
         spare[right] = i
         left += goes
-        right += 1 - goes
-    for a in range(right):
-        idx[left + a] = spare[a]
-    return left
+        right += one - goes
+    rest = idx[np.int64(left) : hi]
+    for a in range(len(rest)):
+        rest[a] = spare[a]
+    return np.int64(left)
 
 
 @njit(cache=True, nogil=True)
@@ -169,12 +171,14 @@ def take(batch, n_batch, total, ints, pool):
 
 @njit(cache=True, nogil=True)
 def largest(values):
-    """Return max |values|; NaN where there is one."""
-    found = np.float32(0)
-    for i in range(len(values)):
-        v = abs(values[i])
-        found = v if v > found or v != v else found
-    return found
+    """Return max |values| of float32; NaN where there is one, for its bits are above those of every number."""
+    bits = values.view(np.int32)
+    found = np.int32(0)
+    for i in range(len(bits)):
+        found = max(found, bits[i] & np.int32(0x7FFFFFFF))
+    out = np.empty(1, np.int32)
+    out[0] = found
+    return out.view(np.float32)[0]
 
 
 @njit(inline="always")
@@ -222,25 +226,30 @@ def chosen(first_row, n, key, limit, out):
 
 
 @njit(cache=True, nogil=True)
-def leaf_sums(leaves, idx, g, h, ints, g_scale, h_scale, sums):
-    """sums (n_leaves, 3) = exact sums of g and h in fixed point and the rows, of each leaf."""
+def mark_leaves(leaves, idx, ints, leaf):
+    """leaf[row] = number of its leaf, counted from 1: two bytes a row stay in the cache where they are scattered."""
     for k in range(len(leaves)):
-        a, b = np.int64(0), np.int64(0)
-        lo, hi = ints[leaves[k], START], ints[leaves[k], STOP]
-        for r in range(lo, hi):
-            i = idx[r]
-            a += np.int64(np.float64(g[i]) * g_scale)
-            b += np.int64(np.float64(h[i]) * h_scale)
-        sums[k, 0], sums[k, 1], sums[k, 2] = a, b, hi - lo
+        own = idx[ints[leaves[k], START] : ints[leaves[k], STOP]]
+        for r in range(len(own)):
+            leaf[np.uint64(own[r])] = k + 1
 
 
 @njit(cache=True, nogil=True)
-def add_leaves(leaves, values, idx, ints, f):
-    """f[rows of leaf k] += values[k]."""
-    for k in range(len(leaves)):
-        v = values[k]
-        for r in range(ints[leaves[k], START], ints[leaves[k], STOP]):
-            f[idx[r]] += v
+def leaf_sums(leaf, g, h, g_scale, h_scale, sums):
+    """sums (n_leaves + 1, 3) = exact sums of g and h in fixed point and the rows, of each leaf; first what has none."""
+    sums[:] = 0
+    for i in range(len(leaf)):
+        k = np.uint64(leaf[i])
+        sums[k, 0] += np.int64(np.float64(g[i]) * g_scale)
+        sums[k, 1] += np.int64(np.float64(h[i]) * h_scale)
+        sums[k, 2] += 1
+
+
+@njit(cache=True, nogil=True)
+def add_leaves(leaf, values, f):
+    """f[row] += value of its leaf; values[0] is 0."""
+    for i in range(len(leaf)):
+        f[i] += values[np.uint64(leaf[i])]
 
 
 @njit(cache=True, nogil=True)

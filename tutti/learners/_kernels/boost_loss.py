@@ -14,11 +14,11 @@ CHUNK = 512
 BINARY, SOFTMAX, SQUARED, ABSOLUTE, QUANTILE, POISSON = range(6)
 
 
-@njit(inline="always")
-def _exp(z, e, bits, power, m):
-    """e[:m] = exp(z[:m]) for -80 <= z <= 0 in float32: 2^k by the exponent's bits and a polynomial of degree 7."""
-    for i in range(m):
-        x = max(z[i], np.float32(-80)) * np.float32(1.44269504)
+@njit(cache=True, nogil=True, error_model="numpy")
+def _exp(z, e, bits, power):
+    """e = exp(z) for z <= 0 in float32, 0 below -80: 2^k by the exponent's bits and a polynomial of degree 7."""
+    for i in range(len(z)):
+        x = (z[i] if z[i] > np.float32(-80) else np.float32(-80)) * np.float32(1.44269504)
         k = np.floor(x + np.float32(0.5))
         t = (x - k) * np.float32(0.69314718)
         p = np.float32(1 / 720) + t * np.float32(1 / 5040)
@@ -26,7 +26,7 @@ def _exp(z, e, bits, power, m):
         p = np.float32(0.5) + t * (np.float32(1 / 6) + t * p)
         e[i] = np.float32(1) + t * (np.float32(1) + t * p)
         bits[i] = (np.int32(k) + np.int32(127)) << np.int32(23)
-    for i in range(m):
+    for i in range(len(z)):
         e[i] *= power[i]
 
 
@@ -38,32 +38,47 @@ def binary(f, y, weight, g, h, loss):
     ----------
     f : (n,) log odds.   y : (n,) 0 or 1.   weight : (n,) or empty.   g, h, loss : (n,) float32, written.
     """
-    one = np.float32(1)
-    z, e = np.empty(CHUNK, np.float32), np.empty(CHUNK, np.float32)
-    power = np.empty(CHUNK, np.float32)
+    e, s = np.empty(CHUNK, np.float32), np.empty(CHUNK, np.float32)
+    power, u = np.empty(CHUNK, np.float32), np.empty(CHUNK, np.float32)
     bits = power.view(np.int32)
     n = len(f)
     for lo in range(0, n, CHUNK):
         m = min(CHUNK, n - lo)
-        for i in range(m):
-            z[i] = -abs(np.float32(f[lo + i]))
-        _exp(z, e, bits, power, m)
-        for i in range(m):
-            x, u, t = e[i], np.float32(f[lo + i]), np.float32(y[lo + i])
-            s = one / (one + x)
-            r = x * s
-            p = s if u >= 0 else r
-            g[lo + i] = p - t
-            h[lo + i] = s * r
-            # ln(1 + x) = 2 artanh(x / (2 + x)), 2e-8 of it left out
-            a = x / (np.float32(2) + x)
-            b = a * a
-            q = np.float32(1 / 11) + b * (np.float32(1 / 13) + b * np.float32(1 / 15))
-            q = np.float32(1 / 5) + b * (np.float32(1 / 7) + b * (np.float32(1 / 9) + b * q))
-            q = np.float32(2) * a * (one + b * (np.float32(1 / 3) + b * q))
-            loss[lo + i] = q + max(u, np.float32(0)) - u * t
+        _margins(f[lo : lo + m], u[:m], s[:m])
+        _exp(s[:m], e[:m], bits[:m], power[:m])
+        _logistic(e[:m], u[:m], y[lo : lo + m], g[lo : lo + m], h[lo : lo + m])
+        _log_loss(e[:m], u[:m], y[lo : lo + m], loss[lo : lo + m])
         if len(weight) > 0:
             _weigh(weight, g, h, loss, lo, m)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _margins(f, u, z):
+    for i in range(len(f)):
+        u[i] = f[i]
+        z[i] = -abs(np.float32(f[i]))
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _logistic(e, u, y, g, h):
+    one = np.float32(1)
+    for i in range(len(e)):
+        s = one / (one + e[i])
+        r = e[i] * s
+        g[i] = (s if u[i] >= np.float32(0) else r) - np.float32(y[i])
+        h[i] = s * r
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _log_loss(e, u, y, loss):
+    """ln(1 + x) = 2 artanh(x / (2 + x)), of which 2e-8 are left out."""
+    for i in range(len(e)):
+        a = e[i] / (np.float32(2) + e[i])
+        b = a * a
+        q = np.float32(1 / 11) + b * (np.float32(1 / 13) + b * np.float32(1 / 15))
+        q = np.float32(1 / 5) + b * (np.float32(1 / 7) + b * (np.float32(1 / 9) + b * q))
+        q = np.float32(2) * a * (np.float32(1) + b * (np.float32(1 / 3) + b * q))
+        loss[i] = q + (u[i] if u[i] > np.float32(0) else np.float32(0)) - u[i] * np.float32(y[i])
 
 
 @njit(inline="always")

@@ -56,15 +56,24 @@ def _saved(g, h, l2, v):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
+def _free_gains(gl, hl, g, h, l2, least, now, gain):
+    """`_gains` without bounds and counts: a loop that vectorises."""
+    for b in range(len(gl)):
+        gr, hr = g - gl[b], h - hl[b]
+        p, q = hl[b] + l2, hr + l2
+        found = (gl[b] * gl[b] * q + gr * gr * p) / (p * q) - now
+        gain[b] = found if min(hl[b], hr) >= least else -1.0
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
 def _gains(gl, hl, cl, first, stop, g, h, c, rules, sign, low, high, now, gain):
     """gain[first:stop] over ``now`` of splits after each code; -1 where a side is too light."""
     l2, least, rows = rules[L2], rules[LEAST_HESSIAN], rules[LEAST_ROWS]
     if sign == 0 and low == -np.inf and high == np.inf:
-        for b in range(first, stop):
-            gr, hr = g - gl[b], h - hl[b]
-            p, q = hl[b] + l2, hr + l2
-            found = (gl[b] * gl[b] * q + gr * gr * p) / (p * q) - now
-            gain[b] = found if (hl[b] >= least) & (hr >= least) & (cl[b] >= rows) & (c - cl[b] >= rows) else -1.0
+        _free_gains(gl[first:stop], hl[first:stop], g, h, l2, least, now, gain[first:stop])
+        if rows > 0:
+            for b in range(first, stop):
+                gain[b] = gain[b] if cl[b] >= rows and c - cl[b] >= rows else -1.0
         return
     for b in range(first, stop):
         gr, hr = g - gl[b], h - hl[b]
@@ -271,9 +280,9 @@ def _totals(cells, n_codes, n_bins, ints, counted):
 @njit(cache=True, nogil=True, error_model="numpy")
 def choose(batch, ints, reals, state, rules):
     """Write the open nodes that are split next into ``batch``; return their number."""
-    room = np.int64(min(rules[MAX_LEAVES] - state[N_LEAVES], 1.0 * len(batch)))
+    room = np.int64(min(rules[MAX_LEAVES] - state[N_LEAVES], np.float64(len(batch))))
     if rules[BEST_FIRST] > 0:
-        room = min(room, 1)
+        room = min(room, np.int64(1))
     n = 0
     for p in range(state[0]):  # by gain, ties by number; all of them in the order of their numbers if there is room
         if ints[p, OPEN] == 0:
