@@ -24,7 +24,7 @@ Kind = Literal["gradient", "dual", "delta", "summary", "counts"]
 """gradient: sums over rows at the shared state; dual: a local change of the model with its dual gain;
 delta: how far a shard's own steps went, start - end, times the weight of its rows ("delta", "weight", "steps": the
 steps of the round times that weight); summary: sums that judge the shared state (loss, certificate) and change no
-weight; counts: whole numbers, whose sums are exact in any order (see `tutti.protocols.Counting`)."""
+weight; counts: whole numbers, whose sums are exact in any order (see `tutti.counting.Counting`)."""
 
 Partition = Literal["contiguous", "round_robin", "random", "stratified", "balanced"]
 

@@ -22,7 +22,8 @@ from tutti.types import Partition
 
 TABLES = ("data", "model", "strategy", "engine", "output")
 READERS = {"libsvm": "read_libsvm", "csv": "read_csv", "parquet": "read_parquet"}
-MODELS = ("LogisticRegression", "LinearSVC", "LinearRegression", "Ridge", *_nets.NETS)
+_TREES = ("GradientBoostingClassifier", "GradientBoostingRegressor")
+MODELS = ("LogisticRegression", "LinearSVC", "LinearRegression", "Ridge", *_TREES, *_nets.NETS)
 STRATEGIES = ("AllReduce", "CoCoA", "LocalSGD", "ParameterServer", "Replay")
 ENGINES = ("Threads", "Processes", "Hosts")
 REPORT_SUFFIXES = (".json", ".html", ".txt")

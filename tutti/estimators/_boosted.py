@@ -341,13 +341,11 @@ class BoostedTrees(Estimator):
             yield self._coded(out, lo)
 
     def _coded(self, x: Array, first: int) -> Array:
-        bad = np.argwhere(np.isinf(x)) if np.isinf(x).any() else ()
-        if len(bad):
-            raise DataError(
-                f"Input X contains infinity or a value too large for dtype('{x.dtype}').",
-                row=first + int(bad[0][0]),
-                column=int(bad[0][1]),
-            )
+        infinite = np.isinf(x)
+        if infinite.any():
+            row, column = np.argwhere(infinite)[0].tolist()
+            message = f"Input X contains infinity or a value too large for dtype('{x.dtype}')."
+            raise DataError(message, row=first + row, column=column)
         categorical = np.flatnonzero(self.model_["bin_categorical"]).tolist()
         if not categorical:
             return x
@@ -361,7 +359,7 @@ class BoostedTrees(Estimator):
             unknown = encode_categories(column, bins.values_of(j), codes)
             if unknown >= 0:
                 raise DataError(
-                    f"category {column[unknown]!r} was not there at fit; write NaN where it is unknown",
+                    f"category {float(column[unknown])!r} was not there at fit; write NaN where it is unknown",
                     row=first + unknown,
                     column=j,
                 )

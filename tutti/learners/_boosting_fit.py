@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tutti.counting import Sums
 from tutti.errors import DataError
 from tutti.learners._bins import Bins, weight_scale, whole_weights
 from tutti.learners._boosting_model import Forest, Model
 from tutti.learners._boosting_rows import first_rows, make_bins, make_rows
 from tutti.learners._boosting_tree import Grower, Grown, Shape
 from tutti.learners._kernels import boost, boost_loss
-from tutti.protocols import ShardData, Sums
+from tutti.protocols import ShardData
 from tutti.seeds import seed as derive
 from tutti.types import Array, Arrays, Schema
 

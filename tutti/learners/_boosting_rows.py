@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from tutti._parcel import payload, value_of
+from tutti.counting import Sums
 from tutti.errors import DataError
 from tutti.learners._bins import Bins, merge, summarise
 from tutti.learners._kernels.boost import chosen, to_rows
-from tutti.protocols import ShardData, Sums
+from tutti.protocols import ShardData
 from tutti.seeds import seed as derive
 from tutti.types import Array, Schema
 

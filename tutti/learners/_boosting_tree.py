@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tutti.counting import Sums
 from tutti.errors import PlanError
 from tutti.learners._boosting_rows import Rows
 from tutti.learners._kernels import boost, boost_split
-from tutti.protocols import Sums
 from tutti.types import Array
 
 _POOL_BYTES = 2 << 30

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from tutti._spec import Spec
-from tutti.protocols import ShardData, Sums
+from tutti.counting import Sums
+from tutti.protocols import ShardData
 from tutti.types import Arrays, Cost, Kind, Progress, Schema
 
 Loss = Literal["log_loss", "squared_error", "absolute_error", "quantile", "poisson"]

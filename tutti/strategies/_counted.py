@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from tutti.counting import Counting
 from tutti.errors import PlanError
-from tutti.protocols import Counting, Worker
+from tutti.protocols import Worker
 from tutti.types import Array, Arrays, Plan, Round
 
 
@@ -24,7 +25,7 @@ def plan_counted(compress: Any, learner: Any, draft: Plan, strategy: str) -> Pla
 
 
 class WorkerSums:
-    """`tutti.protocols.Sums` over the ranks of a run."""
+    """`tutti.counting.Sums` over the ranks of a run."""
 
     def __init__(self, worker: Worker) -> None:
         self._worker = worker

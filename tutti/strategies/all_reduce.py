@@ -7,9 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from tutti._spec import Spec
+from tutti.counting import Counting
 from tutti.errors import PlanError
 from tutti.forms import Compress
-from tutti.protocols import Counting, Learner, Trainable, Worker
+from tutti.protocols import Learner, Trainable, Worker
 from tutti.strategies._compress import check_compress, plan_compressed
 from tutti.strategies._counted import counted, plan_counted
 from tutti.strategies._rounds import Rounds
