@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import signal
+import subprocess
+import sys
 import warnings
 
 import numpy as np
@@ -14,7 +18,7 @@ from sklearn.base import clone
 
 import tutti
 from tests.estimators.test_checks import with_checks
-from tutti.errors import DataError, InputError, ModelError, ParameterError, PlanError
+from tutti.errors import DataError, InputError, ModelError, ParameterError, PlanError, RankLost
 
 R = np.random.default_rng(5)
 N = 1501
@@ -394,3 +398,36 @@ def test_no_warning_on_the_way():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         model(early_stopping=True).fit(X, TWO).predict_log_proba(X)
+
+
+def test_a_killed_worker_is_one_error_that_names_it(monkeypatch):
+    from tutti.engines.processes import worker_pids
+    from tutti.estimators import _boosted
+
+    class Killer(_boosted.RoundProgress):
+        def __call__(self, event):
+            if getattr(event, "step", 0) == 3:
+                os.kill(worker_pids()[1], signal.SIGKILL)
+
+    monkeypatch.setattr(_boosted, "RoundProgress", Killer)
+    engine = tutti.Processes(2)
+    with pytest.raises(RankLost, match=r"rank [01]"):
+        model(n_estimators=3000, engine=engine).fit(X, TWO)
+    monkeypatch.undo()
+    assert model(engine=engine).fit(X, TWO).n_iter_ == 5, "the next fit has sound workers"
+
+
+@pytest.mark.thorough
+def test_memory_is_a_few_times_that_of_the_rows():
+    code = (
+        "import numpy as np, resource, tutti\n"
+        "x = np.random.default_rng(0).standard_normal((400_000, 28), dtype=np.float32)\n"
+        "y = (x[:, 0] > 0).astype(np.int8)\n"
+        "m = tutti.GradientBoostingClassifier(n_estimators=3, engine=tutti.Threads(2))\n"
+        "m.fit(x[:1000], y[:1000])\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "m.fit(x, y)\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=110)
+    assert int(done.stdout) < 2.5 * 400_000 * 28 * 4 / 1024  # kB; codes twice, 30 bytes a row, histograms
