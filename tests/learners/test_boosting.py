@@ -40,8 +40,8 @@ def fitted(x, y, task="classification", weight=None, **settings):
     schema = data.schema(task)
     settled = data.settled(1, schema)
     loss = "log_loss" if task == "classification" else "squared_error"
-    fit = Fit(Boosting(**{"loss": loss, "n_estimators": 1, **settings}), schema, {0: settled.open(0, 1, schema)}, Alone(), 0,
-              None)  # fmt: skip
+    learner = Boosting(**{"loss": loss, "n_estimators": 1, **settings})
+    fit = Fit(learner, schema, {0: settled.open(0, 1, schema)}, Alone(), 0, None)
     for _ in fit.rounds():
         pass
     return fit
