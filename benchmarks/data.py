@@ -1,8 +1,9 @@
-"""Make the benchmark data (fixed seeds).  usage: python benchmarks/data.py [--data DIR] [dense sparse]
+"""Make the benchmark data (fixed seeds).  usage: python benchmarks/data.py [--data DIR] [dense sparse higgs]
 
 DIR/dense/{X,y}_train.npy   800,000 x 100 float32, a linear rule, some non-linear terms, 10 % flipped labels
 DIR/sparse/train_{data,indices,indptr,y}.npy  400,000 x 100,000 CSR, about 63 non-zeros a row, power-law features
 DIR/sparse/train.svm                 the same numbers as libsvm text (1-based)
+DIR/higgs/{X,y}_{train,test}.npy  400,000 and 100,000 x 28 float32, products, derived and skewed columns
 Labels are 0/1 int8.
 """
 
@@ -33,6 +34,24 @@ def dense(out: Path, n: int = 1_000_000, d: int = 100) -> None:
     m = int(0.8 * n)
     np.save(folder / "X_train.npy", x[:m])
     np.save(folder / "y_train.npy", y[:m].astype(np.int8))
+
+
+def higgs(out: Path, n: int = 500_000, d: int = 28) -> None:
+    r = np.random.default_rng(3)
+    x = r.standard_normal((n, d), dtype=np.float32)
+    x[:, 21:] = np.abs(x[:, :7] * x[:, 7:14] + 0.5 * x[:, 21:])  # seven derived "masses"
+    x[:, 14:18] = np.exp(0.5 * x[:, 14:18])  # skewed positive columns
+    z = (
+        0.8 * x[:, 0] * x[:, 1] + 0.7 * np.sin(2 * x[:, 2]) * x[:, 3] + 0.6 * (x[:, 21] - x[:, 22])
+        + 0.5 * (x[:, 4] ** 2 - x[:, 5] ** 2) + 0.4 * x[:, 6] + 0.5 * np.tanh(x[:, 14] - x[:, 15]) - 0.1
+    )  # fmt: skip
+    y = (r.random(n) < 1 / (1 + np.exp(-1.2 * z))).astype(np.int8)
+    folder = out / "higgs"
+    folder.mkdir(parents=True, exist_ok=True)
+    m = int(0.8 * n)
+    for name, rows in (("train", slice(0, m)), ("test", slice(m, n))):
+        np.save(folder / f"X_{name}.npy", x[rows])
+        np.save(folder / f"y_{name}.npy", y[rows])
 
 
 def sparse(out: Path, n: int = 500_000, d: int = 100_000, mean: int = 66) -> None:
@@ -87,13 +106,13 @@ def ensure(out: Path, *names: str) -> None:
         done = out / name / ("train.svm" if name == "sparse" else "y_train.npy")
         if not done.exists():
             began = time.perf_counter()
-            {"dense": dense, "sparse": sparse}[name](out)
+            {"dense": dense, "sparse": sparse, "higgs": higgs}[name](out)
             print(f"made {name} data in {time.perf_counter() - began:.0f} s", flush=True)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=DEFAULT)
-    parser.add_argument("names", nargs="*", default=["dense", "sparse"])
+    parser.add_argument("names", nargs="*", default=["dense", "sparse", "higgs"])
     arguments = parser.parse_args()
     ensure(arguments.data, *arguments.names)
