@@ -3,8 +3,9 @@
 usage: python benchmarks/boosting.py [--data DIR] [--repeats 3]
 higgs: 400,000 x 28 float32, 200 rounds, depth 6, rate 0.1, at most 255 or 256 bins, 2 threads each.  Every system runs
 alone in its process, after a warm-up on a few rows; the clock is around ``fit``, binning included, and around
-``predict_proba`` of 100,000 rows; the peak is what the process needs beyond its start and the data.  Ours runs first and
-last.  A path of greedy trees is chance, too: the AUC of ours is given for five seeds, XGBoost's for five numbers of bins.
+``predict_proba`` of 100,000 rows; the peak is what the process needs beyond its start and the data.  Ours runs first
+and last.  A path of greedy trees is chance, too: the AUC of ours is given for five seeds, XGBoost's for five numbers of
+bins.
 Other sets, for accuracy alone: digits (10 classes), friedman (regression), mixed (categories and missing values).
 """
 

@@ -44,6 +44,8 @@ def _build(codes, n_codes, idx, lo, hi, gh, out, counted):
     n_columns, width = np.uint64(codes.shape[1]), np.uint64(n_codes)
     flat = codes.ravel()
     plane = n_columns * width
+    two, three = width + width, width + width + width
+    fours = n_columns >> np.uint64(2)
     last = np.uint64(max(hi - 1, 0))
     for a in range(np.uint64(lo), np.uint64(hi)):
         i = np.uint64(idx[a])
@@ -58,10 +60,19 @@ def _build(codes, n_codes, idx, lo, hi, gh, out, counted):
                 out[c] += x
                 out[plane + c] += 1
                 at += width
-        else:
-            for j in range(n_columns):
-                out[at + codes[i, j]] += x
-                at += width
+            continue
+        p = i * n_columns
+        for _ in range(fours):  # the cells of four columns differ, so their sums need not wait for each other
+            c0, c1 = at + flat[p], at + width + flat[p + np.uint64(1)]
+            c2, c3 = at + two + flat[p + np.uint64(2)], at + three + flat[p + np.uint64(3)]
+            x0, x1, x2, x3 = out[c0] + x, out[c1] + x, out[c2] + x, out[c3] + x
+            out[c0], out[c1], out[c2], out[c3] = x0, x1, x2, x3
+            at += two + two
+            p += np.uint64(4)
+        for _ in range(n_columns & np.uint64(3)):
+            out[at + flat[p]] += x
+            at += width
+            p += np.uint64(1)
 
 
 @njit(cache=True, nogil=True)
