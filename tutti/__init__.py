@@ -37,6 +37,8 @@ _HOME: dict[str, str] = {
     "LinearSVC": "tutti.estimators.svm",
     "SVC": "tutti.estimators.kernel_svm",
     "SVR": "tutti.estimators.kernel_svm",
+    "GradientBoostingClassifier": "tutti.estimators.boosting",
+    "GradientBoostingRegressor": "tutti.estimators.boosting",
     "NeuralNetClassifier": "tutti.estimators.neural",
     "NeuralNetRegressor": "tutti.estimators.neural",
     "GridSearchCV": "tutti.estimators._search",

@@ -20,11 +20,12 @@ Matrix = tuple[int, int, int]
 Ready = Callable[[str, int, int], None]
 """Called with (name, start, stop) when elements start:stop of an array of an update are final."""
 
-Kind = Literal["gradient", "dual", "delta", "summary", "part"]
+Kind = Literal["gradient", "dual", "delta", "summary", "part", "counts"]
 """gradient: sums over rows at the shared state; dual: a local change of the model with its dual gain;
 delta: how far a shard's own steps went, start - end, times the weight of its rows ("delta", "weight", "steps": the
 steps of the round times that weight); summary: sums that judge the shared state (loss, certificate) and change no
-weight; part: what a task found, keyed by its number and never summed."""
+weight; part: what a task found, keyed by its number and never summed; counts: whole numbers, whose sums are exact in
+any order (see `tutti.counting.Counting`)."""
 
 Partition = Literal["contiguous", "round_robin", "random", "stratified", "balanced"]
 

@@ -23,7 +23,19 @@ from tutti.types import Partition
 TABLES = ("data", "model", "strategy", "engine", "output")
 READERS = {"libsvm": "read_libsvm", "csv": "read_csv", "parquet": "read_parquet"}
 _FORESTS = ("RandomForestClassifier", "RandomForestRegressor")
-MODELS = ("LogisticRegression", "LinearSVC", "SVC", "SVR", "LinearRegression", "Ridge", *_FORESTS, *_nets.NETS)
+_BOOSTED = ("GradientBoostingClassifier", "GradientBoostingRegressor")
+
+MODELS = (
+    "LogisticRegression",
+    "LinearSVC",
+    "SVC",
+    "SVR",
+    "LinearRegression",
+    "Ridge",
+    *_FORESTS,
+    *_BOOSTED,
+    *_nets.NETS,
+)
 STRATEGIES = ("AllReduce", "CoCoA", "LocalSGD", "ParameterServer", "Replay", "TaskParallel")
 ENGINES = ("Threads", "Processes", "Hosts")
 REPORT_SUFFIXES = (".json", ".html", ".txt")

@@ -41,6 +41,8 @@ _ESTIMATORS = {
     "SVR": "tutti.estimators.kernel_svm:SVR",
     "RandomForestClassifier": "tutti.estimators.forest:RandomForestClassifier",
     "RandomForestRegressor": "tutti.estimators.forest:RandomForestRegressor",
+    "GradientBoostingClassifier": "tutti.estimators.boosting:GradientBoostingClassifier",
+    "GradientBoostingRegressor": "tutti.estimators.boosting:GradientBoostingRegressor",
     "NeuralNetClassifier": "tutti.estimators.neural:NeuralNetClassifier",
     "NeuralNetRegressor": "tutti.estimators.neural:NeuralNetRegressor",
 }

@@ -7,10 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from tutti._spec import Spec
+from tutti.counting import Counting
 from tutti.errors import PlanError
 from tutti.forms import Compress
 from tutti.protocols import Learner, Trainable, Worker
 from tutti.strategies._compress import check_compress, plan_compressed
+from tutti.strategies._counted import counted, plan_counted
 from tutti.strategies._rounds import Rounds
 from tutti.types import Array, Arrays, Kind, Order, Plan, Ready, Schema
 
@@ -43,10 +45,12 @@ class AllReduce(Spec):
 
     @property
     def wants(self) -> frozenset[Kind]:
-        return frozenset({"gradient"})
+        return frozenset({"gradient", "counts"})
 
     def plan(self, schema: Schema, learner: Learner, draft: Plan) -> Plan:
-        """Return the draft with the strategy's name; PlanError if the learner offers no gradients."""
+        """Return the draft with the strategy's name; PlanError if the learner offers neither gradients nor counts."""
+        if "counts" in learner.offers:
+            return plan_counted(self.compress, learner, draft, type(self).__name__)
         if "gradient" not in learner.offers:
             raise PlanError(
                 f"AllReduce sums gradients, but {type(learner).__name__} offers {', '.join(sorted(learner.offers))}; "
@@ -57,6 +61,8 @@ class AllReduce(Spec):
 
     def run(self, worker: Worker, learner: Learner) -> Arrays:
         """Run rounds until the learner says that it is done."""
+        if isinstance(learner, Counting):
+            return counted(worker, learner)
         return synchronous(worker, learner, self.claim, self.compress)
 
 

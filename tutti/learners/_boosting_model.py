@@ -1,0 +1,155 @@
+"""Boosted trees as flat arrays, one tree after the other: what is saved, compared and predicted with.
+
+Node p of tree t is at offset[t] + p; its children are left[p] and left[p] + 1; feature -1 marks a leaf.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from tutti.learners._bins import Bins, rounded_down
+from tutti.learners._boosting_tree import Grown
+from tutti.learners._kernels import boost, boost_predict
+from tutti.types import Array, Arrays
+
+_FIELDS: dict[str, Any] = {
+    "feature": np.int32,
+    "bin": np.uint8,
+    "cut": np.float64,
+    "left": np.int32,
+    "missing_left": np.bool_,
+    "set_at": np.int32,
+    "value": np.float64,
+    "gain": np.float64,
+    "weight": np.float64,
+    "n_rows": np.int64,
+}
+"""Arrays with one entry per node: ``weight`` is the sum of hessians, ``n_rows`` that of rows."""
+
+
+@dataclass
+class Model:
+    """Trees while they are grown."""
+
+    bins: Bins
+    n_outputs: int
+    base: Array = field(default_factory=lambda: np.zeros(1))
+    trees: list[dict[str, Array]] = field(default_factory=list)
+    sets: list[Array] = field(default_factory=list)
+
+    @property
+    def n_trees(self) -> int:
+        return len(self.trees)
+
+    def add(self, grown: Grown, values: Array, n_rows: Array, weight: Array) -> None:
+        """Take a tree; ``values``, ``n_rows`` and ``weight`` are those of its leaves."""
+        ints, n = grown.ints, len(grown.ints)
+        tree = {name: np.zeros(n, dtype) for name, dtype in _FIELDS.items()}
+        inner = np.flatnonzero(ints[:, boost.LEFT] >= 0)
+        tree["feature"][:] = -1
+        tree["feature"][inner] = ints[inner, boost.FEATURE]
+        tree["left"][:] = ints[:, boost.LEFT]
+        tree["set_at"][:] = -1
+        tree["gain"][inner] = grown.reals[inner, boost.GAIN]
+        tree["value"][grown.leaves], tree["n_rows"][grown.leaves], tree["weight"][grown.leaves] = values, n_rows, weight
+        tree["missing_left"][inner] = ints[inner, boost.MISSING_LEFT] != 0
+        for p in inner[::-1].tolist():
+            child = ints[p, boost.LEFT]
+            for name in ("n_rows", "weight"):
+                tree[name][p] = tree[name][child] + tree[name][child + 1]
+            j = int(ints[p, boost.FEATURE])
+            if ints[p, boost.CATEGORICAL]:
+                tree["set_at"][p] = len(self.sets)
+                self.sets.append(np.packbits(grown.go[p], bitorder="little").view("<u4").copy())
+            else:
+                code = int(ints[p, boost.BIN])
+                cuts = self.bins.cuts[self.bins.cut_at[j] : self.bins.cut_at[j + 1]]
+                tree["bin"][p] = code
+                tree["cut"][p] = cuts[code - 1] if code <= len(cuts) else np.inf
+        self.trees.append(tree)
+
+    def arrays(self) -> dict[str, Array]:
+        """Return the model as flat arrays."""
+        sizes = [len(t["feature"]) for t in self.trees]
+        found = {
+            name: np.concatenate([t[name] for t in self.trees]) if self.trees else np.zeros(0, dtype)
+            for name, dtype in _FIELDS.items()
+        }
+        sets = np.stack(self.sets) if self.sets else np.zeros((0, 8), np.uint32)
+        offset = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+        return {**found, "offset": offset, "sets": sets, "base": self.base}
+
+    @classmethod
+    def from_arrays(cls, arrays: Arrays) -> Model:
+        """Return the model that `arrays` wrote down, to be grown further."""
+        offset = arrays["offset"]
+        trees = [
+            {name: np.array(arrays[name][lo:hi]) for name in _FIELDS}
+            for lo, hi in zip(offset[:-1].tolist(), offset[1:].tolist(), strict=True)
+        ]
+        base = np.array(arrays["base"])
+        return cls(Bins.from_arrays(arrays), len(base), base, trees, list(np.array(arrays["sets"])))
+
+
+@dataclass(frozen=True)
+class Forest:
+    """Flat trees that predict.
+
+    Parameters
+    ----------
+    arrays : what `Model.arrays` returned.
+    """
+
+    arrays: Arrays
+
+    @classmethod
+    def of(cls, arrays: Arrays) -> Forest:
+        return cls({name: np.asarray(arrays[name]) for name in (*_FIELDS, "offset", "sets", "base")})
+
+    @property
+    def n_trees(self) -> int:
+        return len(self.arrays["offset"]) - 1
+
+    @property
+    def n_outputs(self) -> int:
+        return len(self.arrays["base"])
+
+    @cached_property
+    def _packed(self) -> tuple[Array, Array]:
+        a = self.arrays
+        nodes, depth = np.zeros(len(a["feature"]), np.int64), np.zeros(self.n_trees, np.int64)
+        boost_predict.pack(a["offset"], a["feature"], a["left"], a["missing_left"], nodes, depth)
+        return nodes, depth
+
+    @cached_property
+    def _cuts(self) -> dict[str, Array]:
+        """The cuts in the types that rows come in; a leaf keeps every row to itself."""
+        wide = np.where(self.arrays["feature"] < 0, np.inf, self.arrays["cut"])
+        return {"float64": wide, "float32": rounded_down(wide, np.float32)}
+
+    def _steps(self, dtype: Any) -> tuple[Array, ...]:
+        a, (nodes, depth) = self.arrays, self._packed
+        set_at = a["set_at"] if len(a["sets"]) else a["set_at"][:0]
+        return a["offset"], depth, nodes, self._cuts[str(dtype)], a["sets"], set_at
+
+    def add(self, x: Array, f: Array, start: int, stop: int, first: int, last: int) -> None:
+        """Add trees first..last - 1 to f (n, n_outputs) for rows start..stop - 1 of x."""
+        steps: Any = (x, start, stop, first, last, *self._steps(x.dtype), self.arrays["value"], f)
+        boost_predict.add(*steps)
+
+    def apply(self, x: Array, out: Array) -> None:
+        """out (n, n_trees) = the leaf of each tree that each row falls into."""
+        steps: Any = (x, 0, len(x), *self._steps(x.dtype), out)
+        boost_predict.apply(*steps)
+
+    def add_codes(self, columns: Array, f: Array) -> None:
+        """Add all trees to f (n_outputs, n) for rows given as codes (n_features, n)."""
+        a = self.arrays
+        boost_predict.add_codes(
+            columns, a["offset"], a["feature"], a["bin"], a["left"], a["missing_left"], a["set_at"], a["sets"],
+            a["value"], f,
+        )  # fmt: skip
