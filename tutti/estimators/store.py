@@ -51,7 +51,6 @@ _SPECS = {
     "CoCoA": "tutti.strategies.cocoa:CoCoA",
     "LocalSGD": "tutti.strategies.local_sgd:LocalSGD",
     "ParameterServer": "tutti.strategies.parameter_server:ParameterServer",
-    "TaskParallel": "tutti.strategies.task_parallel:TaskParallel",
     "SGD": "tutti.strategies.server_optimizers:SGD",
     "Adagrad": "tutti.strategies.server_optimizers:Adagrad",
     "Adam": "tutti.strategies.server_optimizers:Adam",
