@@ -24,7 +24,6 @@ TABLES = ("data", "model", "strategy", "engine", "output")
 READERS = {"libsvm": "read_libsvm", "csv": "read_csv", "parquet": "read_parquet"}
 _FORESTS = ("RandomForestClassifier", "RandomForestRegressor")
 _BOOSTED = ("GradientBoostingClassifier", "GradientBoostingRegressor")
-
 MODELS = (
     "LogisticRegression",
     "LinearSVC",
