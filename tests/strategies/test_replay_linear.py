@@ -16,7 +16,7 @@ from tests.strategies.test_served_linear import DENSE, SPARSE, logistic, target
 from tutti.data import from_arrays
 from tutti.engines.processes import Processes
 from tutti.engines.threads import Threads
-from tutti.errors import InputError, ParameterError
+from tutti.errors import InputError, ParameterError, PlanError
 from tutti.learners._problem import LinearProblem
 from tutti.runtime.digest import model_sha256
 from tutti.runtime.driver import train
@@ -115,3 +115,9 @@ def test_several_fits_are_not_recorded_over_one_another(tmp_path: Path) -> None:
         with pytest.raises(ParameterError, match="a record is of one"):
             tutti.LinearSVC(probability=True, solver="sgd", strategy=strategy).fit(DENSE, target(DENSE) > 0)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_loss_without_gradient_steps_has_no_record(tmp_path: Path) -> None:
+    y = np.digitize(target(DENSE), [-1.0, 1.0])
+    with pytest.raises(PlanError, match="Replay repeats recorded runs"):
+        tutti.LogisticRegression(strategy=tutti.Replay(str(tmp_path))).fit(DENSE, y)

@@ -20,7 +20,7 @@ import tutti
 from tutti.data import from_arrays
 from tutti.engines.processes import Processes
 from tutti.engines.threads import Threads
-from tutti.errors import PlanError
+from tutti.errors import PlanError, RankError
 from tutti.estimators._base import ConvergenceWarning
 from tutti.estimators.linear import LogisticRegression, Ridge
 from tutti.estimators.svm import LinearSVC
@@ -260,6 +260,23 @@ def test_a_worker_that_is_killed_leaves_a_certified_fit(loss: Any, at: str, agai
     assert result.progress.objective == pytest.approx(alone.objective, rel=TOL)
 
 
+@pytest.mark.parametrize("after", [1, 300])
+def test_rows_that_are_gone_with_their_worker_end_the_fit(after: int, tmp_path: Path) -> None:
+    """They were streamed; what was certified before holds, and is all there is."""
+    learner = Faulty(LinearProblem(C=0.03), 1e-13, 1000, "work", after, os.getpid(), str(tmp_path / "note"))
+    x, y = rows(False)
+    data = from_arrays(x, y.astype(np.int32)).cached(None)
+    more: Any = {"schema": data.schema("classification"), "engine": Processes(2), "seed": 0}
+    with pytest.warns(RuntimeWarning, match="was lost"):
+        if after == 1:
+            with pytest.raises(RankError, match="whose rows nobody else can read"):
+                train(learner, data, strategy=NoneAgain(staleness=1), **more)
+            return
+        found = train(learner, data, strategy=NoneAgain(staleness=1), **more).progress
+    assert not found.converged
+    assert 1e-13 * found.objective < found.gap < math.inf
+
+
 @pytest.mark.parametrize("engine", [Threads(2), Processes(2)], ids=str)
 @pytest.mark.parametrize("claim", [True, False])
 def test_one_worker_that_is_slow_does_not_change_the_result(claim: bool, engine: Any, tmp_path: Path) -> None:
@@ -293,3 +310,15 @@ def test_the_plan_says_that_there_is_one_lock() -> None:
     x, y = rows(False)
     model = LogisticRegression(solver="dual", strategy=tutti.ParameterServer(servers=3, staleness=1))
     assert any("one lock" in note for note in model.explain(x, y).plan.notes)
+
+
+def test_the_plan_has_room_for_shards_that_workers_take_over() -> None:
+    x, y = rows(False)
+    found = []
+    for claim, keep in ((False, "memory"), (True, "memory"), (False, None), (True, None)):
+        strategy = tutti.ParameterServer(staleness=1, claim=claim)
+        model = LogisticRegression(solver="dual", strategy=strategy, engine=Threads(3))
+        found.append(model.explain(from_arrays(x, y).cached(keep)).plan.memory_bytes)
+    cost = DualCoordinateDescent().cost(from_arrays(x, y).schema("classification"))
+    assert found[1] - found[0] == 2 * 8 * cost.private_bytes
+    assert found[2] == found[3]
