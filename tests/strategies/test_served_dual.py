@@ -260,19 +260,24 @@ def test_a_worker_that_is_killed_leaves_a_certified_fit(loss: Any, at: str, agai
     assert result.progress.objective == pytest.approx(alone.objective, rel=TOL)
 
 
-@pytest.mark.parametrize("after", [1, 300])
-def test_rows_that_are_gone_with_their_worker_end_the_fit(after: int, tmp_path: Path) -> None:
-    """They were streamed; what was certified before holds, and is all there is."""
+def streamed(after: int, tmp_path: Path) -> Any:
+    """Lose a worker for good whose rows are not kept in memory."""
     learner = Faulty(LinearProblem(C=0.03), 1e-13, 1000, "work", after, os.getpid(), str(tmp_path / "note"))
     x, y = rows(False)
     data = from_arrays(x, y.astype(np.int32)).cached(None)
-    more: Any = {"schema": data.schema("classification"), "engine": Processes(2), "seed": 0}
+    schema = data.schema("classification")
+    return train(learner, data, schema=schema, strategy=NoneAgain(staleness=1), engine=Processes(2), seed=0)
+
+
+@pytest.mark.filterwarnings("ignore:.*was lost:RuntimeWarning")
+def test_rows_that_are_gone_before_a_certificate_are_an_error(tmp_path: Path) -> None:
+    with pytest.raises(RankError, match="whose rows nobody else can read"):
+        streamed(1, tmp_path)
+
+
+def test_rows_that_are_gone_end_the_fit_at_what_was_certified(tmp_path: Path) -> None:
     with pytest.warns(RuntimeWarning, match="was lost"):
-        if after == 1:
-            with pytest.raises(RankError, match="whose rows nobody else can read"):
-                train(learner, data, strategy=NoneAgain(staleness=1), **more)
-            return
-        found = train(learner, data, strategy=NoneAgain(staleness=1), **more).progress
+        found = streamed(300, tmp_path).progress
     assert not found.converged
     assert 1e-13 * found.objective < found.gap < math.inf
 

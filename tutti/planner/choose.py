@@ -165,8 +165,8 @@ def _served(problem: LinearProblem, strategy: str) -> tuple[str, str]:
     if problem.loss not in _SOLVERS["sgd"][1]:
         if strategy == "Replay":
             raise PlanError(
-                f"Replay repeats recorded runs of gradient steps, and no solver of the {problem.loss} loss takes them, so "
-                "there is no record of such a run; fit the model that was recorded, or another strategy"
+                f"Replay repeats recorded runs of gradient steps, and no solver of the {problem.loss} loss takes them, "
+                "so there is no record of such a run; fit the model that was recorded, or write another strategy"
             )
         raise PlanError(
             f"a parameter server with staleness >= 1 wants gradient steps, and no solver of the {problem.loss} loss "
