@@ -118,10 +118,12 @@ class Detaching(Serving, Protocol):
       ``tally`` change and the one that ``work`` reads.  What ``work`` returns follows from ``own``, the orders and the
       rows alone, and ``move`` from the push, the range and what it moves.
     - ``named(shared, push)`` returns what a push moves along as arrays by the names of the parameters.
+    - ``shown(shared)`` returns what ``snapshot`` does, for who stops here to look: its model has the keys as they are.
     """
 
     def detach(self, shared: Arrays) -> list[Pairs]: ...
     def named(self, shared: Arrays, push: Push) -> Arrays: ...
+    def shown(self, shared: Arrays) -> Arrays: ...
 
 
 @runtime_checkable

@@ -16,7 +16,7 @@ from tests.strategies.test_served_linear import DENSE, SPARSE, logistic, target
 from tutti.data import from_arrays
 from tutti.engines.processes import Processes
 from tutti.engines.threads import Threads
-from tutti.errors import InputError
+from tutti.errors import InputError, ParameterError, PlanError
 from tutti.learners._problem import LinearProblem
 from tutti.runtime.digest import model_sha256
 from tutti.runtime.driver import train
@@ -108,3 +108,16 @@ def test_it_stops_at_a_step_and_refuses_what_differs(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="its rows are not these"):
         logistic(True, tutti.Replay(str(tmp_path)), Threads(1)).fit(SPARSE * 2, target(SPARSE) > 0)
     assert DENSE.shape[0] == SPARSE.shape[0]
+
+
+def test_several_fits_are_not_recorded_over_one_another(tmp_path: Path) -> None:
+    for strategy in (tutti.ParameterServer(staleness=1, record=str(tmp_path)), tutti.Replay(str(tmp_path))):
+        with pytest.raises(ParameterError, match="a record is of one"):
+            tutti.LinearSVC(probability=True, solver="sgd", strategy=strategy).fit(DENSE, target(DENSE) > 0)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_loss_without_gradient_steps_has_no_record(tmp_path: Path) -> None:
+    y = np.digitize(target(DENSE), [-1.0, 1.0])
+    with pytest.raises(PlanError, match="Replay repeats recorded runs"):
+        tutti.LogisticRegression(strategy=tutti.Replay(str(tmp_path))).fit(DENSE, y)

@@ -20,7 +20,7 @@ import tutti
 from tutti.data import from_arrays
 from tutti.engines.processes import Processes
 from tutti.engines.threads import Threads
-from tutti.errors import PlanError
+from tutti.errors import PlanError, RankError
 from tutti.estimators._base import ConvergenceWarning
 from tutti.estimators.linear import LogisticRegression, Ridge
 from tutti.estimators.svm import LinearSVC
@@ -143,9 +143,15 @@ def test_single_precision() -> None:
     assert served.plan_.tolerant
 
 
-def test_rows_that_are_streamed_stay_with_their_worker() -> None:
+def on_disk(folder: Path) -> Any:
+    """Return rows that every pass reads anew, as arrays never are."""
     x, y = rows(False)
-    served = fitted(MODELS["logistic"], from_arrays(x, y).cached(None), None, STALE, Threads(2))
+    np.savetxt(folder / "rows.csv", np.column_stack([y, x]), fmt="%.6g", delimiter=",")
+    return tutti.read_csv(str(folder / "rows.csv"), label="f0", dtype="float64", header=False).cached(None)
+
+
+def test_rows_that_are_streamed_stay_with_their_worker(tmp_path: Path) -> None:
+    served = fitted(MODELS["logistic"], on_disk(tmp_path), None, STALE, Threads(2))
     assert served.duality_gap_ <= TOL * served.objective_
     assert pushes(served) == 2 * served.n_iter_
 
@@ -260,6 +266,27 @@ def test_a_worker_that_is_killed_leaves_a_certified_fit(loss: Any, at: str, agai
     assert result.progress.objective == pytest.approx(alone.objective, rel=TOL)
 
 
+def streamed(after: int, tmp_path: Path) -> Any:
+    """Lose a worker for good whose rows are not kept in memory."""
+    learner = Faulty(LinearProblem(C=0.03), 1e-13, 40, "work", after, os.getpid(), str(tmp_path / "note"))
+    data = on_disk(tmp_path)
+    schema = data.schema("classification")
+    return train(learner, data, schema=schema, strategy=NoneAgain(staleness=1), engine=Processes(2), seed=0)
+
+
+@pytest.mark.filterwarnings("ignore:.*was lost:RuntimeWarning")
+def test_rows_that_are_gone_before_a_certificate_are_an_error(tmp_path: Path) -> None:
+    with pytest.raises(RankError, match="whose rows nobody else can read"):
+        streamed(1, tmp_path)
+
+
+def test_rows_that_are_gone_end_the_fit_at_what_was_certified(tmp_path: Path) -> None:
+    with pytest.warns(RuntimeWarning, match="was lost"):
+        found = streamed(300, tmp_path).progress
+    assert not found.converged
+    assert 1e-13 * found.objective < found.gap < math.inf
+
+
 @pytest.mark.parametrize("engine", [Threads(2), Processes(2)], ids=str)
 @pytest.mark.parametrize("claim", [True, False])
 def test_one_worker_that_is_slow_does_not_change_the_result(claim: bool, engine: Any, tmp_path: Path) -> None:
@@ -293,3 +320,14 @@ def test_the_plan_says_that_there_is_one_lock() -> None:
     x, y = rows(False)
     model = LogisticRegression(solver="dual", strategy=tutti.ParameterServer(servers=3, staleness=1))
     assert any("one lock" in note for note in model.explain(x, y).plan.notes)
+
+
+def test_the_plan_has_room_for_shards_that_workers_take_over(tmp_path: Path) -> None:
+    data, found = on_disk(tmp_path), []
+    for claim, keep in ((False, "memory"), (True, "memory"), (False, None), (True, None)):
+        strategy = tutti.ParameterServer(staleness=1, claim=claim)
+        model = LogisticRegression(solver="dual", strategy=strategy, engine=Threads(3))
+        found.append(model.explain(data.cached(keep)).plan.memory_bytes)
+    cost = DualCoordinateDescent().cost(data.schema("classification"))
+    assert found[1] - found[0] == 2 * 8 * cost.private_bytes
+    assert found[2] == found[3] < found[0]

@@ -18,6 +18,7 @@ from tutti.cli._files import replacing
 from tutti.cli.job import Choice, Job, public, read_job
 from tutti.cli.record import to_json
 from tutti.errors import JobError
+from tutti.estimators._base import ConvergenceWarning
 from tutti.strategies._record import JOB, PLACE, check_free, write_json, write_private
 
 _AGAIN = ("log", "checkpoint", "resume")
@@ -44,6 +45,8 @@ def replay(args: argparse.Namespace, arguments: Sequence[str]) -> int:
     model = commands.estimator(job, data, args.quiet or args.json)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*the repeated run gave the model.*")  # said below
+        if args.to is not None:
+            warnings.filterwarnings("ignore", category=ConvergenceWarning)
         model.fit(data)
     if args.save is not None:
         _save(model, Path(args.save))
@@ -92,13 +95,20 @@ def _job(folder: Path, to: int | None) -> Job:
 
 def _parameters(model: Any) -> list[dict[str, Any]]:
     found = []
-    for name, parameter in model.module_.named_parameters():
+    for name, parameter in _weights(model).items():
         gradient = model.gradients_.get(name)
-        norms = {"norm": _norm(parameter.detach().numpy())}
+        norms = {"norm": _norm(parameter)}
         if gradient is not None:
             norms["gradient_norm"] = _norm(gradient)
         found.append({"name": name, "shape": list(parameter.shape), **norms})
     return found
+
+
+def _weights(model: Any) -> dict[str, Any]:
+    """Return the parameters of a net, or the weights of a linear model, by name."""
+    if hasattr(model, "module_"):
+        return {name: parameter.detach().numpy() for name, parameter in model.module_.named_parameters()}
+    return {name: np.asarray(getattr(model, f"{name}_")) for name in ("coef", "intercept")}
 
 
 def _norm(array: Any) -> float:
@@ -118,10 +128,13 @@ def _lines(args: argparse.Namespace, sha256: str, same: bool | None, shown: Sequ
 
 
 def _save(model: Any, folder: Path) -> None:
-    """Write the module's arrays, and what the last update moved along, as safetensors."""
+    """Write the module's arrays or the weights, and what the last update moved along, as safetensors."""
     from safetensors.numpy import save
 
-    arrays = {name: np.ascontiguousarray(t.numpy()) for name, t in model.module_.state_dict().items()}
+    arrays = _weights(model)
+    if hasattr(model, "module_"):
+        arrays = {name: t.numpy() for name, t in model.module_.state_dict().items()}
+    arrays = {name: np.require(array, requirements="C") for name, array in arrays.items()}
     for name, found in (("weights", arrays), ("gradient", model.gradients_)):
         with replacing(folder / f"{name}.safetensors") as draft:
             draft.write_bytes(save(dict(found)))

@@ -16,8 +16,8 @@ from tutti.errors import DataError, InputError, ModelError, ParameterError
 from tutti.estimators._base import ConvergenceWarning, Estimator, warn
 from tutti.estimators._decision import decision
 from tutti.estimators._intake import as_dataset, is_dataset
-from tutti.estimators._net_replay import seal
 from tutti.estimators._progress import RoundProgress
+from tutti.estimators._recorded import parted, seal
 from tutti.learners._problem import LinearProblem
 from tutti.learners.gram import MOMENTS, Gram
 from tutti.planner import Choice, Explanation, choose, explain
@@ -197,6 +197,9 @@ class LinearEstimator(Estimator):
         schema = job.schema
         coef, intercept = weights_of(result)
         self._set_weights(coef, intercept)
+        _, gradients = parted(result.arrays)
+        shapes = {"coef": np.shape(self.coef_), "intercept": np.shape(self.intercept_)}
+        self.gradients_ = {name: np.ascontiguousarray(g.T).reshape(shapes[name]) for name, g in gradients.items()}
         self.n_features_in_ = schema.n_features
         self._set_names(schema.feature_names)
         if schema.classes is not None:

@@ -53,6 +53,7 @@ class LogisticRegression(LinearClassifier):
     objective_, duality_gap_ : P at the end, and the proved bound of P - minimum.
     history_ : one dict per round: step, seconds, objective, gap, passes.
     plan_, report_ : what was planned, and what was measured.
+    gradients_ : after a `tutti.Replay`, by name what the last update moved along; else empty.
 
     Example
     -------
@@ -184,6 +185,7 @@ class Ridge(LinearRegressor):
     objective_, duality_gap_ : the minimised function at the end, and the proved bound of its distance to the minimum.
     history_ : one dict per round: step, seconds, objective, gap, passes.
     plan_, report_ : what was planned, and what was measured.
+    gradients_ : after a `tutti.Replay`, by name what the last update moved along; else empty.
 
     Example
     -------
@@ -257,6 +259,7 @@ class LinearRegression(LinearRegressor):
     objective_, duality_gap_ : P at the end, and the proved bound of its distance to the minimum.
     history_ : one dict per round: step, seconds, objective, gap, passes.
     plan_, report_ : what was planned, and what was measured.
+    gradients_ : after a `tutti.Replay`, by name what the last update moved along; else empty.
 
     Example
     -------

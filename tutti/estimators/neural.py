@@ -13,10 +13,10 @@ from tutti.estimators._intake import is_dataset
 from tutti.estimators._linear import labels_array
 from tutti.estimators._log import EpochLog
 from tutti.estimators._net_job import Job, fingerprint_of, job_of
-from tutti.estimators._net_replay import parted, seal
 from tutti.estimators._net_rows import Rows, flat, intake
 from tutti.estimators._net_store import Stored
 from tutti.estimators._progress import EpochProgress
+from tutti.estimators._recorded import parted, seal
 from tutti.estimators.linear import r2
 from tutti.learners.module.learner import EPOCH, STEP
 from tutti.planner import Explanation

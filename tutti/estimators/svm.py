@@ -15,6 +15,7 @@ from tutti.estimators._calibration import folds, held_out
 from tutti.estimators._classifier import LinearClassifier, check_classes
 from tutti.estimators._linear import Job, require_real, weights_of
 from tutti.estimators._probability import fit_sigmoid, sigmoid_proba
+from tutti.estimators._recorded import one_fit
 from tutti.learners._problem import LinearProblem
 from tutti.types import Array, Schema
 
@@ -80,6 +81,7 @@ class LinearSVC(LinearClassifier):
     objective_, duality_gap_ : P at the end, and the proved bound of P - minimum.
     history_ : one dict per round: step, seconds, objective, gap, passes.
     plan_, report_ : what was planned, and what was measured.
+    gradients_ : after a `tutti.Replay`, by name what the last update moved along; else empty.
 
     Example
     -------
@@ -155,6 +157,10 @@ class LinearSVC(LinearClassifier):
             raise ParameterError("probability", self.probability, "write True or False")
         if self.probability and self.n_shards < 2:
             raise ParameterError("n_shards", self.n_shards, "probability=True holds out shards: write at least 2")
+        if self.probability and one_fit(self.strategy):
+            raise ParameterError(
+                "probability", True, "it takes several fits, and a record is of one: write probability=False"
+            )
 
     def _problem(self, schema: Schema) -> LinearProblem:
         check_classes(schema, type(self).__name__)

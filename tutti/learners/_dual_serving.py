@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tutti._merging import adapt, merges_per_epoch
+from tutti.errors import RunError
 from tutti.learners import _dual_shard as shard_state
 from tutti.protocols import ShardData
 from tutti.types import Array, Arrays, Cost, Kind, Order, Progress, Proposal, Push, Schema, Update
@@ -123,6 +124,11 @@ class ServedDual:
         """Judge the point, and derive w from the duals; in place, what says that it is done last."""
         sums, at = dict(merged.arrays), shared["at"]
         if sums.pop("rows")[0] < _state(shared).schema.n_rows:  # nobody has the rows of a worker that is gone
+            if not np.isfinite(shared["primal"]).all():
+                raise RunError(
+                    "a worker was lost whose rows nobody else can read, before the first certificate was made; train "
+                    "again, or keep the rows in memory: Dataset.cached('memory')"
+                )
             shared["status"][_DONE] = 1.0
         else:
             self.dual.apply(shared, Update("summary", sums), 1.0)

@@ -288,8 +288,16 @@ class ServedSGD:
         return [*found, []]
 
     def named(self, shared: Arrays, push: Push) -> Arrays:
-        """Return nothing: what a linear model moves along has no parameters of other names."""
-        return {}
+        """Return the gradient of the mean loss; of sparse rows without the penalty's, by which features shrink."""
+        d, k = shared["coef"].shape
+        n = d if push.touched is None else len(push.touched)
+        found = np.zeros((d, k))
+        found[slice(None) if push.touched is None else push.touched] = push.keys[: n * k].reshape(n, k)
+        return {"coef": found, "intercept": push.keys[n * k :]}
+
+    def shown(self, shared: Arrays) -> Arrays:
+        """Return all that `init` goes on from, with the moving weights instead of the best ones."""
+        return {**self.snapshot(shared), "coef": shared["w"], "intercept": shared["b"]}
 
     # ranges in other processes
 

@@ -74,7 +74,7 @@ def choose(
     """
     wants = _wants(strategy)
     if solver == "auto" and getattr(strategy, "serves", False):
-        name, reason = _served(problem)
+        name, reason = _served(problem, type(strategy).__name__)
     elif solver == "auto":
         name, reason = _by_shape(problem, schema, wants, tol)
     else:
@@ -160,9 +160,14 @@ def _by_shape(problem: LinearProblem, schema: Schema, wants: frozenset[str] | No
     return "dual", f"{loss} loss and {shape}: dual coordinate descent, many cheap merges an epoch"
 
 
-def _served(problem: LinearProblem) -> tuple[str, str]:
+def _served(problem: LinearProblem, strategy: str) -> tuple[str, str]:
     """Which solver where weights are moved as updates come."""
     if problem.loss not in _SOLVERS["sgd"][1]:
+        if strategy == "Replay":
+            raise PlanError(
+                f"Replay repeats recorded runs of gradient steps, and no solver of the {problem.loss} loss takes them, "
+                "so there is no record of such a run; fit the model that was recorded, or write another strategy"
+            )
         raise PlanError(
             f"a parameter server with staleness >= 1 wants gradient steps, and no solver of the {problem.loss} loss "
             "takes them; use LinearSVC, which has a model for each class, or tutti.ParameterServer(staleness=0)"

@@ -25,6 +25,7 @@ from tutti.strategies._talk import AGAIN, END, GATHER, JUDGE, JUDGED, PULL, SLAC
 from tutti.types import Array, Arrays, Push, Update
 
 _NOWHERE = -1  # a version that no server has
+_NAMED_BYTES = 1 << 8  # more than the name and shape of an array take in a message
 
 
 class Client:
@@ -114,10 +115,16 @@ class Client:
         step = order["step"]
         with self._at_the_model():
             self.learner.reached(self.copy.shared, step)
-            for s in order["shards"]:  # one at a time, for sums may be as large as the keys
-                judged = {str(s): self._hands.judge(self.copy.shared, step, s)}
-                self._ask(JUDGED, [0], {"judged": judged, "step": step})
-        return self._step({})
+            judged, n_bytes = dict[str, Arrays](), 0
+            for s in order["shards"]:  # sums may be as large as the keys
+                sums = self._hands.judge(self.copy.shared, step, s)
+                found = {name: np.array(array) for name, array in sums.items()}  # the learner may use its memory again
+                more = sum(array.nbytes + _NAMED_BYTES for array in found.values())
+                if judged and n_bytes + more > self.copy.n_bytes:
+                    self._ask(JUDGED, [0], {"judged": judged, "step": step})
+                    judged, n_bytes = {}, 0
+                judged[str(s)], n_bytes = found, n_bytes + more
+        return self._step({"judged": judged, "step": step})
 
     def _keep(self, order: dict[str, Any]) -> dict[str, Any]:
         """Take note of a validation and write a checkpoint, for all."""

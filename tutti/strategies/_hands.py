@@ -20,15 +20,17 @@ class Hands:
         self.private: dict[int, Any] = {}
 
     def open(self, shards: Iterable[int]) -> dict[int, ShardData]:
-        """Return the rows of shards, which the learner has adopted."""
+        """Return the rows of shards, which the learner has adopted; not those that only a lost worker could read."""
         worker = self._worker
-        data = {s: worker.open(s) for s in shards}
+        data = {s: worker.open(s) for s in shards if worker.opens or s in worker.shards}
         for s in data.keys() - self.private.keys():
             self.private[s] = self._learner.adopt(worker.schema, data[s])
         return data
 
     def push(self, shared: Arrays, step: int, data: dict[int, ShardData]) -> Push:
-        """Return the push of the rows of some shards in a global step."""
+        """Return the push of the rows of some shards in a global step; an empty one if there are none."""
+        if not data:
+            return Push(step, 0.0, np.empty(0), empty=True)
         orders = {s: Order(step, "gradient", self._worker.seed, s) for s in data}
         return self._learner.work(shared, self.private, data, orders)
 

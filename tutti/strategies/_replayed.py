@@ -83,7 +83,7 @@ class Replayed(Service):
                 break
             if self._repeat(limit):
                 learner.reached(self.shared, learner.milestone(self.shared)[0])
-                state = learner.snapshot(self.shared)
+                state = learner.shown(self.shared)
                 return {**{name: np.array(array) for name, array in state.items()}, **self._gradient()}
             desk.pause = desk.pauses, limit
             self._pause()

@@ -234,7 +234,7 @@ class Server:
             self.copy.put_part(self.i, written["part"])
         self.applied = Applied.read(self.n_workers, written["applied"])
         self._moves, self._turn, self._settled = written["version"]
-        self._turn += 1 << 16  # no worker has this version
+        self._turn = max(self._turn, self.worker.seat.life << 16)  # no worker has a version with these bits
         self._all_changed()
         self.counted = dict(enumerate(written["counted"]))
         self._lives = dict(enumerate(written["lives"]))

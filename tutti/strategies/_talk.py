@@ -6,7 +6,7 @@ A message is a table of plain values and arrays (`tutti._parcel`).  Kinds:
   with it goes the push of the range of the server that is asked, back comes what has changed there since.
 - PULL: what has changed of the range since, as soon as every step before ``floor`` is complete in it.
 - GATHER: all that moves with the range.
-- JUDGED: the sums over the rows of a shard, for the first server.
+- JUDGED: the sums over the rows of shards, for the first server, where they are too long for one STEP.
 """
 
 from __future__ import annotations

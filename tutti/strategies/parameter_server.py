@@ -24,7 +24,7 @@ from tutti.strategies._talk import with_servers
 from tutti.strategies.all_reduce import AllReduce, synchronous
 from tutti.strategies.cocoa import CoCoA
 from tutti.strategies.server_optimizers import Elastic, ServerOptimizer, made
-from tutti.types import Arrays, Kind, Plan, Schema
+from tutti.types import Arrays, Cost, Kind, Plan, Schema
 
 _SOCKETS = ("tcp", "gloo", "nccl")
 
@@ -132,6 +132,8 @@ class ParameterServer(Spec):
                 *notes,
                 "all keys have one lock, whatever servers says: how far a dual update goes follows from all",
             )
+        if isinstance(served, Housed) and self.claim:
+            draft = _all_adopted(draft, learner.cost(schema))
         if self.record is not None:
             _record.check_free(Path(self.record))
             notes = (*notes, f"the order of updates is recorded in {self.record}: tutti.Replay repeats the run from it")
@@ -198,6 +200,15 @@ def check(learner: Learner, strategy: ParameterServer) -> Serving:
 
 def _dual(learner: Learner) -> bool:
     return "dual" in learner.offers and "gradient" not in learner.offers
+
+
+def _all_adopted(draft: Plan, cost: Cost) -> Plan:
+    """Return the draft with room for what every worker keeps of shards that it takes over, where rows are in memory."""
+    shards = draft.n_shards * (cost.update_bytes + cost.private_bytes)
+    if draft.memory_bytes <= shards:  # rows are read anew, by the worker alone whose they are
+        return draft
+    more = (draft.size - 1) * draft.n_shards * cost.private_bytes
+    return dataclasses.replace(draft, memory_bytes=draft.memory_bytes + more)
 
 
 def _bound(steps: int) -> str:

@@ -122,5 +122,5 @@ class Replay(Spec):
             )
         why = form.unservable()
         if why is not None:
-            raise PlanError(f"Replay cannot repeat this net: {why}")
+            raise PlanError(f"Replay cannot repeat this {type(learner).__name__}: {why}")
         return form

@@ -88,6 +88,10 @@ class ServesNet:
         spots = _served(shared).net.spots
         return {s.name: push.keys[s.start :][: math.prod(s.shape)].reshape(s.shape) for s in spots}
 
+    def shown(self, shared: Arrays) -> Arrays:
+        """Return everything from which `init` goes on, the weights as they are now."""
+        return cast("ModuleLearner", self).snapshot(shared)
+
     def part(self, shared: Arrays, i: int) -> list[Array]:
         """Return the weights of key range ``i`` and what the optimizer keeps of them."""
         return _served(shared).part(i)

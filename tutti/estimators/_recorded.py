@@ -1,4 +1,4 @@
-"""What a net's estimator has to do with records of asynchronous runs: seal them, and keep what a replay shows."""
+"""What an estimator has to do with records of asynchronous runs: seal them, and keep what a replay shows."""
 
 from __future__ import annotations
 
@@ -13,6 +13,11 @@ def parted(arrays: Arrays) -> tuple[dict[str, Array], dict[str, Array]]:
 
     state = {name: array for name, array in arrays.items() if not name.startswith(GRADIENT)}
     return state, {name.removeprefix(GRADIENT): arrays[name] for name in arrays.keys() - state.keys()}
+
+
+def one_fit(strategy: Any) -> bool:
+    """Return True if a strategy records or repeats a run, which is one fit."""
+    return hasattr(strategy, "seal") and getattr(strategy, "record", "") is not None
 
 
 def seal(strategy: Any, steps: int, sha256: str) -> None:
