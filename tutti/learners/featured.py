@@ -1,7 +1,7 @@
 """A linear learner on features of rows that stand for a kernel: made block by block, whenever rows are read.
 
-    fourier    z(x) = sqrt(2 / D) cos(W'x + u),  W ~ N(0, 2 gamma), u ~ U(0, 2 pi):   E z(x).z(y) = exp(-gamma |x - y|^2)
-    nystroem   z(x) = K(x, L) K(L, L)^(-1/2) for D rows L:                            z(x).z(y) = K(x, y) on L
+    fourier    z(x) = sqrt(2 / D) cos(W'x + u), W ~ N(0, 2 gamma), u ~ U(0, 2 pi): the mean of z(x).z(y) is rbf
+    nystroem   z(x) = K(x, L) K(L, L)^(-1/2) for D rows L: z(x).z(y) = K(x, y) on L
 
 Source: Rahimi, Recht (2007), "Random features for large-scale kernel machines"; Williams, Seeger (2001), "Using the
 Nystroem method to speed up kernel machines".
@@ -46,7 +46,7 @@ class Features(Spec):
     @property
     def n_components(self) -> int:
         """Number of features made."""
-        return self.right.shape[-1]
+        return int(self.right.shape[-1])
 
     def of(self, x: Array | Csr) -> Array:
         """Return the features of rows, in the type of ``x``."""
@@ -60,7 +60,8 @@ class Features(Spec):
         z += self.right.astype(rows.dtype)
         np.cos(z, out=z)
         z *= rows.dtype.type(np.sqrt(2.0 / self.n_components))
-        return z
+        found: Array = z
+        return found
 
 
 def fourier(kernel: Kernel, center: Array, n_components: int, seed: int) -> Features:

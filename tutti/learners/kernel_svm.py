@@ -188,12 +188,8 @@ class KernelMachine(OnlyTasks, Spec):
         k, d = int(shared["shape"][2]), int(shared["shape"][1])
         counts, total, moment = np.zeros(k, np.int64), np.zeros(d), np.zeros(3)
         for block in _blocks(data):
-            x = _dense(block)
-            _check(x, data, block)
             counts += np.bincount(_codes(block, k)[self._bounds(block) > 0], minlength=k)
-            total += x.sum(axis=0, dtype=np.float64)
-            mean = x.mean(dtype=np.float64)
-            moment = _joined(moment, np.array([x.size, mean, np.square(x - mean, dtype=np.float64).sum()]))
+            moment = _joined(moment, _moment(data, block, total))
         return {"counts": counts, "total": total, "moment": moment}
 
     def _bounds(self, block: Block) -> Array:
@@ -220,10 +216,9 @@ class KernelMachine(OnlyTasks, Spec):
         origin = rows.common("origin")[shared["support"]]
         mine = np.flatnonzero(origin // _SHARD == s)
         inside, data = origin[mine] % _SHARD, rows.shard(s)
-        x = np.empty((len(mine), int(shared["shape"][1])), rows.common("x").dtype)
-        for block in _blocks(data):
-            here = np.flatnonzero((inside >= block.start) & (inside < block.start + len(block.y)))
-            x[here] = _dense(block, inside[here] - block.start)
+        x, order = np.empty((len(mine), int(shared["shape"][1])), rows.common("x").dtype), np.argsort(inside)
+        if len(mine):
+            x[order] = rows_of(data, inside[order])
         return {"x": x, "which": mine, "row": np.array([data.place(int(r))[1] for r in inside], np.int64)}
 
     def solver(self, shared: Arrays) -> Solver:
@@ -440,6 +435,34 @@ def _joined(a: Array, b: Array) -> Array:
         return a
     apart = b[1] - a[1]
     return np.array([n, a[1] + apart * b[0] / n, a[2] + b[2] + apart * apart * a[0] * b[0] / n])
+
+
+def spread(shards: Sequence[ShardData], d: int) -> tuple[Array, float]:
+    """Return the mean of each of ``d`` columns and the variance of all values."""
+    total, moment = np.zeros(d), np.zeros(3)
+    for data in shards:
+        for block in _blocks(data):
+            moment = _joined(moment, _moment(data, block, total))
+    return total / max(moment[0] / d, 1), float(moment[2] / max(moment[0], 1))
+
+
+def rows_of(data: ShardData, chosen: Array) -> Array:
+    """Return some rows of a shard, by ascending number."""
+    found = []
+    for block in _blocks(data):
+        here = chosen[(chosen >= block.start) & (chosen < block.start + len(block.y))]
+        if len(here):
+            found.append(_dense(block, here - block.start))
+    return np.concatenate(found) if found else np.empty((0, 0))
+
+
+def _moment(data: ShardData, block: Block, total: Array) -> Array:
+    """Return (n, mean, sum of squared distances) of the values of a block, and add its columns to ``total``."""
+    x = _dense(block)
+    _check(x, data, block)
+    total += x.sum(axis=0, dtype=np.float64)
+    mean = x.mean(dtype=np.float64)
+    return np.array([x.size, mean, np.square(x - mean, dtype=np.float64).sum()])
 
 
 def _blocks(data: ShardData) -> list[Block]:
