@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +18,10 @@ from tutti.runtime.digest import model_sha256
 from tutti.runtime.driver import draft_plan, train
 from tutti.strategies._dealer import Dealer, finished
 from tutti.strategies.task_parallel import Assign, by_cost
+from tutti.tasking import Rows
 from tutti.testing.strategy import check_strategy
 from tutti.testing.tasks import check_tasked, perform_all
-from tutti.types import Result, TaskDone
+from tutti.types import Arrays, Result, TaskDone
 
 X = np.random.default_rng(0).standard_normal((500, 6))
 ASSIGNS: list[Assign] = ["balanced", "round_robin", "random", "static"]
@@ -73,6 +76,21 @@ def test_survivors_do_the_tasks_of_a_worker_that_is_killed(
     assert sha(result) == right
     assert result.faults == len(fatal)
     assert len(result.reports) == 3 - len(fatal)
+
+
+@dataclass(frozen=True)
+class Long(Columns):
+    """The first task of the second stage takes three seconds, and says so."""
+
+    def perform(self, shared: Arrays, task: int, rows: Rows) -> Arrays:
+        ends = time.monotonic() + (3.0 if shared["stage"][0] and task == 0 else 0.0)
+        while time.monotonic() < ends:
+            rows.alive()
+        return super().perform(shared, task, rows)
+
+
+def test_a_long_task_that_says_so_is_not_taken_for_lost(right: str) -> None:
+    assert sha(fit(tutti.Threads(2, timeout_seconds=1.0), learner=Long())) == right
 
 
 def test_a_task_that_raises_ends_the_run_with_its_error() -> None:

@@ -221,13 +221,13 @@ class KernelMachine(OnlyTasks, Spec):
             x[order] = rows_of(data, inside[order])
         return {"x": x, "which": mine, "row": np.array([data.place(int(r))[1] for r in inside], np.int64)}
 
-    def solver(self, shared: Arrays) -> Solver:
+    def solver(self, shared: Arrays, rows: Rows) -> Solver:
         p = self.problem
         kernel = Kernel(p.kernel, float(shared["gamma"][0]), float(p.coef0), int(p.degree))
-        return Solver(kernel, p.epsilon, float(self.tol), int(self.cache_bytes), int(self.max_iter))
+        return Solver(kernel, p.epsilon, float(self.tol), int(self.cache_bytes), int(self.max_iter), rows.alive)
 
     def _solved(self, shared: Arrays, rows: Rows, part: Part) -> Found:
-        return self.solver(shared).solve(rows.common("x")[part.ids], part)
+        return self.solver(shared, rows).solve(rows.common("x")[part.ids], part)
 
     def _whole(self, shared: Arrays, rows: Rows, p: int) -> Part:
         starts = shared["starts"]
@@ -249,7 +249,7 @@ class KernelMachine(OnlyTasks, Spec):
 
     def _merged(self, shared: Arrays, rows: Rows, p: int, i: int) -> Found:
         """Return the solution over the support vectors of two nodes, from the mean of theirs."""
-        solver, x = self.solver(shared), rows.common("x")
+        solver, x = self.solver(shared, rows), rows.common("x")
         left, right = (self._part(shared, rows, p, 2 * i + k) for k in (0, 1))
         f = [
             own.target - 0.5 * (own.target - own.f + solver.values(x[own.ids], x[other.ids], other.beta))
@@ -263,7 +263,7 @@ class KernelMachine(OnlyTasks, Spec):
 
     def _checked(self, shared: Arrays, rows: Rows, p: int, i: int) -> Arrays:
         """Return the rows of a leaf that the solution leaves out though they violate its optimality."""
-        solver, root, x = self.solver(shared), self._part(shared, rows, p, 0), rows.common("x")
+        solver, root, x = self.solver(shared, rows), self._part(shared, rows, p, 0), rows.common("x")
         support, whole = root.support(), self._whole(shared, rows, p)
         leaf = whole.only(np.arange(i, len(whole.ids), self._leaves(len(whole.ids))))
         leaf = leaf.only(~np.isin(leaf.ids, root.ids))
@@ -279,7 +279,7 @@ class KernelMachine(OnlyTasks, Spec):
         out = inside % self.folds == i
         found = self._solved(shared, rows, whole.only(~out))
         support = found.part.support()
-        solver = self.solver(shared)
+        solver = self.solver(shared, rows)
         values = solver.values(x[whole.ids[out]], x[support.ids], support.beta) + found.intercept
         return {"values": values, "which": np.flatnonzero(out)}
 
