@@ -11,7 +11,7 @@ import numpy as np
 from tutti.engines._limits import one_thread
 from tutti.errors import ModelError, ParameterError
 from tutti.estimators._linear import require_whole, weights_of
-from tutti.learners._kernel_rows import Kernel
+from tutti.learners._kernel_rows import Kernel, dense
 from tutti.learners._problem import LinearProblem
 from tutti.learners.featured import Featured, Features, featured_schema, fourier, nystroem
 from tutti.learners.kernel_svm import rows_of, spread
@@ -33,7 +33,7 @@ class Linear:
         """Return (rows, n_outputs) decision values."""
         step, found = 2048, [np.empty((0, len(self.coef)))]
         for lo in range(0, x.shape[0], step):
-            z = self.features.of(dense_rows(x, lo, lo + step))
+            z = self.features.of(dense(x, lo, lo + step))
             found.append((z @ self.coef.T.astype(z.dtype)).astype(np.float64))
         return np.concatenate(found) + self.intercept
 
@@ -66,17 +66,6 @@ def restored(model: Any, arrays: Mapping[str, Array], gamma: float, d: int) -> L
     kernel = Kernel(model.kernel, gamma, float(model.coef0), int(model.degree))
     features = Features(kernel, arrays["left"], arrays["right"], arrays["center"], random)
     return Linear(features, arrays["coef"], arrays["intercept"])
-
-
-def dense_rows(x: Array | Csr, lo: int, hi: int) -> Array:
-    """Return some rows as an array."""
-    if not isinstance(x, Csr):
-        return x[lo:hi]
-    ptr = x.indptr[lo : hi + 1]
-    some = slice(int(ptr[0]), int(ptr[-1]))
-    dense = np.zeros((len(ptr) - 1, x.n_features), x.values.dtype)
-    dense[np.repeat(np.arange(len(ptr) - 1), np.diff(ptr)), x.indices[some]] = x.values[some]
-    return dense
 
 
 def check(model: Any) -> None:

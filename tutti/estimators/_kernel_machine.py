@@ -11,13 +11,12 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from tutti.errors import DataError, ModelError, ParameterError
-from tutti.estimators._approximate import dense_rows
 from tutti.estimators._base import ConvergenceWarning, Estimator, warn
 from tutti.estimators._decision import check_finite
 from tutti.estimators._intake import as_dataset, is_dataset
 from tutti.estimators._linear import labels_array, require_real, require_whole
 from tutti.estimators._progress import TaskProgress
-from tutti.learners._kernel_rows import Kernel, points
+from tutti.learners._kernel_rows import Kernel, dense, points
 from tutti.learners.kernel_svm import KernelMachine, KernelProblem
 from tutti.planner import Choice, Explanation, explain
 from tutti.planner.choose import engine_of
@@ -248,7 +247,7 @@ class KernelEstimator(Estimator):
         right = points(vectors - center, vectors.dtype)
         found = [np.empty((0, outputs.shape[1]))]
         for lo in range(0, x.shape[0], 4096):
-            left = points(dense_rows(x, lo, lo + 4096) - center, vectors.dtype)
+            left = points(dense(x, lo, lo + 4096) - center, vectors.dtype)
             found.append(kernel.times(left, right, outputs))
         return np.concatenate(found) + self.intercept_
 

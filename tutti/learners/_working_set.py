@@ -87,7 +87,7 @@ def solve(
     ----------
     n_bytes : of kernel rows that are kept.   most : steps, -1: no limit.   alive : called at every turn.
     """
-    from tutti.learners._kernels.smo import smo, subtract
+    from tutti.learners._kernels.smo import gather, smo, subtract
 
     n, m = points.n_rows, len(box.beta)
     size = min(_SIZE, m)
@@ -101,7 +101,7 @@ def solve(
         last = _choose(box, top, bottom, size, last)
         rows, place = np.unique(last % n, return_inverse=True)
         slots = cache.slots(rows)
-        small = np.take(cache.rows[slots[place]], last % n, axis=1)
+        small = gather(cache.rows, slots[place], last % n)
         beta, f = box.beta[last], box.f[last]
         limit = _STEPS * len(last) if most < 0 else min(_STEPS * len(last), most - steps)
         goal = max(tol, _PART * (top - bottom))

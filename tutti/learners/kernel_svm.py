@@ -9,17 +9,17 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
 from tutti._spec import Spec
 from tutti.errors import DataError
 from tutti.learners._cascade import Found, Part, Solver
-from tutti.learners._kernel_rows import Kernel, Name
+from tutti.learners._kernel_rows import Kernel, Name, dense
 from tutti.protocols import ShardData
 from tutti.tasking import OnlyTasks, Room, Rows
-from tutti.types import Array, Arrays, Block, Cost, Csr, Kind, Progress, Schema
+from tutti.types import Array, Arrays, Block, Cost, Kind, Progress, Schema
 
 COUNT, ROWS, FOLDS, LEAVES, MERGE, CHECK, AGAIN, SUPPORT, DONE = range(9)
 NAMES = ("count", "rows", "folds", "leaves", "merge", "check", "again", "support")
@@ -201,7 +201,7 @@ class KernelMachine(OnlyTasks, Spec):
     def _fill(self, shared: Arrays, s: int, rows: Rows) -> None:
         k, at = int(shared["shape"][2]), shared["places"][s].copy()
         for block in _blocks(rows.shard(s)):
-            x, bounds, codes = _dense(block), self._bounds(block), _codes(block, k)
+            x, bounds, codes = dense(block.x), self._bounds(block), _codes(block, k)
             for c in range(k):
                 chosen = np.flatnonzero((codes == c) & (bounds > 0))
                 place = slice(at[c], at[c] + len(chosen))
@@ -452,13 +452,13 @@ def rows_of(data: ShardData, chosen: Array) -> Array:
     for block in _blocks(data):
         here = chosen[(chosen >= block.start) & (chosen < block.start + len(block.y))]
         if len(here):
-            found.append(_dense(block, here - block.start))
+            found.append(dense(block.x)[here - block.start])
     return np.concatenate(found) if found else np.empty((0, 0))
 
 
 def _moment(data: ShardData, block: Block, total: Array) -> Array:
     """Return (n, mean, sum of squared distances) of the values of a block, and add its columns to ``total``."""
-    x = _dense(block)
+    x = dense(block.x)
     _check(x, data, block)
     total += x.sum(axis=0, dtype=np.float64)
     mean = x.mean(dtype=np.float64)
@@ -472,18 +472,6 @@ def _blocks(data: ShardData) -> list[Block]:
 def _codes(block: Block, k: int) -> Array:
     codes: Array = block.y if k > 1 else np.zeros(len(block.y), np.int64)
     return codes
-
-
-def _dense(block: Block, rows: Any = slice(None)) -> Array:
-    """Return rows of a block as an array."""
-    x = block.x
-    if not isinstance(x, Csr):
-        some: Array = x[rows]
-        return some
-    dense = np.zeros(x.shape, x.values.dtype)
-    dense[np.repeat(np.arange(x.shape[0]), np.diff(x.indptr)), x.indices] = x.values
-    found: Array = dense[rows]
-    return found
 
 
 def _check(x: Array, data: ShardData, block: Block) -> None:
