@@ -28,6 +28,8 @@ class Rows(Protocol):
 
     ``shard(i)`` returns the rows of any shard; on one host they lie once in memory, as far as they are kept there.
     ``common(name)`` returns a room that this stage or an earlier one has named: the same memory to all ranks of a host.
+    ``alive()`` says that a long task is at work, now and then, so that nobody takes its rank for lost; it raises
+    `tutti.errors.Aborted` when the run was stopped.
     """
 
     @property
@@ -36,6 +38,7 @@ class Rows(Protocol):
     def n_shards(self) -> int: ...
     def shard(self, i: int) -> ShardData: ...
     def common(self, name: str) -> Array: ...
+    def alive(self) -> None: ...
 
 
 @runtime_checkable

@@ -17,6 +17,9 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import tutti
 from tutti.errors import DataError, InputError, ModelError, ParameterError, PlanError
+from tutti.estimators._approximate import features_of
+from tutti.learners._kernel_rows import Kernel
+from tutti.learners.featured import FeaturedShard, fourier
 from tutti.learners.kernel_svm import KernelMachine, KernelProblem
 from tutti.runtime.digest import model_sha256
 from tutti.runtime.driver import train
@@ -297,9 +300,55 @@ def test_max_iter_ends_a_fit_with_a_warning() -> None:
     assert (model.n_iter_ <= 5).all()
 
 
+@pytest.mark.parametrize("approximate", ["fourier", "nystroem"])
+def test_an_approximate_machine_comes_near_the_exact_one(approximate: str, tmp_path: Path) -> None:
+    train_x, train_y, x, y = DIGITS[::2], DIGIT[::2], DIGITS[1::2], DIGIT[1::2]
+    settings = {"approximate": approximate, "n_components": 200, "random_state": 1}
+    models = [
+        tutti.SVC(**settings, engine=e).fit(train_x, train_y)
+        for e in (tutti.Threads(1), tutti.Threads(3), tutti.Processes(2))
+    ]
+    assert len({model.report_.sha256 for model in models}) == 1
+    assert models[0].score(x, y) > tutti.SVC().fit(train_x, train_y).score(x, y) - 0.04
+    assert models[0].coef_.shape == (10, 200)
+    assert models[0].decision_function(x).shape == (len(x), 10)
+    assert not hasattr(models[0], "support_")
+    models[0].save(tmp_path / "m")
+    np.testing.assert_array_equal(tutti.load(tmp_path / "m").predict(x), models[0].predict(x))
+    with pytest.raises(ModelError, match="fit with approximate=None"):
+        models[0].to_sklearn()
+    again = models[0].set_params(approximate=None).fit(train_x, train_y)
+    assert hasattr(again, "support_")
+
+
+def test_features_stand_for_the_kernel() -> None:
+    x = DIGITS[:200] / 16
+    for approximate, n in (("fourier", 20_000), ("nystroem", 200)):
+        model = tutti.SVC(approximate=approximate, n_components=n, gamma=0.05)
+        data = tutti.from_arrays(x, DIGIT[:200])
+        z = features_of(model, data, data.schema("classification")).of(x)
+        assert np.abs(z @ z.T - gram("rbf", x, 0.05)).max() < (0.05 if approximate == "fourier" else 1e-4)
+
+
+def test_features_are_made_of_a_few_rows_at_a_time() -> None:
+    data = tutti.from_arrays(np.ones((5000, 3)), np.arange(5000) % 2)
+    schema = data.schema("classification")
+    whole = data.settled(1, schema).open(0, 1, schema)
+    shard = FeaturedShard(whole, fourier(Kernel("rbf", 1.0), np.zeros(3), 7, seed=0))
+    assert shard.bounds == [(0, 2048), (2048, 4096), (4096, 5000)]
+    blocks = [shard.block(i) for i in range(3)]
+    assert [b.x.shape for b in blocks] == [(2048, 7), (2048, 7), (904, 7)]
+    np.testing.assert_array_equal(np.concatenate([b.y for b in blocks]), whole.block(0).y)
+
+
 @pytest.mark.parametrize(
     ("params", "message"),
     [
+        ({"approximate": "random"}, 'write None, "fourier" or "nystroem"'),
+        ({"approximate": "fourier", "kernel": "poly"}, 'write "nystroem"'),
+        ({"approximate": "nystroem", "probability": True}, "CalibratedClassifierCV"),
+        ({"approximate": "nystroem", "decision_function_shape": "ovo"}, "against the rest"),
+        ({"approximate": "fourier", "n_components": 0}, "at least 1"),
         ({"kernel": "precomputed"}, "rows cannot be dealt to shards"),
         ({"kernel": "rbff"}, "did you mean 'rbf'"),
         ({"gamma": "scaled"}, 'write "scale", "auto" or a number'),

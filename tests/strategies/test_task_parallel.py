@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +16,12 @@ from tests.contract.toys import Columns, Mean
 from tutti.errors import ParameterError, PlanError, RankError
 from tutti.runtime.digest import model_sha256
 from tutti.runtime.driver import draft_plan, train
-from tutti.strategies._dealer import finished
+from tutti.strategies._dealer import Dealer, finished
 from tutti.strategies.task_parallel import Assign, by_cost
+from tutti.tasking import Rows
 from tutti.testing.strategy import check_strategy
 from tutti.testing.tasks import check_tasked, perform_all
-from tutti.types import Result, TaskDone
+from tutti.types import Arrays, Result, TaskDone
 
 X = np.random.default_rng(0).standard_normal((500, 6))
 ASSIGNS: list[Assign] = ["balanced", "round_robin", "random", "static"]
@@ -72,6 +76,21 @@ def test_survivors_do_the_tasks_of_a_worker_that_is_killed(
     assert sha(result) == right
     assert result.faults == len(fatal)
     assert len(result.reports) == 3 - len(fatal)
+
+
+@dataclass(frozen=True)
+class Long(Columns):
+    """The first task of the second stage takes three seconds, and says so."""
+
+    def perform(self, shared: Arrays, task: int, rows: Rows) -> Arrays:
+        ends = time.monotonic() + (3.0 if shared["stage"][0] and task == 0 else 0.0)
+        while time.monotonic() < ends:
+            rows.alive()
+        return super().perform(shared, task, rows)
+
+
+def test_a_long_task_that_says_so_is_not_taken_for_lost(right: str) -> None:
+    assert sha(fit(tutti.Threads(2, timeout_seconds=1.0), learner=Long())) == right
 
 
 def test_a_task_that_raises_ends_the_run_with_its_error() -> None:
@@ -131,6 +150,81 @@ def test_an_unknown_assignment_is_refused() -> None:
 
 def test_largest_first_evens_out_the_load() -> None:
     assert by_cost([1, 5, 2, 2], 2) == [1, 0, 1, 1]
+
+
+class Table:
+    """What ranks have in common, for ranks that are played one after the other."""
+
+    def __init__(self) -> None:
+        self.run, self.waited, self.dead = 7, 0.0, set[int]()
+        self._given: list[Any] = []
+        self.turn = 0
+
+    def memory(self, n_bytes: int) -> Any:
+        self.turn += 1
+        if self.turn > len(self._given):
+            self._given.append(np.full(n_bytes, 0xA5, np.uint8))
+        return self._given[self.turn - 1]
+
+    def locks(self, n: int) -> Any:
+        return [contextlib.nullcontext()] * n
+
+    def ring(self) -> None: ...
+
+    def wait(self, until: Any) -> None:
+        assert until(), "this rank would wait"
+
+    def gone(self, rank: int) -> bool:
+        return rank in self.dead
+
+
+def seats(size: int, costs: list[float], dealt: list[int] | None = None) -> tuple[Table, list[Dealer]]:
+    table, found = Table(), []
+    for rank in range(size):
+        table.turn = 0
+        found.append(Dealer(table, rank, size))
+        found[-1].begin(costs, dealt)
+    return table, found
+
+
+def test_a_free_worker_takes_the_largest_task() -> None:
+    _, (first, second) = seats(2, [1.0, 5.0, 3.0])
+    assert (first.take(), second.take()) == (1, 2)
+
+
+def test_a_slow_worker_takes_what_it_ends_in_time_or_leaves_it() -> None:
+    _, (slow, quick) = seats(2, [8.0, 8.0, 4.0, 1.0])
+    slow.take()
+    quick.take()
+    slow.give(0, {})
+    quick.give(1, {})
+    slow._reals[0, 1], slow._reals[1, 1] = 3.0, 1.0  # seconds for a cost of 1
+    assert slow._choose() == 3, "4 would take it 12 s, and the quick one is through in 5"
+    slow._reals[0, 1] = 100.0
+    assert slow._choose() is None
+    assert quick._choose() == 2
+
+
+def test_what_a_lost_worker_had_begun_comes_first() -> None:
+    table, (first, second, _) = seats(3, [1.0] * 6, dealt=[0, 1, 2, 0, 1, 2])
+    assert first.take() == 0
+    table.dead.add(0)
+    assert second.take() == 0
+    second.give(0, {})
+    assert second.take() == 3, "what was dealt to it is left, too"
+
+
+def test_ten_thousand_tasks_are_dealt_in_the_order_of_their_cost() -> None:
+    costs = np.random.default_rng(0).random(10_000).tolist()
+    _, (first, second) = seats(2, costs)
+    taken = []
+    for _ in range(4_000):
+        for rank in (first, second):
+            task = rank.take()
+            assert task is not None
+            rank.give(task, {})
+            taken.append(task)
+    assert taken == sorted(range(10_000), key=lambda t: -costs[t])[:8_000]
 
 
 def test_when_others_would_be_through() -> None:

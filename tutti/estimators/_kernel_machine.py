@@ -16,7 +16,7 @@ from tutti.estimators._decision import check_finite
 from tutti.estimators._intake import as_dataset, is_dataset
 from tutti.estimators._linear import labels_array, require_real, require_whole
 from tutti.estimators._progress import TaskProgress
-from tutti.learners._kernel_rows import Kernel, points
+from tutti.learners._kernel_rows import Kernel, dense, points
 from tutti.learners.kernel_svm import KernelMachine, KernelProblem
 from tutti.planner import Choice, Explanation, explain
 from tutti.planner.choose import engine_of
@@ -90,7 +90,7 @@ class KernelEstimator(Estimator):
         if schema.classes is not None:
             self.classes_ = labels_array(schema.classes, label_dtype)
         self.plan_ = explanation.plan
-        self._adopt(schema, result)
+        self._adopt(schema, result, choice.learner)
         return self
 
     def explain(self, X: Any, y: Any = None, sample_weight: Any = None) -> Explanation:
@@ -164,20 +164,16 @@ class KernelEstimator(Estimator):
         goal = f"until no two rows violate the optimality by {self.tol:g}"
         return schema, choice, explain(choice, plan, schema, kept=kept, read=kept != "memory", goal=goal)
 
-    def _adopt(self, schema: Schema, result: Result) -> None:
-        found = {name: np.array(array) for name, array in result.arrays.items()}
+    def _adopt(self, schema: Schema, result: Result, learner: Any) -> None:
+        self._forget()
         self.n_features_in_ = schema.n_features
         self._set_names(schema.feature_names)
         self.shape_fit_ = (schema.n_rows, schema.n_features)
-        self.support_, self.support_vectors_ = found["row"].astype(np.int32), found["vectors"]
-        self.dual_coef_, self.intercept_ = found["dual"], found["intercept"]
-        self.n_support_ = found["n_support"].astype(np.int32)
-        self._gamma = float(found["gamma"][0])
         self.fit_status_ = int(not result.progress.converged)
-        self.n_iter_ = np.maximum(found["steps"].astype(np.int32), 1)
-        self.objective_ = float(found["objective"].sum())
-        self._extra(found)
-        self.history_ = [{"step": r.step, "seconds": r.seconds, "tasks": r.metrics["tasks"]} for r in result.history]
+        self._take(result, learner)
+        self.history_ = [
+            {"step": r.step, "seconds": r.seconds, "objective": r.objective, **r.metrics} for r in result.history
+        ]
         self.report_ = make_report(result, self._model_arrays())
         if self.fit_status_:
             warn(
@@ -185,6 +181,20 @@ class KernelEstimator(Estimator):
                 "loosen tol, or scale the features",
                 ConvergenceWarning,
             )
+
+    def _forget(self) -> None:
+        """Remove what only some fits leave."""
+
+    def _take(self, result: Result, learner: Any) -> None:
+        """Set the fitted attributes."""
+        found = {name: np.array(array) for name, array in result.arrays.items()}
+        self.support_, self.support_vectors_ = found["row"].astype(np.int32), found["vectors"]
+        self.dual_coef_, self.intercept_ = found["dual"], found["intercept"]
+        self.n_support_ = found["n_support"].astype(np.int32)
+        self._gamma = float(found["gamma"][0])
+        self.n_iter_ = np.maximum(found["steps"].astype(np.int32), 1)
+        self.objective_ = float(found["objective"].sum())
+        self._extra(found)
 
     def _extra(self, found: Mapping[str, Array]) -> None:
         """Take what else the tasks found; nothing by default."""
@@ -237,7 +247,7 @@ class KernelEstimator(Estimator):
         right = points(vectors - center, vectors.dtype)
         found = [np.empty((0, outputs.shape[1]))]
         for lo in range(0, x.shape[0], 4096):
-            left = points(_rows(x, lo, lo + 4096) - center, vectors.dtype)
+            left = points(dense(x, lo, lo + 4096) - center, vectors.dtype)
             found.append(kernel.times(left, right, outputs))
         return np.concatenate(found) + self.intercept_
 
@@ -261,17 +271,20 @@ class KernelEstimator(Estimator):
             raise ModelError(f"{type(self).__name__} and the classes of the model do not fit together")
         if classes is not None:
             self.classes_ = restored_classes(classes)
-        self._check_arrays(arrays, d)
-        self.support_, self.support_vectors_ = arrays["support"], arrays["support_vectors"]
-        self.n_support_, self.dual_coef_ = arrays["n_support"], arrays["dual_coef"]
-        self.intercept_ = arrays["intercept"]
         self._gamma, self.objective_ = float(facts["gamma"]), float(facts["objective"])
         self.fit_status_, self.n_iter_ = int(facts["fit_status"]), np.array(facts["n_iter"], np.int32)
+        self._restore(arrays, d)
         rows, columns = facts["shape_fit"]
         self.shape_fit_ = int(rows), int(columns)
         self._names_from_store(facts["feature_names"], d)
         self.n_features_in_ = d
         self.report_ = restored_report(facts["report"])
+
+    def _restore(self, arrays: Mapping[str, Array], d: int) -> None:
+        self._check_arrays(arrays, d)
+        self.support_, self.support_vectors_ = arrays["support"], arrays["support_vectors"]
+        self.n_support_, self.dual_coef_ = arrays["n_support"], arrays["dual_coef"]
+        self.intercept_ = arrays["intercept"]
 
     def _check_arrays(self, arrays: Mapping[str, Array], d: int) -> None:
         k = len(self.classes_) if self._task == "classification" else 1
@@ -292,13 +305,3 @@ class KernelEstimator(Estimator):
                 raise ModelError(f"the array {name!r} holds NaN or infinity")
         if int(arrays["n_support"].sum()) != n:
             raise ModelError(f"the array 'n_support' sums to {arrays['n_support'].sum()}, expected {n}")
-
-
-def _rows(x: Array | Csr, lo: int, hi: int) -> Array:
-    if not isinstance(x, Csr):
-        return x[lo:hi]
-    ptr = x.indptr[lo : hi + 1]
-    some = slice(int(ptr[0]), int(ptr[-1]))
-    dense = np.zeros((len(ptr) - 1, x.n_features), x.values.dtype)
-    dense[np.repeat(np.arange(len(ptr) - 1), np.diff(ptr)), x.indices[some]] = x.values[some]
-    return dense

@@ -8,17 +8,21 @@ from typing import Any, ClassVar
 import numpy as np
 
 from tutti.errors import ModelError, ParameterError
+from tutti.estimators import _approximate
 from tutti.estimators._base import NotFittedError, known_to_sklearn
 from tutti.estimators._classifier import accuracy, check_classes, class_factors
+from tutti.estimators._decision import check_finite
 from tutti.estimators._intake import is_dataset
 from tutti.estimators._kernel_machine import KernelEstimator
 from tutti.estimators._linear import require_real
 from tutti.estimators._probability import expit, fit_sigmoid
 from tutti.estimators.svm import OnlyWithProbability
 from tutti.learners.kernel_svm import KernelProblem, pairs
-from tutti.types import Array, Schema
+from tutti.planner import Choice, Explanation
+from tutti.types import Array, Csr, Result, Schema
 
 _FOLDS = 5
+_EXACT = ("support_", "support_vectors_", "n_support_", "dual_coef_")
 _LEAST = 1e-7  # of a probability between two classes, as in libsvm
 
 
@@ -46,6 +50,11 @@ class SVC(KernelEstimator):
     max_iter : most steps for each pair; -1: no limit.
     decision_function_shape : "ovr": a column for each class, "ovo": for each pair.
     break_ties : True: of classes with equal votes the one with the highest decision value is predicted ("ovr" only).
+    approximate : None: exact.  "fourier" (rbf only) or "nystroem": a linear machine with the same C on features that
+        stand for the kernel, one class against the rest, for many rows: its cost grows with n_rows * n_components.
+        Features are made block by block and never stored; ``tol`` is then the certified relative gap, and the
+        attributes are those of a linear machine, ``coef_`` (n_outputs, n_components) and ``intercept_``.
+    n_components : features of an approximate machine.
     random_state : None or int; nothing here is random.
     strategy : "auto" or tutti.TaskParallel(...).
     engine : "auto" or an object such as tutti.Processes(4).
@@ -94,6 +103,8 @@ class SVC(KernelEstimator):
         max_iter: int = -1,
         decision_function_shape: str = "ovr",
         break_ties: bool = False,
+        approximate: str | None = None,
+        n_components: int = 500,
         random_state: Any = None,
         strategy: Any = "auto",
         engine: Any = "auto",
@@ -112,6 +123,8 @@ class SVC(KernelEstimator):
         self.max_iter = max_iter
         self.decision_function_shape = decision_function_shape
         self.break_ties = break_ties
+        self.approximate = approximate
+        self.n_components = n_components
         self.random_state = random_state
         self.strategy = strategy
         self.engine = engine
@@ -123,7 +136,11 @@ class SVC(KernelEstimator):
         values = self._values(X)
         if len(self.classes_) == 2:
             return values[:, 0]
-        return values if self.decision_function_shape == "ovo" else _one_against_rest(values, len(self.classes_))
+        return (
+            values
+            if self.decision_function_shape == "ovo" or hasattr(self, "_linear")
+            else _one_against_rest(values, len(self.classes_))
+        )
 
     def predict(self, X: Any) -> Array:
         """Return the class of each row of arrays, of frames, or of a Dataset in the order of its rows."""
@@ -167,13 +184,17 @@ class SVC(KernelEstimator):
         from tutti.estimators._kernel_export import classifier
 
         self._check_fitted()
+        if hasattr(self, "_linear"):
+            raise ModelError("scikit-learn's SVC has no form of an approximate machine: fit with approximate=None")
         return classifier(self)
 
     def _index(self, values: Array) -> Array:
         k = len(self.classes_)
         if k == 2:
             return (values[:, 0] > 0).astype(np.intp)
-        best: Array = (_one_against_rest if self.break_ties else _votes)(values, k).argmax(axis=1)
+        if not hasattr(self, "_linear"):
+            values = (_one_against_rest if self.break_ties else _votes)(values, k)
+        best: Array = values.argmax(axis=1)
         return best
 
     def _outputs(self) -> Array:
@@ -196,6 +217,8 @@ class SVC(KernelEstimator):
         for name in ("probability", "break_ties"):
             if not isinstance(getattr(self, name), bool | np.bool_):
                 raise ParameterError(name, getattr(self, name), "write True or False")
+        if self.approximate is not None:
+            _approximate.check(self)
         if self.break_ties and shape == "ovo":
             raise ParameterError("break_ties", True, "ties are broken by the values of decision_function_shape='ovr'")
 
@@ -213,14 +236,42 @@ class SVC(KernelEstimator):
     def _folds(self) -> int:
         return _FOLDS if self.probability else 0
 
+    def _forget(self) -> None:
+        for name in ("probA_", "probB_", "_linear", *_EXACT):
+            self.__dict__.pop(name, None)
+
+    def _job(self, dataset: Any) -> tuple[Schema, Choice, Explanation]:
+        if self.approximate is None:
+            return super()._job(dataset)
+        schema = dataset.schema(self._task)
+        check_classes(schema, type(self).__name__)
+        return schema, *_approximate.job(self, dataset, schema, class_factors(self.class_weight, schema))
+
+    def _take(self, result: Result, learner: Any) -> None:
+        if self.approximate is None:
+            super()._take(result, learner)
+            return
+        self._linear = _approximate.fitted(learner, result)
+        self._gamma, self.intercept_ = learner.features.kernel.gamma, self._linear.intercept
+        self.objective_, self.n_iter_ = result.progress.objective, np.array([max(len(result.history), 1)], np.int32)
+        self.class_weight_ = np.array(learner.problem.class_weight or [1.0] * len(self.classes_))
+
+    @property
+    def coef_(self) -> Array:
+        """The weights of the features of an approximate machine, or of the columns with kernel="linear"."""
+        return self._linear.coef if hasattr(self, "_linear") else super().coef_
+
+    def _values_of(self, x: Array | Csr) -> Array:
+        if not hasattr(self, "_linear"):
+            return super()._values_of(x)
+        check_finite(x)
+        return self._linear.values(x)
+
     def _extra(self, found: Mapping[str, Array]) -> None:
         k = len(self.classes_)
         if k == 2:
             self.dual_coef_, self.intercept_ = -self.dual_coef_, -self.intercept_
         self.class_weight_ = found["class_weight"]
-        for name in ("probA_", "probB_"):
-            if hasattr(self, name):
-                delattr(self, name)
         if self.probability:
             sizes = np.diff(found["starts"])
             fitted = []
@@ -230,14 +281,23 @@ class SVC(KernelEstimator):
             self.probA_, self.probB_ = np.array(fitted).T.copy()
 
     def _model_arrays(self) -> dict[str, Array]:
+        if hasattr(self, "_linear"):
+            return {**self._linear.arrays(), "class_weight": self.class_weight_}
         found = {**super()._model_arrays(), "class_weight": self.class_weight_}
         return found if not hasattr(self, "probA_") else {**found, "probA": self.probA_, "probB": self.probB_}
+
+    def _restore(self, arrays: Mapping[str, Array], d: int) -> None:
+        if self.approximate is None:
+            super()._restore(arrays, d)
+            return
+        self._linear = _approximate.restored(self, arrays, self._gamma, d)
+        self.intercept_ = self._linear.intercept
 
     def _from_store(self, arrays: dict[str, Array], facts: Mapping[str, Any]) -> None:
         super()._from_store(arrays, facts)
         k = len(self.classes_)
-        if arrays["class_weight"].shape != (k,):
-            raise ModelError(f"the array 'class_weight' has shape {arrays['class_weight'].shape}, expected {(k,)}")
+        if arrays.get("class_weight", np.empty(0)).shape != (k,):
+            raise ModelError(f"the array 'class_weight' is missing, or not of shape {(k,)}")
         self.class_weight_ = arrays["class_weight"]
         if "probA" in arrays:
             if arrays["probA"].shape != self.intercept_.shape or arrays["probB"].shape != self.intercept_.shape:

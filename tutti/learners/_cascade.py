@@ -8,7 +8,8 @@ Source: Graf, Cosatto, Bottou, Dourdanovic, Vapnik (2004), "Parallel support vec
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -65,6 +66,8 @@ class Solver:
     tol: float
     n_bytes: int
     most: int
+    alive: Callable[[], None] = field(default=lambda: None)
+    """Called now and then."""
 
     def solve(self, x: Array, part: Part) -> Found:
         """Return the solution over the rows of a part, from where it stands; ``x`` are its rows.
@@ -131,7 +134,7 @@ class Solver:
 
     def _in(self, rows: Points, part: Part, most: int) -> tuple[Part, int]:
         box, n = self._box(part), len(part.ids)
-        steps = solve(self.kernel, rows, box, self.tol, self.n_bytes, most)
+        steps = solve(self.kernel, rows, box, self.tol, self.n_bytes, most, self.alive)
         if self.epsilon is None:
             return replace(part, beta=box.beta, f=box.f), steps
         return replace(part, beta=box.beta[:n] + box.beta[n:], f=box.f[:n] + self.epsilon), steps

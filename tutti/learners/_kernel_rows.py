@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from tutti._spec import Spec
-from tutti.types import Array
+from tutti.types import Array, Csr
 
 Name = Literal["linear", "rbf", "poly", "sigmoid"]
 _BLOCK = 1 << 22  # kernel values that are made at once
@@ -85,3 +85,14 @@ def points(x: Array, dtype: Any) -> Points:
     """Return rows in a type of float, with their lengths."""
     x = np.ascontiguousarray(x, dtype)
     return Points(x, np.einsum("ij,ij->i", x, x, dtype=np.float64))
+
+
+def dense(x: Array | Csr, first: int = 0, last: int | None = None) -> Array:
+    """Return rows first:last as an array."""
+    if not isinstance(x, Csr):
+        return x[first:last]
+    ptr = x.indptr[first : x.shape[0] + 1 if last is None else last + 1]
+    inside = slice(int(ptr[0]), int(ptr[-1]))
+    found = np.zeros((len(ptr) - 1, x.n_features), x.values.dtype)
+    found[np.repeat(np.arange(len(found)), np.diff(ptr)), x.indices[inside]] = x.values[inside]
+    return found

@@ -10,6 +10,7 @@ Source: Joachims (1999), "Making large-scale SVM learning practical"; Wen et al.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -77,27 +78,30 @@ class Cache:
         self._slot[missing], self._owner[slots], self._used[slots] = slots, missing, self._clock
 
 
-def solve(kernel: Kernel, points: Points, box: Box, tol: float, n_bytes: int, most: int) -> int:
+def solve(
+    kernel: Kernel, points: Points, box: Box, tol: float, n_bytes: int, most: int, alive: Callable[[], None]
+) -> int:
     """Move ``beta`` and ``f`` of the box until its ends are closer than ``tol``; return the steps made.
 
     Parameters
     ----------
-    n_bytes : of kernel rows that are kept.   most : steps, -1: no limit.
+    n_bytes : of kernel rows that are kept.   most : steps, -1: no limit.   alive : called at every turn.
     """
-    from tutti.learners._kernels.smo import smo, subtract
+    from tutti.learners._kernels.smo import gather, smo, subtract
 
     n, m = points.n_rows, len(box.beta)
     size = min(_SIZE, m)
     cache, diagonal = Cache(kernel, points, n_bytes, min(size, n)), kernel.diagonal(points)
     last, steps = np.empty(0, np.int64), 0
     while True:
+        alive()
         top, bottom = box.ends()
         if top - bottom < tol or 0 <= most <= steps:
             return steps
         last = _choose(box, top, bottom, size, last)
         rows, place = np.unique(last % n, return_inverse=True)
         slots = cache.slots(rows)
-        small = np.take(cache.rows[slots[place]], last % n, axis=1)
+        small = gather(cache.rows, slots[place], last % n)
         beta, f = box.beta[last], box.f[last]
         limit = _STEPS * len(last) if most < 0 else min(_STEPS * len(last), most - steps)
         goal = max(tol, _PART * (top - bottom))

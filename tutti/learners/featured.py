@@ -1,7 +1,7 @@
 """A linear learner on features of rows that stand for a kernel: made block by block, whenever rows are read.
 
-    fourier    z(x) = sqrt(2 / D) cos(W'x + u),  W ~ N(0, 2 gamma), u ~ U(0, 2 pi):   E z(x).z(y) = exp(-gamma |x - y|^2)
-    nystroem   z(x) = K(x, L) K(L, L)^(-1/2) for D rows L:                            z(x).z(y) = K(x, y) on L
+    fourier    z(x) = sqrt(2 / D) cos(W'x + u), W ~ N(0, 2 gamma), u ~ U(0, 2 pi): the mean of z(x).z(y) is rbf
+    nystroem   z(x) = K(x, L) K(L, L)^(-1/2) for D rows L: z(x).z(y) = K(x, y) on L
 
 Source: Rahimi, Recht (2007), "Random features for large-scale kernel machines"; Williams, Seeger (2001), "Using the
 Nystroem method to speed up kernel machines".
@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 
 from tutti._spec import Spec
-from tutti.learners._kernel_rows import Kernel, points
+from tutti.learners._kernel_rows import Kernel, dense, points
 from tutti.protocols import Learner, ShardData
 from tutti.seeds import generator
-from tutti.types import Array, Arrays, Block, Cost, Csr, Kind, Order, Progress, Proposal, Schema, Update
+from tutti.types import Array, Arrays, Block, Cost, Kind, Order, Progress, Proposal, Schema, Update
 
 _BLOCK_ROWS = 2048
 _SMALL = 1e-10  # of the largest eigenvalue of K(L, L), below which a direction counts nothing
@@ -46,11 +46,10 @@ class Features(Spec):
     @property
     def n_components(self) -> int:
         """Number of features made."""
-        return self.right.shape[-1]
+        return int(self.right.shape[-1])
 
-    def of(self, x: Array | Csr) -> Array:
-        """Return the features of rows, in the type of ``x``."""
-        rows = _dense(x)
+    def of(self, rows: Array) -> Array:
+        """Return the features of rows, in their type."""
         moved = rows - self.center.astype(rows.dtype)
         if not self.fourier:
             k = self.kernel.block(points(moved, rows.dtype), points(self.left, rows.dtype))
@@ -60,7 +59,8 @@ class Features(Spec):
         z += self.right.astype(rows.dtype)
         np.cos(z, out=z)
         z *= rows.dtype.type(np.sqrt(2.0 / self.n_components))
-        return z
+        found: Array = z
+        return found
 
 
 def fourier(kernel: Kernel, center: Array, n_components: int, seed: int) -> Features:
@@ -100,9 +100,8 @@ class FeaturedShard:
         """Return a block of features."""
         whole, lo, hi = self._parts[i]
         block = self._data.block(whole)
-        x = _some(block.x, lo, hi) if isinstance(block.x, Csr) else block.x[lo:hi]
         weight = None if block.weight is None else block.weight[lo:hi]
-        return Block(self._features.of(x), block.y[lo:hi], weight, block.start + lo)
+        return Block(self._features.of(dense(block.x, lo, hi)), block.y[lo:hi], weight, block.start + lo)
 
 
 @dataclass(frozen=True)
@@ -169,17 +168,3 @@ def featured_schema(schema: Schema, n_components: int) -> Schema:
     n = schema.n_rows * n_components
     width = 4 if schema.dtype == "float32" else 8
     return replace(schema, n_features=n_components, sparse=False, n_values=n, n_bytes=width * n, feature_names=None)
-
-
-def _some(x: Csr, lo: int, hi: int) -> Csr:
-    ptr = x.indptr[lo : hi + 1]
-    inside = slice(int(ptr[0]), int(ptr[-1]))
-    return Csr(ptr - ptr[0], x.indices[inside], x.values[inside], x.n_features)
-
-
-def _dense(x: Array | Csr) -> Array:
-    if not isinstance(x, Csr):
-        return x
-    dense = np.zeros(x.shape, x.values.dtype)
-    dense[np.repeat(np.arange(x.shape[0]), np.diff(x.indptr)), x.indices] = x.values
-    return dense

@@ -9,17 +9,17 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
 from tutti._spec import Spec
 from tutti.errors import DataError
 from tutti.learners._cascade import Found, Part, Solver
-from tutti.learners._kernel_rows import Kernel, Name
+from tutti.learners._kernel_rows import Kernel, Name, dense
 from tutti.protocols import ShardData
 from tutti.tasking import OnlyTasks, Room, Rows
-from tutti.types import Array, Arrays, Block, Cost, Csr, Kind, Progress, Schema
+from tutti.types import Array, Arrays, Block, Cost, Kind, Progress, Schema
 
 COUNT, ROWS, FOLDS, LEAVES, MERGE, CHECK, AGAIN, SUPPORT, DONE = range(9)
 NAMES = ("count", "rows", "folds", "leaves", "merge", "check", "again", "support")
@@ -188,12 +188,8 @@ class KernelMachine(OnlyTasks, Spec):
         k, d = int(shared["shape"][2]), int(shared["shape"][1])
         counts, total, moment = np.zeros(k, np.int64), np.zeros(d), np.zeros(3)
         for block in _blocks(data):
-            x = _dense(block)
-            _check(x, data, block)
             counts += np.bincount(_codes(block, k)[self._bounds(block) > 0], minlength=k)
-            total += x.sum(axis=0, dtype=np.float64)
-            mean = x.mean(dtype=np.float64)
-            moment = _joined(moment, np.array([x.size, mean, np.square(x - mean, dtype=np.float64).sum()]))
+            moment = _joined(moment, _moment(data, block, total))
         return {"counts": counts, "total": total, "moment": moment}
 
     def _bounds(self, block: Block) -> Array:
@@ -205,7 +201,7 @@ class KernelMachine(OnlyTasks, Spec):
     def _fill(self, shared: Arrays, s: int, rows: Rows) -> None:
         k, at = int(shared["shape"][2]), shared["places"][s].copy()
         for block in _blocks(rows.shard(s)):
-            x, bounds, codes = _dense(block), self._bounds(block), _codes(block, k)
+            x, bounds, codes = dense(block.x), self._bounds(block), _codes(block, k)
             for c in range(k):
                 chosen = np.flatnonzero((codes == c) & (bounds > 0))
                 place = slice(at[c], at[c] + len(chosen))
@@ -220,19 +216,18 @@ class KernelMachine(OnlyTasks, Spec):
         origin = rows.common("origin")[shared["support"]]
         mine = np.flatnonzero(origin // _SHARD == s)
         inside, data = origin[mine] % _SHARD, rows.shard(s)
-        x = np.empty((len(mine), int(shared["shape"][1])), rows.common("x").dtype)
-        for block in _blocks(data):
-            here = np.flatnonzero((inside >= block.start) & (inside < block.start + len(block.y)))
-            x[here] = _dense(block, inside[here] - block.start)
+        x, order = np.empty((len(mine), int(shared["shape"][1])), rows.common("x").dtype), np.argsort(inside)
+        if len(mine):
+            x[order] = rows_of(data, inside[order])
         return {"x": x, "which": mine, "row": np.array([data.place(int(r))[1] for r in inside], np.int64)}
 
-    def solver(self, shared: Arrays) -> Solver:
+    def solver(self, shared: Arrays, rows: Rows) -> Solver:
         p = self.problem
         kernel = Kernel(p.kernel, float(shared["gamma"][0]), float(p.coef0), int(p.degree))
-        return Solver(kernel, p.epsilon, float(self.tol), int(self.cache_bytes), int(self.max_iter))
+        return Solver(kernel, p.epsilon, float(self.tol), int(self.cache_bytes), int(self.max_iter), rows.alive)
 
     def _solved(self, shared: Arrays, rows: Rows, part: Part) -> Found:
-        return self.solver(shared).solve(rows.common("x")[part.ids], part)
+        return self.solver(shared, rows).solve(rows.common("x")[part.ids], part)
 
     def _whole(self, shared: Arrays, rows: Rows, p: int) -> Part:
         starts = shared["starts"]
@@ -254,7 +249,7 @@ class KernelMachine(OnlyTasks, Spec):
 
     def _merged(self, shared: Arrays, rows: Rows, p: int, i: int) -> Found:
         """Return the solution over the support vectors of two nodes, from the mean of theirs."""
-        solver, x = self.solver(shared), rows.common("x")
+        solver, x = self.solver(shared, rows), rows.common("x")
         left, right = (self._part(shared, rows, p, 2 * i + k) for k in (0, 1))
         f = [
             own.target - 0.5 * (own.target - own.f + solver.values(x[own.ids], x[other.ids], other.beta))
@@ -268,7 +263,7 @@ class KernelMachine(OnlyTasks, Spec):
 
     def _checked(self, shared: Arrays, rows: Rows, p: int, i: int) -> Arrays:
         """Return the rows of a leaf that the solution leaves out though they violate its optimality."""
-        solver, root, x = self.solver(shared), self._part(shared, rows, p, 0), rows.common("x")
+        solver, root, x = self.solver(shared, rows), self._part(shared, rows, p, 0), rows.common("x")
         support, whole = root.support(), self._whole(shared, rows, p)
         leaf = whole.only(np.arange(i, len(whole.ids), self._leaves(len(whole.ids))))
         leaf = leaf.only(~np.isin(leaf.ids, root.ids))
@@ -284,7 +279,7 @@ class KernelMachine(OnlyTasks, Spec):
         out = inside % self.folds == i
         found = self._solved(shared, rows, whole.only(~out))
         support = found.part.support()
-        solver = self.solver(shared)
+        solver = self.solver(shared, rows)
         values = solver.values(x[whole.ids[out]], x[support.ids], support.beta) + found.intercept
         return {"values": values, "which": np.flatnonzero(out)}
 
@@ -442,6 +437,34 @@ def _joined(a: Array, b: Array) -> Array:
     return np.array([n, a[1] + apart * b[0] / n, a[2] + b[2] + apart * apart * a[0] * b[0] / n])
 
 
+def spread(shards: Sequence[ShardData], d: int) -> tuple[Array, float]:
+    """Return the mean of each of ``d`` columns and the variance of all values."""
+    total, moment = np.zeros(d), np.zeros(3)
+    for data in shards:
+        for block in _blocks(data):
+            moment = _joined(moment, _moment(data, block, total))
+    return total / max(moment[0] / d, 1), float(moment[2] / max(moment[0], 1))
+
+
+def rows_of(data: ShardData, chosen: Array) -> Array:
+    """Return some rows of a shard, by ascending number."""
+    found = []
+    for block in _blocks(data):
+        here = chosen[(chosen >= block.start) & (chosen < block.start + len(block.y))]
+        if len(here):
+            found.append(dense(block.x)[here - block.start])
+    return np.concatenate(found) if found else np.empty((0, 0))
+
+
+def _moment(data: ShardData, block: Block, total: Array) -> Array:
+    """Return (n, mean, sum of squared distances) of the values of a block, and add its columns to ``total``."""
+    x = dense(block.x)
+    _check(x, data, block)
+    total += x.sum(axis=0, dtype=np.float64)
+    mean = x.mean(dtype=np.float64)
+    return np.array([x.size, mean, np.square(x - mean, dtype=np.float64).sum()])
+
+
 def _blocks(data: ShardData) -> list[Block]:
     return [data.block(i) for i in range(len(data.bounds))]
 
@@ -449,18 +472,6 @@ def _blocks(data: ShardData) -> list[Block]:
 def _codes(block: Block, k: int) -> Array:
     codes: Array = block.y if k > 1 else np.zeros(len(block.y), np.int64)
     return codes
-
-
-def _dense(block: Block, rows: Any = slice(None)) -> Array:
-    """Return rows of a block as an array."""
-    x = block.x
-    if not isinstance(x, Csr):
-        some: Array = x[rows]
-        return some
-    dense = np.zeros(x.shape, x.values.dtype)
-    dense[np.repeat(np.arange(x.shape[0]), np.diff(x.indptr)), x.indices] = x.values
-    found: Array = dense[rows]
-    return found
 
 
 def _check(x: Array, data: ShardData, block: Block) -> None:

@@ -22,6 +22,7 @@ _HOLDER, _BYTES, _TEXT, _THERE = range(4)  # words of a task: rank + 1, bytes + 
 _RUN, _STAGE = range(2)
 _LEFT, _PACE, _BEGAN, _COST = range(4)  # words of a rank: stages it has left; the others are float64
 _LINE = 8
+_MANY = 64  # tasks left: nobody thinks about leaving some to others before
 
 
 class Stock:
@@ -68,7 +69,12 @@ class Dealer:
         self._stage += 1
         stage, n = self._stage, len(costs)
         self._costs, self._dealt = costs, dealt
-        self._order = sorted(range(n), key=lambda t: -costs[t]) if dealt is None else range(n)
+        self._mine = (
+            sorted(range(n), key=lambda t: -costs[t])
+            if dealt is None
+            else [t for t in range(n) if dealt[t] == self._rank]
+        )
+        self._next = 0
         own = self._reals[self._rank]
         own[_PACE] = own[_BEGAN] = own[_COST] = 0.0
         self._spent = self._worked = 0.0
@@ -146,14 +152,21 @@ class Dealer:
         gone = [r + 1 for r in range(self._size) if r != self._rank and self._commons.gone(r)]
         if gone:
             orphans = np.isin(holder, gone) & (self._table[_THERE] == 0)
+            if self._dealt is not None:
+                orphans |= np.isin(self._dealt, np.array(gone) - 1) & (holder == 0)
             if orphans.any():
                 return int(orphans.argmax())
-        free = [t for t in self._order if not holder[t]]
-        if self._dealt is not None:
-            return next((t for t in free if self._dealt[t] == self._rank or self._dealt[t] + 1 in gone), None)
+        mine = self._mine
+        while self._next < len(mine) and holder[mine[self._next]]:
+            self._next += 1
+        rest = mine[self._next : self._next + _MANY]
+        if self._dealt is not None or len(rest) == _MANY:
+            return rest[0] if rest else None
+        free = [t for t in rest if not holder[t]]
         if not free:
             return None
-        return next((t for t in free if self._costs[t] <= self._most(free)), None)
+        most = self._most(free)
+        return next((t for t in free if self._costs[t] <= most), None)
 
     def _most(self, free: Sequence[int]) -> float:
         """Return the cost up to which this rank does a task before the others would have done all that is free."""

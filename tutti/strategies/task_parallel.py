@@ -161,6 +161,10 @@ class _Tasks:
         """Return a room."""
         return self._rooms[name]
 
+    def alive(self) -> None:
+        """Say that a task is at work."""
+        self._worker.at_step(self._performed)
+
     def run(self) -> Arrays:
         """Return what is assembled when no task is left."""
         worker, learner = self._worker, self._learner

@@ -58,6 +58,18 @@ def smo(kernel, diagonal, low, high, beta, f, tol, most):
 
 
 @njit(cache=True, nogil=True)
+def gather(rows, slots, columns):
+    """Return rows[slots][:, columns] without copying whole rows."""
+    q = len(columns)
+    out = np.empty((len(slots), q), rows.dtype)
+    for i in range(len(slots)):
+        row = rows[slots[i]]
+        for j in range(q):
+            out[i, j] = row[columns[j]]
+    return out
+
+
+@njit(cache=True, nogil=True)
 def subtract(rows, slots, change, f):
     """f -= sum_k change[k] rows[slots[k]], summed in float64 over four rows at a time."""
     n, m = rows.shape[1], len(slots)
