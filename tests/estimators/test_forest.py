@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
+import polars as pl
 import pytest
 from sklearn.base import clone
 from sklearn.datasets import load_breast_cancer, load_diabetes, load_digits, load_iris, load_wine, make_friedman1
@@ -123,14 +125,13 @@ def test_missing_values_say_something() -> None:
     assert model.score(x, y) > 0.9
 
 
-@pytest.mark.parametrize("frames", ["pandas", "polars"])
-def test_categories_of_a_frame_are_split_as_such(frames: str) -> None:
-    module = pytest.importorskip(frames)
+@pytest.mark.parametrize("module", [pd, pl], ids=["pandas", "polars"])
+def test_categories_of_a_frame_are_split_as_such(module: Any) -> None:
     rng = np.random.default_rng(1)
     names = np.array(["ash", "beech", "elm", "fir", "oak", "pine", "yew"])
     which = rng.integers(0, 7, 900)
     y = np.isin(which, [1, 4, 6]).astype(int)
-    if frames == "pandas":
+    if module is pd:
         frame = module.DataFrame({"noise": rng.standard_normal(900), "tree": module.Categorical(names[which])})
         other = frame.assign(tree="palm")
     else:

@@ -116,7 +116,7 @@ class Walker:
         start = np.repeat(trees.offset[:-1], np.diff(trees.offset))
         right = np.where(leaf, np.arange(n), trees.right + start)
         self.roots = np.ascontiguousarray(trees.offset[:-1])
-        self.meta = (np.maximum(trees.feature, 0).astype(np.int64) << 32) | right
+        self.meta = ((np.maximum(trees.feature, 0).astype(np.int64) << 32) | right).view(np.uint64)
         self.cut = np.where(leaf, -np.inf, rounded_down(trees.cut, dtype)).astype(dtype)
         self.missing_left, self.set_at, self.sets = trees.missing_left, trees.set_at, trees.sets
         self._plain = not len(trees.sets)
@@ -133,7 +133,9 @@ class Walker:
 
         values = self._value if values is None else values
         out = np.zeros((len(x), values.shape[1]))
-        self._in_parts(lambda lo, hi, plain: add(x, lo, hi, *self._nodes(), plain, values, out), x, threads)
+        self._in_parts(
+            lambda lo, hi, plain: add(x.reshape(-1), x.shape[1], lo, hi, *self._nodes(), plain, values, out), x, threads
+        )
         return out
 
     def apply(self, x: Array, threads: int = 1) -> Array:
@@ -143,7 +145,9 @@ class Walker:
         find: Any = apply
 
         out = np.empty((len(x), len(self.roots)), np.int64)
-        self._in_parts(lambda lo, hi, plain: find(x, lo, hi, *self._nodes(), plain, out), x, threads)
+        self._in_parts(
+            lambda lo, hi, plain: find(x.reshape(-1), x.shape[1], lo, hi, *self._nodes(), plain, out), x, threads
+        )
         return out
 
     def paths(self, x: Array) -> tuple[Array, Array]:
