@@ -230,7 +230,11 @@ WRONG = {
     "class_weight": (tutti.RandomForestClassifier(class_weight={7: 1.0}), "not among the classes"),
     "ccp_alpha": (tutti.RandomForestClassifier(ccp_alpha=-1.0), "ccp_alpha"),
     "strategy": (tutti.RandomForestClassifier(strategy="threads"), "TaskParallel"),
-    "gradient strategy": (tutti.RandomForestClassifier(strategy=tutti.AllReduce()), "AllReduce|tasks"),
+    "dual strategy": (tutti.RandomForestClassifier(strategy=tutti.CoCoA()), "CoCoA|dual"),
+    "leaves of spread rows": (
+        tutti.RandomForestClassifier(max_leaf_nodes=9, strategy=tutti.AllReduce()),
+        "max_leaf_nodes",
+    ),
     "categorical": (tutti.RandomForestClassifier(categorical_features=[40]), "no column 40"),
     "categories": (tutti.RandomForestClassifier(categorical_features=[0]), "255 categories"),
 }
