@@ -13,6 +13,21 @@ from tutti.learners._bins import rounded_down
 from tutti.types import Array, Arrays
 
 _ROWS_PER_THREAD = 8192
+_FLAT = {
+    "feature": np.int32, "cut": np.float64, "bin": np.uint8, "left": np.int32, "right": np.int32,
+    "missing_left": np.uint8, "n_rows": np.int32, "weight": np.float64, "impurity": np.float64, "set_at": np.int32,
+}  # fmt: skip
+
+
+def packed(tree: Arrays) -> dict[str, Array]:
+    """Return what a kernel left of a tree ("ints", "reals", "values", "sets") as a part that takes little room."""
+    ints, reals = tree["ints"], tree["reals"]
+    out = {"feature": ints[:, 0].copy(), "right": ints[:, 2].copy(), "n_rows": ints[:, 3].copy()}
+    out |= {"bin": ints[:, 4].astype(np.uint8), "missing_left": ints[:, 6].astype(np.uint8)}
+    out |= {"cut": reals[:, 0].copy(), "impurity": reals[:, 1].copy(), "weight": reals[:, 2].copy()}
+    if len(tree["sets"]):
+        out["set_at"] = ints[:, 5].copy()
+    return {**out, "value": tree["values"], "sets": tree["sets"]}
 
 
 @dataclass(frozen=True)
@@ -57,29 +72,23 @@ class Trees:
 
     @classmethod
     def of_parts(cls, parts: Sequence[Mapping[str, Array]], n_outputs: int) -> Trees:
-        """Return the trees that the kernels left: "ints", "reals", "values", "sets" of each."""
-        empty = {"ints": np.zeros((0, 7), np.int32), "reals": np.zeros((0, 3)), "values": np.zeros((0, n_outputs))}
-        empty["sets"] = np.zeros((0, 8), np.uint32)
-        both = [empty, *parts]
-        ints, reals, values, sets = (np.concatenate([p[name] for p in both]) for name in empty)
-        sizes = [len(p["ints"]) for p in parts]
-        set_at = ints[:, 5].copy()
-        first_set = np.repeat(np.cumsum([0, *[len(p["sets"]) for p in parts]])[:-1], sizes).astype(np.int32)
-        return cls(
-            offset=np.cumsum([0, *sizes]).astype(np.int64),
-            feature=ints[:, 0].copy(),
-            cut=reals[:, 0].copy(),
-            bin=ints[:, 4].astype(np.uint8),
-            left=ints[:, 1].copy(),
-            right=ints[:, 2].copy(),
-            missing_left=ints[:, 6].astype(np.uint8),
-            value=values,
-            n_rows=ints[:, 3].copy(),
-            weight=reals[:, 2].copy(),
-            impurity=reals[:, 1].copy(),
-            set_at=np.where(set_at >= 0, set_at + first_set, -1).astype(np.int32),
-            sets=sets,
-        )
+        """Return the trees that `packed` made parts of, each number copied once."""
+        offset = np.cumsum([0, *[len(p["feature"]) for p in parts]]).astype(np.int64)
+        n_sets = np.cumsum([0, *[len(p["sets"]) for p in parts]]).tolist()
+        n = int(offset[-1])
+        out: dict[str, Array] = {name: np.empty(n, dtype) for name, dtype in _FLAT.items()}
+        out["value"], out["sets"] = np.empty((n, n_outputs)), np.empty((n_sets[-1], 8), np.uint32)
+        for t, p in enumerate(parts):
+            here = slice(offset[t], offset[t + 1])
+            for name in (*_FLAT, "value"):
+                if name in p:
+                    out[name][here] = p[name]
+            number = np.arange(len(p["feature"]), dtype=np.int32)
+            out["left"][here] = number + (p["feature"] >= 0)
+            out["sets"][n_sets[t] : n_sets[t + 1]] = p["sets"]
+            own = p.get("set_at")
+            out["set_at"][here] = -1 if own is None else np.where(own >= 0, own + n_sets[t], -1)
+        return cls(offset=offset, **out)
 
     def joined(self, other: Trees) -> Trees:
         """Return these trees followed by others."""

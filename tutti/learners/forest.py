@@ -19,7 +19,7 @@ from tutti._spec import Spec
 from tutti.errors import DataError
 from tutti.learners import _bins, _forest_rows
 from tutti.learners._bins import Bins
-from tutti.learners._trees import Trees
+from tutti.learners._trees import Trees, packed
 from tutti.protocols import ShardData
 from tutti.seeds import seed as derive
 from tutti.tasking import OnlyTasks, Room, Rows
@@ -185,17 +185,17 @@ class ForestLearner(OnlyTasks, Spec):
         return self.pruned({"ints": ints, "reals": reals, "values": values, "sets": sets})
 
     def pruned(self, tree: Arrays) -> Arrays:
-        """Return the arrays of a tree without the links that are weaker than ``ccp_alpha``."""
+        """Return the part of a tree without the links that are weaker than ``ccp_alpha``."""
         from tutti.learners._kernels import tree_prune
 
         if self.ccp_alpha <= 0.0:
-            return tree
+            return packed(tree)
         ints, reals = tree["ints"], tree["reals"]
         risk, keep = reals[:, 2] * reals[:, 1] / reals[0, 2], np.empty(len(ints), np.uint8)
         feature, left, right = (np.ascontiguousarray(ints[:, c]) for c in (0, 1, 2))
         tree_prune.pruned(left, right, feature, risk, self.ccp_alpha, keep)
         ints, reals, values = tree_prune.compact(ints, reals, tree["values"], keep)
-        return {**tree, "ints": ints, "reals": reals, "values": values}
+        return packed({**tree, "ints": ints, "reals": reals, "values": values})
 
     def unspreadable(self) -> str | None:
         """Return why rows cannot stay with the workers that hold them, None if they can."""
