@@ -130,21 +130,36 @@ class Walker:
         self.missing_left, self.set_at, self.sets = trees.missing_left, trees.set_at, trees.sets
         self._plain = not len(trees.sets)
         self._value = trees.value
+        self._small: Array | None = None
+        fits = int(np.diff(trees.offset).max(initial=0)) < 1 << 20 and int(trees.feature.max(initial=0)) < 1 << 12
+        if self._plain and fits and np.dtype(dtype) == np.float32:
+            bits = (self.cut + np.float32(0)).view(np.uint32).astype(np.uint64)  # -0 is 0
+            ordered = np.where(bits >> 31, ~bits & 0xFFFFFFFF, bits | 0x80000000)
+            near = np.where(leaf, 0, right - np.arange(n)).astype(np.uint64)
+            upper = np.where(leaf, 0, ordered) << np.uint64(32)
+            self._small = upper | (np.maximum(trees.feature, 0).astype(np.uint64) << np.uint64(20)) | near
 
     def sums(self, x: Array, values: Array | None = None, threads: int = 1) -> Array:
         """Return (rows, n_outputs) sums over the trees of the values of the leaves that rows end in.
 
         ``values`` (n_nodes, k) stand for those of the trees.
         """
-        from tutti.learners._kernels.tree_predict import add_values
+        from tutti.learners._kernels.tree_predict import add_small, add_values
 
         add: Any = add_values
+        small: Any = add_small
 
         values = self._value if values is None else values
         out = np.zeros((len(x), values.shape[1]))
-        self._in_parts(
-            lambda lo, hi, plain: add(x.reshape(-1), x.shape[1], lo, hi, *self._nodes(), plain, values, out), x, threads
-        )
+        nodes, d = self._small, x.shape[1]
+
+        def work(lo: int, hi: int, plain: bool) -> None:
+            if plain and nodes is not None:
+                small(x.view(np.uint32).reshape(-1), d, lo, hi, self.roots, nodes, values, out)
+            else:
+                add(x.reshape(-1), d, lo, hi, *self._nodes(), plain, values, out)
+
+        self._in_parts(work, x, threads)
         return out
 
     def apply(self, x: Array, threads: int = 1) -> Array:
