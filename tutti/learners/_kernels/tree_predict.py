@@ -100,7 +100,7 @@ def add_small(bits, d, lo, hi, roots, nodes, values, out):
     the right child is behind its parent (20), 0 for a leaf, whose threshold is below all numbers.
     """
     none, one, sign = U(0), U(1), U(0x80000000)
-    keys, at = np.zeros(BLOCK * d, np.uint32), np.empty(SIDE, np.uint64)
+    keys, at = np.ones(BLOCK * d, np.uint32), np.empty(SIDE, np.uint64)  # rows that are none go left, and end in a leaf
     wide, k = U(d), values.shape[1]
     for first in range(lo, hi, BLOCK):
         n = min(BLOCK, hi - first)
