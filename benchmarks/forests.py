@@ -50,7 +50,7 @@ def main() -> None:
             predict = r["predict_s"] / min(ours["predict_s"], again["predict_s"])
             text = f"fit {r['fit_s'] / fit:5.2f}x{goal}, predict {predict:4.2f}x, AUC {ours['auc'] - r['auc']:+.4f}"
             lines.append(f"against {system:10} {text}, peak memory {ours['peak_mb'] / max(r['peak_mb'], 1):4.2f} of it")
-        save("forests", "\n".join(lines))
+        save(f"forests_{job}", "\n".join(lines))
     if "accuracy" in given.jobs:
         lines = [
             header(),

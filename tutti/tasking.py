@@ -6,7 +6,7 @@ time; what they return is put together by the number of the task, and the next s
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn, Protocol, runtime_checkable
 
@@ -66,6 +66,30 @@ class Tasked(Learner, Protocol):
     def rooms(self, shared: Arrays) -> Mapping[str, Room]: ...
     def perform(self, shared: Arrays, task: int, rows: Rows) -> Arrays: ...
     def assemble(self, shared: Arrays, parts: Sequence[Arrays]) -> Arrays: ...
+
+
+@runtime_checkable
+class Spreading(Learner, Protocol):
+    """A learner that can leave the rows with the ranks that hold them; these need not see common memory.
+
+    Contract
+    --------
+    - ``unspreadable`` says why this learner cannot, None if it can.
+    - ``spread`` is the program of one of ``size`` parts, which has the rows of some shards: it yields bytes for all
+      parts, is sent those of all, by number, and returns the shared state, the same in each.  No bit of it depends on
+      how many parts there are, or which shards each has.
+    """
+
+    def unspreadable(self) -> str | None: ...
+    def spread(
+        self,
+        schema: Schema,
+        data: Mapping[int, ShardData],
+        seed: int,
+        start: Arrays | None,
+        rank: int,
+        size: int,
+    ) -> Generator[bytes, list[Any], Arrays]: ...
 
 
 class OnlyTasks:

@@ -61,6 +61,55 @@ def test_same_bits_however_trees_are_dealt(assign: Any) -> None:
     assert digest(tutti.Processes(2, transport="tcp"), "two", strategy=TaskParallel(assign)) == right
 
 
+def many_rows(kind: str) -> tuple[Array, Array, Array | None]:
+    """Return rows enough for nodes that are split on summed histograms, one column of categories."""
+    rng = np.random.default_rng(8)
+    x = rng.standard_normal((15_000, 5))
+    x[rng.random(x.shape) < 0.05] = np.nan
+    x[:, 4] = rng.integers(0, 9, len(x))
+    z = np.nansum(x[:, :3], axis=1) + x[:, 4] % 4
+    y = {"two": (z > 1).astype(int), "three": np.digitize(z, [0, 2]), "regression": z + rng.standard_normal(len(x))}[
+        kind
+    ]
+    return x, y, rng.random(len(x)) + 0.5 if kind == "three" else None
+
+
+def spread_digest(kind: str, engine: Any, strategy: Any, **params: Any) -> tuple[str, float]:
+    x, y, weight = many_rows(kind)
+    made = tutti.RandomForestRegressor if kind == "regression" else tutti.RandomForestClassifier
+    model = made(
+        5, max_features=2, oob_score=True, categorical_features=[4], engine=engine, strategy=strategy, **params
+    )
+    model.fit(x, y, weight)
+    return model.report_.sha256, model.oob_score_
+
+
+@pytest.mark.parametrize("kind", ["two", "three", "regression"])
+def test_rows_that_stay_with_their_workers_give_the_same_forest(kind: str) -> None:
+    right = spread_digest(kind, tutti.Threads(2), TaskParallel())
+    assert spread_digest(kind, tutti.Threads(3), tutti.AllReduce()) == right
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("kind", ["two", "three", "regression"])
+@pytest.mark.parametrize(
+    "params", [{"max_depth": 3}, {"min_samples_leaf": 20, "ccp_alpha": 0.001}, {"bootstrap": False, "oob_score": False}]
+)
+def test_rows_that_stay_give_the_same_forest_for_any_number_of_workers(kind: str, params: dict[str, Any]) -> None:
+    x, y, weight = many_rows(kind)
+    made = tutti.RandomForestRegressor if kind == "regression" else tutti.RandomForestClassifier
+
+    def sha(engine: Any, strategy: Any) -> str:
+        found: str = made(5, engine=engine, strategy=strategy, **params).fit(x, y, weight).report_.sha256
+        return found
+
+    right = sha(tutti.Threads(1), TaskParallel())
+    for n in (1, 2, 3, 5, 8):
+        assert sha(tutti.Threads(n), tutti.AllReduce()) == right
+    for n in (2, 3):
+        assert sha(tutti.Processes(n, transport="tcp"), tutti.AllReduce()) == right
+
+
 def test_shards_do_not_show_where_rows_are_in_order() -> None:
     assert len({digest(tutti.Threads(2), "three", n_shards=n) for n in (1, 3, 8)}) == 1
 

@@ -153,6 +153,18 @@ def test_pruning_leaves_what_scikit_learn_leaves(alpha: float) -> None:
     np.testing.assert_allclose(ours.impurity[:3], theirs.tree_.impurity[:3])
 
 
+def test_float32_rows_go_where_float64_rows_go() -> None:
+    x = RNG.standard_normal((3001, 5)).astype(np.float32)
+    x[::3] = np.round(x[::3])  # zeros of both signs
+    x[::7] *= np.float32(1e-30)
+    trees = grown(x, (x[:, 0] * x[:, 1] > x[:, 2]).astype(int), n_trees=3, rate=1.0)
+    narrow, wide = Walker(trees, np.float32), Walker(trees, np.float64)
+    np.testing.assert_array_equal(narrow.sums(x), wide.sums(x.astype(np.float64)))
+    np.testing.assert_array_equal(narrow.apply(x), wide.apply(x.astype(np.float64)))
+    values = trees.value[narrow.apply(x) + trees.offset[:-1]].sum(axis=1)
+    np.testing.assert_allclose(narrow.sums(x), values)
+
+
 def test_categories_are_split_as_sets() -> None:
     x = RNG.integers(0, 40, (2000, 1)).astype(float)
     y = (x[:, 0].astype(int) * 7 % 11 < 5).astype(int)

@@ -152,6 +152,6 @@ def to_codes(x: Array, columns: Sequence[int], values: Sequence[Array]) -> Array
         bad = np.flatnonzero(~right & ~missing)
         if len(bad):
             row = int(bad[0])
-            raise DataError(f"category {column[row]!r} was not there in the fit", row=row, column=j)
+            raise DataError(f"category {column[row].item()!r} was not there in the fit", row=row, column=j)
         out[:, j] = np.where(missing, np.nan, at + 1)
     return out

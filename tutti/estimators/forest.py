@@ -44,7 +44,7 @@ class RandomForestClassifier(ForestEstimator):
     categorical_features : columns whose values are names, not numbers: "from_dtype" (a frame's categorical columns), a
         mask, or a list of column numbers or names.  At most 255 categories; they are ordered by the share of the second
         of two classes, or of the node's most frequent class of several.  One unknown in a prediction is refused.
-    strategy : "auto" or an object such as tutti.TaskParallel(assign="static").
+    strategy : "auto" (tutti.TaskParallel()), or tutti.AllReduce(), which leaves rows with the workers that hold them.
     engine : "auto" or an object such as tutti.Processes(4).
     n_shards : logical shards of the job: tasks in which rows are read and binned.
 
@@ -197,7 +197,7 @@ class RandomForestRegressor(ForestEstimator):
     categorical_features : columns whose values are names, not numbers: "from_dtype" (a frame's categorical columns), a
         mask, or a list of column numbers or names.  At most 255 categories; they are ordered by the mean of the (first)
         target in the node.  One unknown in a prediction is refused.
-    strategy : "auto" or an object such as tutti.TaskParallel(assign="static").
+    strategy : "auto" (tutti.TaskParallel()), or tutti.AllReduce(), which leaves rows with the workers that hold them.
     engine : "auto" or an object such as tutti.Processes(4).
     n_shards : logical shards of the job: tasks in which rows are read and binned.
 

@@ -98,7 +98,8 @@ class Bins:
             unknown = kernels.encode_categories(column, self.values_of(j), codes[j, start : start + len(column)])
             if unknown >= 0:
                 path, row = data.place(block.start + unknown)
-                raise DataError(f"category {column[unknown]!r} was not there before", path=path, row=row, column=j)
+                value = column[unknown].item()
+                raise DataError(f"category {value!r} was not there before", path=path, row=row, column=j)
 
 
 def rounded_down(cuts: Array, dtype: Any) -> Array:

@@ -180,10 +180,17 @@ def rules(learner: Any, shared: Arrays) -> Any:
 
 def of_bag(learner: Any, table: Any, rules: Any, work: Any, n: int) -> Any:
     """Return the rules with what depends on the rows that a tree has drawn."""
-    from tutti.learners._kernels import tree_grow, tree_split, tree_wide
+    from tutti.learners._kernels import tree_grow
 
     stats = np.zeros(3 + rules.n_outputs, np.int64)
     tree_grow.add_stats(rules, table.target, table.square, table.weight, work.entries, 0, n, stats)
+    return of_stats(learner, rules, stats)
+
+
+def of_stats(learner: Any, rules: Any, stats: Array) -> Any:
+    """Return the rules with what depends on the sums over all rows that a tree has drawn."""
+    from tutti.learners._kernels import tree_split, tree_wide
+
     if learner.balanced_subsample and rules.kind == tree_split.CLASSES:
         sums = stats[1 : 1 + rules.n_outputs].astype(np.float64)
         present = max(int((sums > 0).sum()), 1)
@@ -231,9 +238,9 @@ def scratch(table: Any, rules: Any, local_rows: int) -> Any:
     )
 
 
-def votes(learner: Any, shared: Arrays, rows: Rows, first: int, last: int) -> dict[str, Array]:
-    """Return (rows, n_outputs + 1) for a shard's rows: sums of the values of trees that have not drawn them, and their
-    number."""
+def votes(learner: Any, shared: Arrays, rows: Rows, first: int, last: int, number: int) -> dict[str, Array]:
+    """Return (rows, n_outputs + 1) for the rows first..last of the rooms, ``number``.. of all: sums of the values of
+    trees that have not drawn them, and how many these are."""
     from tutti.learners._kernels.tree_grow import times_drawn
     from tutti.learners._kernels.tree_predict import add_codes
     from tutti.learners.forest import poisson
@@ -253,7 +260,7 @@ def votes(learner: Any, shared: Arrays, rows: Rows, first: int, last: int) -> di
     value = np.require(trees.value, requirements="W")
     for t in range(trees.n_trees):
         key = learner.tree_key(shared, t - int(shared["sizes"][3]))
-        times_drawn(key, first, n, thresholds, times)
+        times_drawn(key, number, n, thresholds, times)
         left_out = np.flatnonzero(times == 0)
         add(codes, n, left_out, trees.offset[t], *writable, value, sums)
         out[left_out, -1] += 1.0

@@ -13,6 +13,21 @@ from tutti.learners._bins import rounded_down
 from tutti.types import Array, Arrays
 
 _ROWS_PER_THREAD = 8192
+_FLAT = {
+    "feature": np.int32, "cut": np.float64, "bin": np.uint8, "left": np.int32, "right": np.int32,
+    "missing_left": np.uint8, "n_rows": np.int32, "weight": np.float64, "impurity": np.float64, "set_at": np.int32,
+}  # fmt: skip
+
+
+def packed(tree: Arrays) -> dict[str, Array]:
+    """Return what a kernel left of a tree ("ints", "reals", "values", "sets") as a part that takes little room."""
+    ints, reals = tree["ints"], tree["reals"]
+    out = {"feature": ints[:, 0].copy(), "right": ints[:, 2].copy(), "n_rows": ints[:, 3].copy()}
+    out |= {"bin": ints[:, 4].astype(np.uint8), "missing_left": ints[:, 6].astype(np.uint8)}
+    out |= {"cut": reals[:, 0].copy(), "impurity": reals[:, 1].copy(), "weight": reals[:, 2].copy()}
+    if len(tree["sets"]):
+        out["set_at"] = ints[:, 5].copy()
+    return {**out, "value": tree["values"], "sets": tree["sets"]}
 
 
 @dataclass(frozen=True)
@@ -57,29 +72,23 @@ class Trees:
 
     @classmethod
     def of_parts(cls, parts: Sequence[Mapping[str, Array]], n_outputs: int) -> Trees:
-        """Return the trees that the kernels left: "ints", "reals", "values", "sets" of each."""
-        empty = {"ints": np.zeros((0, 7), np.int32), "reals": np.zeros((0, 3)), "values": np.zeros((0, n_outputs))}
-        empty["sets"] = np.zeros((0, 8), np.uint32)
-        both = [empty, *parts]
-        ints, reals, values, sets = (np.concatenate([p[name] for p in both]) for name in empty)
-        sizes = [len(p["ints"]) for p in parts]
-        set_at = ints[:, 5].copy()
-        first_set = np.repeat(np.cumsum([0, *[len(p["sets"]) for p in parts]])[:-1], sizes).astype(np.int32)
-        return cls(
-            offset=np.cumsum([0, *sizes]).astype(np.int64),
-            feature=ints[:, 0].copy(),
-            cut=reals[:, 0].copy(),
-            bin=ints[:, 4].astype(np.uint8),
-            left=ints[:, 1].copy(),
-            right=ints[:, 2].copy(),
-            missing_left=ints[:, 6].astype(np.uint8),
-            value=values,
-            n_rows=ints[:, 3].copy(),
-            weight=reals[:, 2].copy(),
-            impurity=reals[:, 1].copy(),
-            set_at=np.where(set_at >= 0, set_at + first_set, -1).astype(np.int32),
-            sets=sets,
-        )
+        """Return the trees that `packed` made parts of, each number copied once."""
+        offset = np.cumsum([0, *[len(p["feature"]) for p in parts]]).astype(np.int64)
+        n_sets = np.cumsum([0, *[len(p["sets"]) for p in parts]]).tolist()
+        n = int(offset[-1])
+        out: dict[str, Array] = {name: np.empty(n, dtype) for name, dtype in _FLAT.items()}
+        out["value"], out["sets"] = np.empty((n, n_outputs)), np.empty((n_sets[-1], 8), np.uint32)
+        for t, p in enumerate(parts):
+            here = slice(offset[t], offset[t + 1])
+            for name in (*_FLAT, "value"):
+                if name in p:
+                    out[name][here] = p[name]
+            number = np.arange(len(p["feature"]), dtype=np.int32)
+            out["left"][here] = number + (p["feature"] >= 0)
+            out["sets"][n_sets[t] : n_sets[t + 1]] = p["sets"]
+            own = p.get("set_at")
+            out["set_at"][here] = -1 if own is None else np.where(own >= 0, own + n_sets[t], -1)
+        return cls(offset=offset, **out)
 
     def joined(self, other: Trees) -> Trees:
         """Return these trees followed by others."""
@@ -116,24 +125,41 @@ class Walker:
         start = np.repeat(trees.offset[:-1], np.diff(trees.offset))
         right = np.where(leaf, np.arange(n), trees.right + start)
         self.roots = np.ascontiguousarray(trees.offset[:-1])
-        self.meta = (np.maximum(trees.feature, 0).astype(np.int64) << 32) | right
+        self.meta = ((np.maximum(trees.feature, 0).astype(np.int64) << 32) | right).view(np.uint64)
         self.cut = np.where(leaf, -np.inf, rounded_down(trees.cut, dtype)).astype(dtype)
         self.missing_left, self.set_at, self.sets = trees.missing_left, trees.set_at, trees.sets
         self._plain = not len(trees.sets)
         self._value = trees.value
+        self._small: Array | None = None
+        fits = int(np.diff(trees.offset).max(initial=0)) < 1 << 20 and int(trees.feature.max(initial=0)) < 1 << 12
+        if self._plain and fits and np.dtype(dtype) == np.float32:
+            bits = (self.cut + np.float32(0)).view(np.uint32).astype(np.uint64)  # -0 is 0
+            ordered = np.where(bits >> 31, ~bits & 0xFFFFFFFF, bits | 0x80000000)
+            near = np.where(leaf, 0, right - np.arange(n)).astype(np.uint64)
+            upper = np.where(leaf, 0, ordered) << np.uint64(32)
+            self._small = upper | (np.maximum(trees.feature, 0).astype(np.uint64) << np.uint64(20)) | near
 
     def sums(self, x: Array, values: Array | None = None, threads: int = 1) -> Array:
         """Return (rows, n_outputs) sums over the trees of the values of the leaves that rows end in.
 
         ``values`` (n_nodes, k) stand for those of the trees.
         """
-        from tutti.learners._kernels.tree_predict import add_values
+        from tutti.learners._kernels.tree_predict import add_small, add_values
 
         add: Any = add_values
+        small: Any = add_small
 
         values = self._value if values is None else values
         out = np.zeros((len(x), values.shape[1]))
-        self._in_parts(lambda lo, hi, plain: add(x, lo, hi, *self._nodes(), plain, values, out), x, threads)
+        nodes, d = self._small, x.shape[1]
+
+        def work(lo: int, hi: int, plain: bool) -> None:
+            if plain and nodes is not None:
+                small(x.view(np.uint32).reshape(-1), d, lo, hi, self.roots, nodes, values, out)
+            else:
+                add(x.reshape(-1), d, lo, hi, *self._nodes(), plain, values, out)
+
+        self._in_parts(work, x, threads)
         return out
 
     def apply(self, x: Array, threads: int = 1) -> Array:
@@ -143,7 +169,9 @@ class Walker:
         find: Any = apply
 
         out = np.empty((len(x), len(self.roots)), np.int64)
-        self._in_parts(lambda lo, hi, plain: find(x, lo, hi, *self._nodes(), plain, out), x, threads)
+        self._in_parts(
+            lambda lo, hi, plain: find(x.reshape(-1), x.shape[1], lo, hi, *self._nodes(), plain, out), x, threads
+        )
         return out
 
     def paths(self, x: Array) -> tuple[Array, Array]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,8 @@ from tutti._spec import Spec
 from tutti.errors import DataError
 from tutti.learners import _bins, _forest_rows
 from tutti.learners._bins import Bins
-from tutti.learners._trees import Trees
+from tutti.learners._trees import Trees, packed
+from tutti.protocols import ShardData
 from tutti.seeds import seed as derive
 from tutti.tasking import OnlyTasks, Room, Rows
 from tutti.types import Array, Arrays, Cost, Kind, Progress, Schema
@@ -136,7 +137,7 @@ class ForestLearner(OnlyTasks, Spec):
         if stage == CODES:
             _forest_rows.encode(self, shared, rows, task, first)
             return {"n": np.array([rows.shard(task).n_rows])}
-        return _forest_rows.votes(self, shared, rows, first, int(starts[task + 1]))
+        return _forest_rows.votes(self, shared, rows, first, int(starts[task + 1]), first)
 
     def assemble(self, shared: Arrays, parts: Sequence[Arrays]) -> Arrays:
         """Put the bins, or the model, together."""
@@ -167,7 +168,7 @@ class ForestLearner(OnlyTasks, Spec):
         return Progress(math.nan, math.inf, float(shared["stage"][0]), done, done)
 
     def _tree(self, shared: Arrays, task: int, rows: Rows) -> Arrays:
-        from tutti.learners._kernels import tree_best_first, tree_grow, tree_prune
+        from tutti.learners._kernels import tree_best_first, tree_grow
 
         table = _forest_rows.table(self, shared, rows)
         rules = _forest_rows.rules(self, shared)
@@ -181,12 +182,32 @@ class ForestLearner(OnlyTasks, Spec):
         else:
             most = self.max_leaf_nodes
             ints, reals, values, sets = tree_best_first.grow_best(table, rules, work, n, nodes, most)
-        if self.ccp_alpha > 0.0:
-            risk, keep = reals[:, 2] * reals[:, 1] / reals[0, 2], np.empty(len(ints), np.uint8)
-            feature, left, right = (np.ascontiguousarray(ints[:, c]) for c in (0, 1, 2))
-            tree_prune.pruned(left, right, feature, risk, self.ccp_alpha, keep)
-            ints, reals, values = tree_prune.compact(ints, reals, values, keep)
-        return {"ints": ints, "reals": reals, "values": values, "sets": sets}
+        return self.pruned({"ints": ints, "reals": reals, "values": values, "sets": sets})
+
+    def pruned(self, tree: Arrays) -> Arrays:
+        """Return the part of a tree without the links that are weaker than ``ccp_alpha``."""
+        from tutti.learners._kernels import tree_prune
+
+        if self.ccp_alpha <= 0.0:
+            return packed(tree)
+        ints, reals = tree["ints"], tree["reals"]
+        risk, keep = reals[:, 2] * reals[:, 1] / reals[0, 2], np.empty(len(ints), np.uint8)
+        feature, left, right = (np.ascontiguousarray(ints[:, c]) for c in (0, 1, 2))
+        tree_prune.pruned(left, right, feature, risk, self.ccp_alpha, keep)
+        ints, reals, values = tree_prune.compact(ints, reals, tree["values"], keep)
+        return packed({**tree, "ints": ints, "reals": reals, "values": values})
+
+    def unspreadable(self) -> str | None:
+        """Return why rows cannot stay with the workers that hold them, None if they can."""
+        return None if self.max_leaf_nodes is None else "max_leaf_nodes needs all rows of a tree in one place"
+
+    def spread(
+        self, schema: Schema, data: Mapping[int, ShardData], seed: int, start: Arrays | None, rank: int, size: int
+    ) -> Generator[bytes, list[Any], Arrays]:
+        """Grow the forest on rows that stay where they are; see `_forest_spread`."""
+        from tutti.learners._forest_spread import spread
+
+        return spread(self, schema, data, seed, start, rank, size)
 
     def tree_key(self, shared: Arrays, task: int, purpose: str = "rows") -> np.uint64:
         """Return the key of a tree, with which its rows or the features of its "nodes" are drawn."""

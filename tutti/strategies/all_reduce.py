@@ -14,6 +14,8 @@ from tutti.protocols import Learner, Trainable, Worker
 from tutti.strategies._compress import check_compress, plan_compressed
 from tutti.strategies._counted import counted, plan_counted
 from tutti.strategies._rounds import Rounds
+from tutti.strategies._spread import run_spread
+from tutti.tasking import Spreading
 from tutti.types import Array, Arrays, Kind, Order, Plan, Ready, Schema
 
 
@@ -51,6 +53,8 @@ class AllReduce(Spec):
         """Return the draft with the strategy's name; PlanError if the learner offers neither gradients nor counts."""
         if "counts" in learner.offers:
             return plan_counted(self.compress, learner, draft, type(self).__name__)
+        if isinstance(learner, Spreading):
+            return self._plan_spread(learner, draft)
         if "gradient" not in learner.offers:
             raise PlanError(
                 f"AllReduce sums gradients, but {type(learner).__name__} offers {', '.join(sorted(learner.offers))}; "
@@ -59,10 +63,20 @@ class AllReduce(Spec):
         planned = plan_compressed(self.compress, learner, draft, type(self).__name__)
         return dataclasses.replace(planned, strategy=type(self).__name__)
 
+    def _plan_spread(self, learner: Spreading, draft: Plan) -> Plan:
+        reason = learner.unspreadable()
+        if reason is not None or self.compress is not None:
+            what = reason or "compress= is for gradients, and this learner sends whole numbers"
+            raise PlanError(f"{what}; use strategy=tutti.TaskParallel()")
+        note = "rows stay with their workers: sums of histograms travel, and the rows of small nodes, once"
+        return dataclasses.replace(draft, strategy=type(self).__name__, notes=(*draft.notes, note))
+
     def run(self, worker: Worker, learner: Learner) -> Arrays:
         """Run rounds until the learner says that it is done."""
         if isinstance(learner, Counting):
             return counted(worker, learner)
+        if isinstance(learner, Spreading):
+            return run_spread(worker, learner)
         return synchronous(worker, learner, self.claim, self.compress)
 
 

@@ -12,7 +12,8 @@ from numba import njit
 
 SIDE = 16
 BLOCK = 512
-LOW = 0xFFFFFFFF
+U = np.uint64
+LOW, HALF = U(0xFFFFFFFF), U(32)
 
 
 @njit(cache=True, nogil=True)
@@ -28,43 +29,60 @@ def _goes_left(v, node, meta, cut, missing_left, set_at, sets):
 
 
 @njit(cache=True, nogil=True)
-def leaves(x, lo, hi, root, meta, cut, missing_left, set_at, sets, plain, out):
-    """out[i - lo] = leaf of row i of x in the tree at ``root``; ``plain``: no value is missing or a category."""
-    at = np.empty(SIDE, np.int64)
+def _side_by_side(x, d, first, root, meta, cut, at):
+    """Send SIDE rows of the flat x down a tree: each step of each row is the same few instructions, no branch."""
+    none, one = U(0), U(1)
+    base = U(first) * U(d)
+    for r in range(SIDE):
+        at[r] = root
+    moved = True
+    while moved:
+        changed = none
+        start = base
+        for r in range(SIDE):
+            node = at[r]
+            m = meta[node]
+            left = none - (one if x[start + (m >> HALF)] <= cut[node] else none)  # all bits, or none
+            right = m & LOW
+            follow = right ^ ((right ^ (node + one)) & left)
+            changed |= follow ^ node
+            at[r] = follow
+            start += U(d)
+        moved = changed != none
+
+
+@njit(cache=True, nogil=True)
+def leaves(x, d, lo, hi, root, meta, cut, missing_left, set_at, sets, plain, at, out):
+    """out[i - lo] = leaf of row i of x in the tree at ``root``; ``plain``: no value is missing or a category.
+
+    x is flat, rows of d values; ``at`` (SIDE,) uint64 is scratch.
+    """
     for first in range(lo, hi, SIDE):
         n = min(SIDE, hi - first)
-        at[:] = root
-        moved = True
         if plain and n == SIDE:
-            while moved:
-                changed = np.int64(0)
-                for r in range(SIDE):
-                    node = at[r]
-                    m = meta[node]
-                    follow = node + 1 if x[first + r, m >> 32] <= cut[node] else m & LOW
-                    changed |= follow ^ node
-                    at[r] = follow
-                moved = changed != 0
+            _side_by_side(x, d, first, U(root), meta, cut, at)
         else:
             for r in range(n):
-                node = at[r]
+                node = U(root)
                 while meta[node] & LOW != node:
-                    v = x[first + r, meta[node] >> 32]
-                    node = node + 1 if _goes_left(v, node, meta, cut, missing_left, set_at, sets) else meta[node] & LOW
+                    m = meta[node]
+                    v = x[U(first + r) * U(d) + (m >> HALF)]
+                    left = _goes_left(v, node, meta, cut, missing_left, set_at, sets)
+                    node = node + U(1) if left else m & LOW
                 at[r] = node
         for r in range(n):
             out[first - lo + r] = at[r]
 
 
 @njit(cache=True, nogil=True)
-def add_values(x, lo, hi, roots, meta, cut, missing_left, set_at, sets, plain, values, out):
+def add_values(x, d, lo, hi, roots, meta, cut, missing_left, set_at, sets, plain, values, out):
     """out[i] += value of the leaf of row i in each tree, in the order of the trees, for rows lo..hi."""
-    found = np.empty(BLOCK, np.int64)
+    found, at = np.empty(BLOCK, np.int64), np.empty(SIDE, np.uint64)
     k = values.shape[1]
     for first in range(lo, hi, BLOCK):
         last = min(first + BLOCK, hi)
         for t in range(len(roots)):
-            leaves(x, first, last, roots[t], meta, cut, missing_left, set_at, sets, plain, found)
+            leaves(x, d, first, last, roots[t], meta, cut, missing_left, set_at, sets, plain, at, found)
             if k == 1:
                 for i in range(first, last):
                     out[i, 0] += values[found[i - first], 0]
@@ -75,13 +93,52 @@ def add_values(x, lo, hi, roots, meta, cut, missing_left, set_at, sets, plain, v
 
 
 @njit(cache=True, nogil=True)
-def apply(x, lo, hi, roots, meta, cut, missing_left, set_at, sets, plain, out):
+def add_small(bits, d, lo, hi, roots, nodes, values, out):
+    """`add_values` of float32 rows without missing values or categories, by whole numbers that are ordered alike.
+
+    ``bits`` : the flat rows as uint32.   ``nodes`` : the threshold so ordered (32 bits), the feature (12), and how far
+    the right child is behind its parent (20), 0 for a leaf, whose threshold is below all numbers.
+    """
+    none, one, sign = U(0), U(1), U(0x80000000)
+    keys, at = np.ones(BLOCK * d, np.uint32), np.empty(SIDE, np.uint64)  # rows that are none go left, and end in a leaf
+    wide, k = U(d), values.shape[1]
+    for first in range(lo, hi, BLOCK):
+        n = min(BLOCK, hi - first)
+        for i in range(n * d):
+            u = U(bits[first * d + i])
+            u = none if u == sign else u  # -0 is 0
+            keys[i] = (u ^ (sign | (none - (u >> U(31))))) & LOW
+        for t in range(len(roots)):
+            for r0 in range(0, n, SIDE):
+                for r in range(SIDE):
+                    at[r] = U(roots[t])
+                moved = True
+                while moved:
+                    changed = none
+                    start = U(r0) * wide
+                    for r in range(SIDE):
+                        node = at[r]
+                        w = nodes[node]
+                        left = none - (one if U(keys[start + ((w >> U(20)) & U(0xFFF))]) <= (w >> HALF) else none)
+                        far = w & U(0xFFFFF)
+                        step = far ^ ((far ^ one) & left)
+                        changed |= step
+                        at[r] = node + step
+                        start += wide
+                    moved = changed != none
+                for r in range(min(SIDE, n - r0)):
+                    for o in range(k):
+                        out[first + r0 + r, o] += values[at[r], o]
+
+
+@njit(cache=True, nogil=True)
+def apply(x, d, lo, hi, roots, meta, cut, missing_left, set_at, sets, plain, out):
     """out[i, t] = leaf of row i in tree t, counted inside the tree."""
-    found = np.empty(BLOCK, np.int64)
+    found, at = np.empty(BLOCK, np.int64), np.empty(SIDE, np.uint64)
     for first in range(lo, hi, BLOCK):
         last = min(first + BLOCK, hi)
         for t in range(len(roots)):
-            leaves(x, first, last, roots[t], meta, cut, missing_left, set_at, sets, plain, found)
+            leaves(x, d, first, last, roots[t], meta, cut, missing_left, set_at, sets, plain, at, found)
             for i in range(first, last):
                 out[i, t] = found[i - first] - roots[t]
 
@@ -92,7 +149,7 @@ def paths(x, roots, meta, cut, missing_left, set_at, sets, indptr, indices):
     for i in range(len(x)):
         at = indptr[i]
         for t in range(len(roots)):
-            node = roots[t]
+            node = U(roots[t])
             while True:
                 if len(indices) > 0:
                     indices[at] = node
@@ -100,8 +157,8 @@ def paths(x, roots, meta, cut, missing_left, set_at, sets, indptr, indices):
                 right = meta[node] & LOW
                 if right == node:
                     break
-                v = x[i, meta[node] >> 32]
-                node = node + 1 if _goes_left(v, node, meta, cut, missing_left, set_at, sets) else right
+                v = x[i, meta[node] >> HALF]
+                node = node + U(1) if _goes_left(v, node, meta, cut, missing_left, set_at, sets) else right
         if len(indices) == 0:
             indptr[i + 1] = at
 

@@ -291,48 +291,45 @@ def _scan_small(codes, offset, rows, payload, m, h, total, rules):
     gone = h[0]
     h[0] = 0
     w0 &= ~one
-    best, at, follow, left = -np.inf, 0, 0, False
+    best, at, follow = -np.inf, 0, 0
+    other, other_at, other_follow = -np.inf, 0, 0  # with the missing rows on the left
     x = np.int64(0)
-    before, pending, n_bins = 0, False, 1 if gone != 0 else 0
+    before, n_bins = 0, 1 if gone != 0 else 0
     for word in range(4):
         bits = w0 if word == 0 else (w1 if word == 1 else (w2 if word == 2 else w3))
         while bits != 0:
             b = (word << 6) + lowest(bits)
             bits &= bits - one
             n_bins += 1
-            if pending:
-                before_next = before
-                s, side = _judge(x, gone, n, w_all, p_all, c0, c1, least, rules.min_weight)
+            if before > 0:
+                s = _judge(x, n, w_all, p_all, c0, c1, least, rules.min_weight)
                 if s > best:
-                    best, at, follow, left = s, before_next, b, side
+                    best, at, follow = s, before, b
+                if gone != 0:
+                    s = _judge(x + gone, n, w_all, p_all, c0, c1, least, rules.min_weight)
+                    if s > other:
+                        other, other_at, other_follow = s, before, b
             x += h[b]
             h[b] = 0
-            before, pending = b, True
-    if gone != 0 and pending:
-        m_left = _field(x, 1)
-        p, w = np.float64(_field(x, 2)), np.float64(_field(x, 0))
-        weight, other = p * c1 + (w - p) * c0, (p_all - p) * c1 + (w_all - w - p_all + p) * c0
-        if m_left >= least and n - m_left >= least and weight >= rules.min_weight and other >= rules.min_weight:
-            s = _two_classes(p, w, p_all, w_all, c0, c1)
-            if s > best:
-                best, at, follow, left = s, before, -1, False
-    return best, at, follow, left, n_bins < 2, gone != 0
+            before = b
+    if gone != 0 and before > 0:
+        s = _judge(x, n, w_all, p_all, c0, c1, least, rules.min_weight)
+        if s > best:
+            best, at, follow = s, before, -1
+    if other > best:  # the same order among equals as where all cuts of one side are judged first
+        return other, other_at, other_follow, True, n_bins < 2, gone != 0
+    return best, at, follow, False, n_bins < 2, gone != 0
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _judge(x, gone, n, w_all, p_all, c0, c1, least, min_weight):
-    """Score of a cut with the missing rows on the better side: (score, missing left)."""
-    best, side = -np.inf, False
-    for s in range(2 if gone != 0 else 1):
-        y = x + gone if s == 1 else x
-        m = _field(y, 1)
-        if m >= least and n - m >= least:
-            p, w = np.float64(_field(y, 2)), np.float64(_field(y, 0))
-            if (
-                min_weight <= 0.0
-                or min(p * c1 + (w - p) * c0, (p_all - p) * c1 + (w_all - w - p_all + p) * c0) >= min_weight
-            ):
-                score = _two_classes(p, w, p_all, w_all, c0, c1)
-                if score > best:
-                    best, side = score, s == 1
-    return best, side
+def _judge(x, n, w_all, p_all, c0, c1, least, min_weight):
+    """Score of a cut, -inf if a side is too small."""
+    m = _field(x, 1)
+    if m < least or n - m < least:
+        return -np.inf
+    p, w = np.float64(_field(x, 2)), np.float64(_field(x, 0))
+    if min_weight > 0.0:
+        one, other = p * c1 + (w - p) * c0, (p_all - p) * c1 + (w_all - w - p_all + p) * c0
+        if min(one, other) < min_weight:
+            return -np.inf
+    return _two_classes(p, w, p_all, w_all, c0, c1)
