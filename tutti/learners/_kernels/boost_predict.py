@@ -10,7 +10,7 @@ import numpy as np
 from numba import njit
 
 BLOCK = 256
-LANES = 16
+LANES = 8
 
 
 @njit(cache=True, nogil=True)
