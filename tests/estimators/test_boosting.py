@@ -10,6 +10,8 @@ import sys
 import warnings
 
 import numpy as np
+import pandas as pd
+import polars as pl  # here and not in a test: it sets an environment variable
 import pytest
 import scipy.sparse as sp
 from hypothesis import given, settings
@@ -263,8 +265,6 @@ def test_early_stopping_stops_where_validation_gets_no_better():
 
 
 def test_all_kinds_of_tables_give_one_model(tmp_path):
-    import pandas as pd
-
     x = np.where(np.isnan(X), 0.0, X)
     plain = model().fit(x, TWO)
     for given_x in (sp.csr_matrix(x), pd.DataFrame(x), np.asfortranarray(x), tutti.from_arrays(x, TWO)):
@@ -273,6 +273,45 @@ def test_all_kinds_of_tables_give_one_model(tmp_path):
         assert fitted.report_.sha256 == plain.report_.sha256
         assert (fitted.predict_proba(given_x) == plain.predict_proba(x)).all()
     assert model().fit(tutti.from_arrays(x, TWO)).score(tutti.from_arrays(x, TWO)) == plain.score(x, TWO)
+
+
+def test_named_categories_of_a_frame_stay_what_they_are(tmp_path):
+    towns = np.array(["Ulm", "Kiel", "Bonn", "Jena"])[np.arange(N) % 4]
+    y = np.isin(towns, ["Kiel", "Jena"]).astype(int)
+    plain = {"town": towns, "x": X[:, 0]}
+    for frame, other in (
+        (pd.DataFrame(plain).astype({"town": "category"}), pd.DataFrame({"town": ["Kiel", "Ulm"], "x": [0.0, 0.0]})),
+        (pl.DataFrame(plain), pl.DataFrame({"town": ["Kiel", "Ulm"], "x": [0.0, 0.0]})),
+    ):
+        fitted = model(categorical_features=["town"], learning_rate=1.0).fit(frame, y)
+        fitted.save(tmp_path / "m")
+        for one in (fitted, tutti.load(tmp_path / "m")):
+            assert one.score(frame, y) == 1.0
+            assert one.predict(other).tolist() == [1, 0]
+        with pytest.raises(DataError, match="'Rom' was not there"):
+            fitted.predict(type(other)({"town": ["Rom"], "x": [0.0]}))
+
+
+def test_files_may_lack_values(tmp_path):
+    names = [f"f{j}" for j in range(6)]
+    frame = pd.DataFrame(X.astype(np.float32), columns=names).assign(y=TWO)
+    frame["f5"] = (frame["f5"] > 0).astype("Int64").where(frame["f5"] > -1)  # whole numbers and nulls
+    frame.to_csv(tmp_path / "rows.csv", index=False)
+    frame.to_parquet(tmp_path / "rows.parquet")
+    plain = model().fit(frame[names].astype(np.float32).to_numpy(), TWO)
+    for read, name in ((tutti.read_csv, "rows.csv"), (tutti.read_parquet, "rows.parquet")):
+        rows = read(str(tmp_path / name), missing=True)
+        assert model().fit(rows).report_.sha256 == plain.report_.sha256
+        assert model().fit(rows.cached(None)).score(rows) == plain.score(
+            frame[names].astype(np.float32).to_numpy(), TWO
+        )
+        with pytest.raises(DataError, match=r"missing|nan"):
+            model().fit(read(str(tmp_path / name)))
+        with pytest.raises(DataError, match="NaN"):
+            tutti.LogisticRegression().fit(rows)
+    frame.replace({"f0": {frame["f0"].max(): np.inf}}).to_parquet(tmp_path / "rows.parquet")
+    with pytest.raises(DataError, match="inf"):
+        model().fit(tutti.read_parquet(str(tmp_path / "rows.parquet"), missing=True))
 
 
 def test_float32_rows_are_cut_where_float64_ones_are():

@@ -13,8 +13,9 @@ from typing import Any, ClassVar, Self, cast
 
 import numpy as np
 
-from tutti.errors import DataError, InputError, ParameterError, PlanError
+from tutti.errors import DataError, InputError, ModelError, ParameterError, PlanError
 from tutti.estimators._base import Estimator
+from tutti.estimators._categories import Categories, find, numbered
 from tutti.estimators._intake import as_dataset, is_dataset
 from tutti.estimators._linear import labels_array, require_real, require_whole
 from tutti.estimators._progress import RoundProgress
@@ -40,6 +41,7 @@ class Job:
     schema: Schema
     choice: Choice
     explanation: Explanation
+    categories: Categories
 
 
 class BoostedTrees(Estimator):
@@ -75,6 +77,7 @@ class BoostedTrees(Estimator):
     n_features_in_: int
     model_: dict[str, Array]
     _forest: Any
+    _categories: Categories
 
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
         """Grow the trees; the same bits for any number of workers.
@@ -92,8 +95,7 @@ class BoostedTrees(Estimator):
         RankError, RankLost : a worker failed; the others were stopped and nothing is left behind.
         """
         self._check_params()
-        dataset, label_dtype = as_dataset(X, y, sample_weight, type(self).__name__)
-        job = self._job(dataset)
+        job, label_dtype = self._intake(X, y, sample_weight)
         start = self._start(job.schema)
         with RoundProgress(type(self).__name__, bool(self.verbose)) as watch:
             result = train(
@@ -114,8 +116,7 @@ class BoostedTrees(Estimator):
     def explain(self, X: Any, y: Any = None, sample_weight: Any = None) -> Explanation:
         """Return the plan of ``fit`` with the same arguments; nothing is started."""
         self._check_params()
-        dataset, _ = as_dataset(X, y, sample_weight, type(self).__name__)
-        return self._job(dataset).explanation
+        return self._intake(X, y, sample_weight)[0].explanation
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the fitted model as a folder (model.json and safetensors, no pickle); `tutti.load` reads it."""
@@ -198,22 +199,33 @@ class BoostedTrees(Estimator):
 
     # the flow
 
-    def _job(self, dataset: Any) -> Job:
-        schema = dataset.schema(self._task)
+    def _intake(self, X: Any, y: Any, sample_weight: Any) -> tuple[Job, Any]:
+        """Return (job, dtype of the labels)."""
+        name, wanted = type(self).__name__, self.categorical_features
+        if is_dataset(X) or isinstance(X, str | os.PathLike):
+            dataset, dtype = as_dataset(X, y, sample_weight, name)
+            schema = dataset.schema(self._task)
+            columns = columns_of(wanted, schema.n_features, schema.feature_names)
+            return self._job(dataset, schema, Categories(columns, (None,) * len(columns))), dtype
+        categories = find(X, wanted)
+        dataset, dtype = as_dataset(numbered(X, categories, known=False), y, sample_weight, name)
+        return self._job(dataset, dataset.schema(self._task), categories), dtype
+
+    def _job(self, dataset: Any, schema: Schema, categories: Categories) -> Job:
         if self.min_samples_leaf > schema.n_rows:
             raise ParameterError(
                 "min_samples_leaf", self.min_samples_leaf, f"the data has {schema.n_rows:,} rows; write fewer"
             )
-        learner = cast(Learner, self._learner(schema))
+        learner = cast(Learner, self._learner(schema, categories.columns))
         reason = "histograms of whole numbers: one exact sum a level of each tree"
         choice = Choice(learner, _strategy_of(self.strategy), engine_of(self.engine, schema), reason)
         plan = draft_plan(dataset, schema, learner, choice.strategy, choice.engine, int(self.n_shards))
         kept = dataset.keeps(schema)
         trees = f"{self.n_estimators:,} rounds" + (", fewer where validation stalls" if self.early_stopping else "")
         found = explain(choice, plan, schema, kept=kept, read=kept != "memory", goal=trees)
-        return Job(dataset, schema, choice, dataclasses.replace(found, loss=self.loss))
+        return Job(dataset, schema, choice, dataclasses.replace(found, loss=self.loss), categories)
 
-    def _learner(self, schema: Schema) -> Boosting:
+    def _learner(self, schema: Schema, categorical: tuple[int, ...]) -> Boosting:
         names = schema.feature_names
         return Boosting(
             n_estimators=int(self.n_estimators),
@@ -229,7 +241,7 @@ class BoostedTrees(Estimator):
             max_features=part_of_columns(self.max_features, schema.n_features),
             max_bins=int(self.max_bins),
             monotonic=signs_of(self.monotonic_cst, schema.n_features, names),
-            categorical=columns_of(self.categorical_features, schema.n_features, names),
+            categorical=categorical,
             early_stopping=bool(self.early_stopping),
             validation_fraction=float(self.validation_fraction),
             n_iter_no_change=int(self.n_iter_no_change),
@@ -257,6 +269,7 @@ class BoostedTrees(Estimator):
         schema = job.schema
         self._set_model({k: np.array(v) for k, v in result.arrays.items() if k != "status"})
         self.n_features_in_ = schema.n_features
+        self._categories = job.categories
         self._set_names(schema.feature_names)
         if schema.classes is not None:
             self.classes_ = labels_array(schema.classes, label_dtype)
@@ -319,7 +332,7 @@ class BoostedTrees(Estimator):
             return
         from tutti.data.convert import features
 
-        x, names = features(X)
+        x, names = features(numbered(X, self._categories, known=True))
         self._check_names(names)
         if x.shape[1] != self.n_features_in_:
             raise DataError(
@@ -386,7 +399,8 @@ class BoostedTrees(Estimator):
     def _to_store(self) -> tuple[dict[str, Array], dict[str, Any]]:
         from tutti.estimators.store import fitted_facts
 
-        return dict(self.model_), fitted_facts(self)
+        names = [None if v is None else list(v) for v in self._categories.values]
+        return dict(self.model_), {**fitted_facts(self), "categories": names}
 
     def _from_store(self, arrays: dict[str, Array], facts: Mapping[str, Any]) -> None:
         from tutti.estimators._boosted_check import check_arrays
@@ -398,6 +412,10 @@ class BoostedTrees(Estimator):
             self.classes_ = restored_classes(classes)
             outputs = len(self.classes_) if len(self.classes_) > 2 else 1
         check_arrays(arrays, d, outputs, (classes is None) == (self._task == "regression"))
+        columns = tuple(np.flatnonzero(arrays["bin_categorical"]).tolist())
+        if len(facts["categories"]) != len(columns):
+            raise ModelError("the categories do not fit the columns")
+        self._categories = Categories(columns, tuple(None if v is None else tuple(v) for v in facts["categories"]))
         self._set_model(arrays)
         self._names_from_store(facts["feature_names"], d)
         self.n_features_in_ = d
