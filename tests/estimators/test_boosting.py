@@ -298,7 +298,8 @@ def test_files_may_lack_values(tmp_path):
     frame["f5"] = (frame["f5"] > 0).astype("Int64").where(frame["f5"] > -1)  # whole numbers and nulls
     frame.to_csv(tmp_path / "rows.csv", index=False)
     frame.to_parquet(tmp_path / "rows.parquet")
-    plain = model().fit(frame[names].astype(np.float32).to_numpy(), TWO)
+    x = frame[names].astype(np.float32).to_numpy()
+    plain = model().fit(x, TWO)
     for read, name in ((tutti.read_csv, "rows.csv"), (tutti.read_parquet, "rows.parquet")):
         rows = read(str(tmp_path / name), missing=True)
         assert model().fit(rows).report_.sha256 == plain.report_.sha256
