@@ -420,6 +420,8 @@ def test_bad_input_is_one_error():
         model(strategy=tutti.AllReduce(compress=tutti.Half())).fit(X, TWO)
     with pytest.raises(PlanError, match="max_leaf_nodes"):
         model(max_depth=40).fit(np.repeat(X, 200, axis=0), np.repeat(TWO, 200))
+    with pytest.raises(PlanError, match="fewer columns"):
+        model().fit(sp.csr_array(([1.0], ([0], [10**6])), shape=(100_000, 10**6 + 1)), np.arange(100_000) % 2)
     with pytest.raises(InputError, match="warm_start"):
         model(warm_start=True).fit(X, TWO).fit(X[:, :4], TWO)
     with pytest.raises(DataError, match="255 categories"):

@@ -26,7 +26,7 @@ from tutti.protocols import Learner, Strategy
 from tutti.runtime.driver import draft_plan, train
 from tutti.runtime.report import make_report
 from tutti.seeds import run_seed
-from tutti.types import Array, Csr, Result, Schema
+from tutti.types import Array, Csr, Plan, Result, Schema
 
 _ROWS = 1 << 16  # rows of a sparse matrix that are written out at a time
 _SMALL = 1 << 19  # steps through trees that one thread takes before a second one has started
@@ -220,6 +220,7 @@ class BoostedTrees(Estimator):
         reason = "histograms of whole numbers: one exact sum a level of each tree"
         choice = Choice(learner, _strategy_of(self.strategy), engine_of(self.engine, schema), reason)
         plan = draft_plan(dataset, schema, learner, choice.strategy, choice.engine, int(self.n_shards))
+        _check_memory(plan)
         kept = dataset.keeps(schema)
         trees = f"{self.n_estimators:,} rounds" + (", fewer where validation stalls" if self.early_stopping else "")
         found = explain(choice, plan, schema, kept=kept, read=kept != "memory", goal=trees)
@@ -436,6 +437,18 @@ def _strategy_of(strategy: Any) -> Strategy:
             "make; use strategy=tutti.AllReduce()"
         )
     return strategy
+
+
+def _check_memory(plan: Plan) -> None:
+    """Raise PlanError where the codes of all rows, two bytes for each value, would not fit."""
+    from tutti.data.memory import available_bytes
+
+    free, hosts = available_bytes(), len({seat.place.host for seat in plan.seats})
+    if plan.memory_bytes / hosts > free:
+        raise PlanError(
+            f"rows, codes and histograms would take {plan.memory_bytes / hosts / 2**30:.1f} GB of the "
+            f"{free / 2**30:.1f} GB that are free: use fewer columns, lower max_depth or max_bins, or more hosts"
+        )
 
 
 def _in_parallel(work: Any, n: int, n_trees: int) -> None:
