@@ -210,7 +210,7 @@ class Fit:
         sums = np.empty((len(leaves) + 1, 3), np.int64)
         g_scale, h_scale = (self._scale(t, _FIXED_BITS) if t > 0 else 1.0 for t in (top, hessian))
         boost.leaf_sums(self.leaf, self.g[k], self.h[k], g_scale, h_scale, sums)
-        sums = self.sums.total(sums.reshape(-1)).reshape(-1, 3)[1:]
+        sums = self.sums.total(sums.reshape(-1)).reshape(-1, 3)[1:].copy()  # what `total` returns does not last
         g, h = sums[:, 0] / g_scale, sums[:, 1] / h_scale
         if learner.loss in ("absolute_error", "quantile"):
             residual = self.rows.y - self.f[k]

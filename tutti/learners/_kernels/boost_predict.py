@@ -30,6 +30,15 @@ def pack(offset, feature, left, missing_left, nodes, depth):
             depth[t] = max(depth[t], level[p - lo] + 1)
 
 
+@njit(cache=True, nogil=True)
+def add_up(left, n_rows, weight):
+    """Give every inner node the sums of its children, which have higher numbers."""
+    for p in range(len(left) - 1, -1, -1):
+        if left[p] >= 0:
+            n_rows[p] = n_rows[left[p]] + n_rows[left[p] + 1]
+            weight[p] = weight[left[p]] + weight[left[p] + 1]
+
+
 @njit(inline="always")
 def _step(x, i, p, nodes, cuts, sets, set_at):
     """The child of node p for row i; unsigned numbers spare the check for a negative index."""
