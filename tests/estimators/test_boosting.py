@@ -436,6 +436,16 @@ def test_the_plan_tells_what_will_happen():
     assert "AllReduce" in text
 
 
+def test_the_line_of_a_long_fit_tells_loss_and_time_left():
+    from tutti.estimators._progress import TreeProgress
+    from tutti.types import Round
+
+    line = TreeProgress("Trees", True, 40)._line(
+        Round(10, 3.0, 0.25, np.inf, 10.0, metrics={"validation_loss": 0.5}), 3.0
+    )
+    assert line == "Trees  round 10/40  loss 0.25  validation_loss 0.5  9 s left"
+
+
 def test_no_warning_on_the_way():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -446,12 +456,12 @@ def test_a_killed_worker_is_one_error_that_names_it(monkeypatch):
     from tutti.engines.processes import worker_pids
     from tutti.estimators import _boosted
 
-    class Killer(_boosted.RoundProgress):
+    class Killer(_boosted.TreeProgress):
         def __call__(self, event):
             if getattr(event, "step", 0) == 3:
                 os.kill(worker_pids()[1], signal.SIGKILL)
 
-    monkeypatch.setattr(_boosted, "RoundProgress", Killer)
+    monkeypatch.setattr(_boosted, "TreeProgress", Killer)
     engine = tutti.Processes(2)
     with pytest.raises(RankLost, match=r"rank [01]"):
         model(n_estimators=3000, engine=engine).fit(X, TWO)

@@ -18,7 +18,7 @@ from tutti.estimators._base import Estimator
 from tutti.estimators._categories import Categories, find, numbered
 from tutti.estimators._intake import as_dataset, is_dataset
 from tutti.estimators._linear import labels_array, require_real, require_whole
-from tutti.estimators._progress import RoundProgress
+from tutti.estimators._progress import TreeProgress
 from tutti.learners.boosting import Boosting
 from tutti.planner import Choice, Explanation, explain
 from tutti.planner.choose import engine_of
@@ -97,7 +97,8 @@ class BoostedTrees(Estimator):
         self._check_params()
         job, label_dtype = self._intake(X, y, sample_weight)
         start = self._start(job.schema)
-        with RoundProgress(type(self).__name__, bool(self.verbose)) as watch:
+        rounds = int(self.n_estimators) - (self.n_iter_ if start is not None else 0)
+        with TreeProgress(type(self).__name__, bool(self.verbose), rounds) as watch:
             result = train(
                 job.choice.learner,
                 job.dataset,
