@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
-import numbers
 import os
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -13,8 +11,9 @@ from typing import Any, ClassVar, Self, cast
 
 import numpy as np
 
-from tutti.errors import DataError, InputError, ModelError, ParameterError, PlanError
+from tutti.errors import DataError, InputError, ModelError, ParameterError
 from tutti.estimators._base import Estimator
+from tutti.estimators._boosted_params import check_memory, columns_of, part_of_columns, signs_of, strategy_of
 from tutti.estimators._categories import Categories, find, numbered
 from tutti.estimators._intake import as_dataset, is_dataset
 from tutti.estimators._linear import labels_array, require_real, require_whole
@@ -22,11 +21,11 @@ from tutti.estimators._progress import TreeProgress
 from tutti.learners.boosting import Boosting
 from tutti.planner import Choice, Explanation, explain
 from tutti.planner.choose import engine_of
-from tutti.protocols import Learner, Strategy
+from tutti.protocols import Learner
 from tutti.runtime.driver import draft_plan, train
 from tutti.runtime.report import make_report
 from tutti.seeds import run_seed
-from tutti.types import Array, Csr, Plan, Result, Schema
+from tutti.types import Array, Csr, Result, Schema
 
 _ROWS = 1 << 16  # rows of a sparse matrix that are written out at a time
 _SMALL = 1 << 19  # steps through trees that one thread takes before a second one has started
@@ -219,9 +218,9 @@ class BoostedTrees(Estimator):
             )
         learner = cast(Learner, self._learner(schema, categories.columns))
         reason = "histograms of whole numbers: one exact sum a level of each tree"
-        choice = Choice(learner, _strategy_of(self.strategy), engine_of(self.engine, schema), reason)
+        choice = Choice(learner, strategy_of(self.strategy), engine_of(self.engine, schema), reason)
         plan = draft_plan(dataset, schema, learner, choice.strategy, choice.engine, int(self.n_shards))
-        _check_memory(plan)
+        check_memory(plan)
         kept = dataset.keeps(schema)
         trees = f"{self.n_estimators:,} rounds" + (", fewer where validation stalls" if self.early_stopping else "")
         found = explain(choice, plan, schema, kept=kept, read=kept != "memory", goal=trees)
@@ -425,33 +424,6 @@ class BoostedTrees(Estimator):
         self.report_ = restored_report(facts["report"])
 
 
-def _strategy_of(strategy: Any) -> Strategy:
-    from tutti.strategies.all_reduce import AllReduce
-
-    if isinstance(strategy, str) and strategy == "auto":
-        return AllReduce()
-    if isinstance(strategy, str | type) or not isinstance(strategy, Strategy):
-        raise ParameterError("strategy", strategy, 'write "auto" or tutti.AllReduce()')
-    if "counts" not in strategy.wants:
-        raise PlanError(
-            f"boosted trees need the exact sums of all rows at every level, which {type(strategy).__name__} does not "
-            "make; use strategy=tutti.AllReduce()"
-        )
-    return strategy
-
-
-def _check_memory(plan: Plan) -> None:
-    """Raise PlanError where the codes of all rows, two bytes for each value, would not fit."""
-    from tutti.data.memory import available_bytes
-
-    free, hosts = available_bytes(), len({seat.place.host for seat in plan.seats})
-    if plan.memory_bytes / hosts > free:
-        raise PlanError(
-            f"rows, codes and histograms would take {plan.memory_bytes / hosts / 2**30:.1f} GB of the "
-            f"{free / 2**30:.1f} GB that are free: use fewer columns, lower max_depth or max_bins, or more hosts"
-        )
-
-
 def _in_parallel(work: Any, n: int, n_trees: int) -> None:
     """Call work(lo, hi) for parts of n rows, on all cores where that pays."""
     from tutti.data.memory import cores
@@ -463,60 +435,3 @@ def _in_parallel(work: Any, n: int, n_trees: int) -> None:
     cuts = [n * i // parts for i in range(parts + 1)]
     with ThreadPoolExecutor(parts, "tutti-predict") as pool:
         list(pool.map(work, cuts[:-1], cuts[1:]))
-
-
-def part_of_columns(given: Any, n: int) -> float:
-    """Return the part of the columns that a node tries, of a parameter ``max_features``."""
-    wrong = ParameterError("max_features", given, 'write None, "sqrt", "log2", a number of columns or a part of them')
-    if given is None:
-        return 1.0
-    if isinstance(given, str):
-        if given not in ("sqrt", "log2"):
-            raise wrong
-        return max(1, int(math.sqrt(n) if given == "sqrt" else math.log2(n))) / n
-    if isinstance(given, bool) or not isinstance(given, numbers.Real) or not float(given) > 0:
-        raise wrong
-    if isinstance(given, numbers.Integral):
-        if int(given) > n:
-            raise ParameterError("max_features", given, f"the data has {n} columns; write fewer")
-        return int(given) / n
-    if float(given) > 1:
-        raise wrong
-    return float(given)
-
-
-def _number_of(name: str, given: Any, column: Any, n: int, names: tuple[str, ...] | None) -> int:
-    if isinstance(column, str):
-        if names is None or column not in names:
-            raise ParameterError(name, given, f"{column!r} is not the name of a column")
-        return names.index(column)
-    if isinstance(column, bool) or not isinstance(column, numbers.Integral) or not 0 <= int(column) < n:
-        raise ParameterError(name, given, f"{column!r} is not the number of a column, 0 to {n - 1}")
-    return int(column)
-
-
-def columns_of(given: Any, n: int, names: tuple[str, ...] | None) -> tuple[int, ...]:
-    """Return the numbers of the columns that ``categorical_features`` names: a mask, numbers or names."""
-    if given is None:
-        return ()
-    if isinstance(given, str):
-        raise ParameterError("categorical_features", given, "write None, a mask, or a list of columns")
-    listed = list(given)
-    if len(listed) == n and listed and all(isinstance(v, bool | np.bool_) for v in listed):
-        return tuple(j for j, v in enumerate(listed) if v)
-    return tuple(sorted({_number_of("categorical_features", given, v, n, names) for v in listed}))
-
-
-def signs_of(given: Any, n: int, names: tuple[str, ...] | None) -> tuple[int, ...]:
-    """Return 1, -1 or 0 of each column, of a parameter ``monotonic_cst``: one for each column, or a dict."""
-    if given is None:
-        return ()
-    signs = [0] * n
-    if isinstance(given, Mapping):
-        for column, value in given.items():
-            signs[_number_of("monotonic_cst", given, column, n, names)] = value
-    else:
-        signs = list(given)
-    if len(signs) != n or any(isinstance(v, bool) or v not in (-1, 0, 1) for v in signs):
-        raise ParameterError("monotonic_cst", given, f"write -1, 0 or 1 for each of the {n} columns, or a dict")
-    return tuple(int(v) for v in signs)
