@@ -43,7 +43,7 @@ class Counting(Protocol):
     --------
     - ``rounds`` works on the rows of all shards it is given, and yields the shared state after each round; the last
       one is the model.  All decisions follow from ``sums``, so they are the same wherever rows lie.
-    - ``prepare``, ``cost`` and ``progress`` are those of `Learner`.
+    - ``prepare``, ``cost`` and ``progress`` are those of `Learner`; ``private_bytes`` are those of all rows together.
     """
 
     @property

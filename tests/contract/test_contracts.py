@@ -10,6 +10,7 @@ import pytest
 import tutti
 from tests.contract.toys import Mean
 from tutti.learners._problem import LinearProblem
+from tutti.learners.boosting import Boosting
 from tutti.learners.dual import DualCoordinateDescent
 from tutti.learners.gram import Gram
 from tutti.learners.lbfgs import LBFGS
@@ -71,3 +72,11 @@ def test_strategies(name: str) -> None:
     strategy = {"gradient": tutti.AllReduce(), "delta": tutti.LocalSGD(3)}.get(kind, tutti.CoCoA())
     ds, schema = data(learner, sparse=False)
     check_strategy(strategy, learner, ds, schema, ENGINES)
+
+
+def test_all_reduce_drives_a_learner_of_whole_numbers() -> None:
+    ds = tutti.from_arrays(X, CODES, WEIGHT)
+    learner: Any = Boosting(n_estimators=2)
+    check_strategy(
+        tutti.AllReduce(), learner, ds, ds.schema("classification"), ENGINES, model=("feature", "cut", "value", "base")
+    )

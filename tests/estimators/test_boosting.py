@@ -10,6 +10,8 @@ import sys
 import warnings
 
 import numpy as np
+import pandas as pd
+import polars as pl  # here and not in a test: it sets an environment variable
 import pytest
 import scipy.sparse as sp
 from hypothesis import given, settings
@@ -263,8 +265,6 @@ def test_early_stopping_stops_where_validation_gets_no_better():
 
 
 def test_all_kinds_of_tables_give_one_model(tmp_path):
-    import pandas as pd
-
     x = np.where(np.isnan(X), 0.0, X)
     plain = model().fit(x, TWO)
     for given_x in (sp.csr_matrix(x), pd.DataFrame(x), np.asfortranarray(x), tutti.from_arrays(x, TWO)):
@@ -273,6 +273,46 @@ def test_all_kinds_of_tables_give_one_model(tmp_path):
         assert fitted.report_.sha256 == plain.report_.sha256
         assert (fitted.predict_proba(given_x) == plain.predict_proba(x)).all()
     assert model().fit(tutti.from_arrays(x, TWO)).score(tutti.from_arrays(x, TWO)) == plain.score(x, TWO)
+
+
+def test_named_categories_of_a_frame_stay_what_they_are(tmp_path):
+    towns = np.array(["Ulm", "Kiel", "Bonn", "Jena"])[np.arange(N) % 4]
+    y = np.isin(towns, ["Kiel", "Jena"]).astype(int)
+    plain = {"town": towns, "x": X[:, 0]}
+    for frame, other in (
+        (pd.DataFrame(plain).astype({"town": "category"}), pd.DataFrame({"town": ["Kiel", "Ulm"], "x": [0.0, 0.0]})),
+        (pl.DataFrame(plain), pl.DataFrame({"town": ["Kiel", "Ulm"], "x": [0.0, 0.0]})),
+    ):
+        fitted = model(categorical_features=["town"], learning_rate=1.0).fit(frame, y)
+        fitted.save(tmp_path / "m")
+        for one in (fitted, tutti.load(tmp_path / "m")):
+            assert one.score(frame, y) == 1.0
+            assert one.predict(other).tolist() == [1, 0]
+        with pytest.raises(DataError, match="'Rom' was not there"):
+            fitted.predict(type(other)({"town": ["Rom"], "x": [0.0]}))
+
+
+def test_files_may_lack_values(tmp_path):
+    names = [f"f{j}" for j in range(6)]
+    frame = pd.DataFrame(X.astype(np.float32), columns=names).assign(y=TWO)
+    frame["f5"] = (frame["f5"] > 0).astype("Int64").where(frame["f5"] > -1)  # whole numbers and nulls
+    frame.to_csv(tmp_path / "rows.csv", index=False)
+    frame.to_parquet(tmp_path / "rows.parquet")
+    x = frame[names].astype(np.float32).to_numpy()
+    plain = model().fit(x, TWO)
+    for read, name in ((tutti.read_csv, "rows.csv"), (tutti.read_parquet, "rows.parquet")):
+        rows = read(str(tmp_path / name), missing=True)
+        assert model().fit(rows).report_.sha256 == plain.report_.sha256
+        assert model().fit(rows.cached(None)).score(rows) == plain.score(
+            frame[names].astype(np.float32).to_numpy(), TWO
+        )
+        with pytest.raises(DataError, match=r"missing|nan"):
+            model().fit(read(str(tmp_path / name)))
+        with pytest.raises(DataError, match="NaN"):
+            tutti.LogisticRegression().fit(rows)
+    frame.replace({"f0": {frame["f0"].max(): np.inf}}).to_parquet(tmp_path / "rows.parquet")
+    with pytest.raises(DataError, match="inf"):
+        model().fit(tutti.read_parquet(str(tmp_path / "rows.parquet"), missing=True))
 
 
 def test_float32_rows_are_cut_where_float64_ones_are():
@@ -380,6 +420,8 @@ def test_bad_input_is_one_error():
         model(strategy=tutti.AllReduce(compress=tutti.Half())).fit(X, TWO)
     with pytest.raises(PlanError, match="max_leaf_nodes"):
         model(max_depth=40).fit(np.repeat(X, 200, axis=0), np.repeat(TWO, 200))
+    with pytest.raises(PlanError, match="fewer columns"):
+        model().fit(sp.csr_array(([1.0], ([0], [10**6])), shape=(100_000, 10**6 + 1)), np.arange(100_000) % 2)
     with pytest.raises(InputError, match="warm_start"):
         model(warm_start=True).fit(X, TWO).fit(X[:, :4], TWO)
     with pytest.raises(DataError, match="255 categories"):
@@ -394,6 +436,16 @@ def test_the_plan_tells_what_will_happen():
     assert "AllReduce" in text
 
 
+def test_the_line_of_a_long_fit_tells_loss_and_time_left():
+    from tutti.estimators._progress import TreeProgress
+    from tutti.types import Round
+
+    line = TreeProgress("Trees", True, 40)._line(
+        Round(10, 3.0, 0.25, np.inf, 10.0, metrics={"validation_loss": 0.5}), 3.0
+    )
+    assert line == "Trees  round 10/40  loss 0.25  validation_loss 0.5  9 s left"
+
+
 def test_no_warning_on_the_way():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -404,12 +456,12 @@ def test_a_killed_worker_is_one_error_that_names_it(monkeypatch):
     from tutti.engines.processes import worker_pids
     from tutti.estimators import _boosted
 
-    class Killer(_boosted.RoundProgress):
+    class Killer(_boosted.TreeProgress):
         def __call__(self, event):
             if getattr(event, "step", 0) == 3:
                 os.kill(worker_pids()[1], signal.SIGKILL)
 
-    monkeypatch.setattr(_boosted, "RoundProgress", Killer)
+    monkeypatch.setattr(_boosted, "TreeProgress", Killer)
     engine = tutti.Processes(2)
     with pytest.raises(RankLost, match=r"rank [01]"):
         model(n_estimators=3000, engine=engine).fit(X, TWO)

@@ -80,7 +80,7 @@ def test_the_first_split_is_the_best_of_all(missing, least_rows):
         fit = fitted(x, y, max_depth=1, l2=0.5, min_child_weight=0.5, min_samples_leaf=least_rows)
         p = np.full(80, y.mean())
         gain, column, left = brute_force(x, p - y, p * (1 - p), 0.5, 0.5, least_rows)
-        tree = fit.model.trees[0]
+        tree = fit.model.arrays()
         assert tree["gain"][0] == pytest.approx(gain, rel=1e-3)
         assert tree["feature"][0] == column
         assert sorted(tree["n_rows"][1:]) == sorted([left.sum(), (~left).sum()])
@@ -99,7 +99,7 @@ def test_a_set_of_categories_is_the_best_of_all_sets():
         left = ((bits >> x.astype(int)) & 1).astype(bool)
         if 0 < left.sum() < 200:
             best = max(best, g[left].sum() ** 2 / left.sum() + g[~left].sum() ** 2 / (~left).sum())
-    assert fit.model.trees[0]["gain"][0] == pytest.approx(best - g.sum() ** 2 / 200, rel=1e-3)
+    assert fit.model.arrays()["gain"][0] == pytest.approx(best - g.sum() ** 2 / 200, rel=1e-3)
 
 
 def test_rounding_has_no_bias_and_belongs_to_the_row():

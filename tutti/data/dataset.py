@@ -247,6 +247,7 @@ def read_csv(
     columns: list[str] | None = None,
     delimiter: str = ",",
     header: bool = True,
+    missing: bool = False,
 ) -> Dataset:
     """Return the data set of CSV files; all columns but label and weight are features.
 
@@ -258,11 +259,12 @@ def read_csv(
     columns : features to use, in this order; None means all.
     delimiter : one character.
     header : False if the first line is data; columns are then named f0, f1, ...
+    missing : True reads what is missing among the features as NaN, for models of trees, instead of refusing it.
     """
     from tutti.data.formats.csv import CsvSource
 
     chosen = None if columns is None else tuple(columns)
-    return Dataset(CsvSource(_paths(path), label, weight, dtype, chosen, delimiter, header))
+    return Dataset(CsvSource(_paths(path), label, weight, dtype, chosen, delimiter, header, missing))
 
 
 def read_parquet(
@@ -271,6 +273,7 @@ def read_parquet(
     weight: str | None = None,
     dtype: Literal["float32", "float64"] = "float32",
     columns: list[str] | None = None,
+    missing: bool = False,
 ) -> Dataset:
     """Return the data set of Parquet files; all columns but label and weight are features.
 
@@ -280,11 +283,12 @@ def read_parquet(
     label, weight : names of these columns; ``label=None`` for prediction data.
     dtype : type of the values.
     columns : features to use, in this order; None means all.
+    missing : True reads nulls and NaN among the features as NaN, for models of trees, instead of refusing them.
     """
     from tutti.data.formats.parquet import ParquetSource
 
     chosen = None if columns is None else tuple(columns)
-    return Dataset(ParquetSource(_paths(path), label, weight, dtype, chosen))
+    return Dataset(ParquetSource(_paths(path), label, weight, dtype, chosen, missing))
 
 
 def _paths(path: Any) -> tuple[str, ...]:

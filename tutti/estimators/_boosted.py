@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
-import numbers
 import os
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -13,15 +11,17 @@ from typing import Any, ClassVar, Self, cast
 
 import numpy as np
 
-from tutti.errors import DataError, InputError, ParameterError, PlanError
+from tutti.errors import DataError, InputError, ModelError, ParameterError
 from tutti.estimators._base import Estimator
+from tutti.estimators._boosted_params import check_memory, columns_of, part_of_columns, signs_of, strategy_of
+from tutti.estimators._categories import Categories, find, numbered
 from tutti.estimators._intake import as_dataset, is_dataset
 from tutti.estimators._linear import labels_array, require_real, require_whole
-from tutti.estimators._progress import RoundProgress
+from tutti.estimators._progress import TreeProgress
 from tutti.learners.boosting import Boosting
 from tutti.planner import Choice, Explanation, explain
 from tutti.planner.choose import engine_of
-from tutti.protocols import Learner, Strategy
+from tutti.protocols import Learner
 from tutti.runtime.driver import draft_plan, train
 from tutti.runtime.report import make_report
 from tutti.seeds import run_seed
@@ -40,6 +40,7 @@ class Job:
     schema: Schema
     choice: Choice
     explanation: Explanation
+    categories: Categories
 
 
 class BoostedTrees(Estimator):
@@ -75,6 +76,7 @@ class BoostedTrees(Estimator):
     n_features_in_: int
     model_: dict[str, Array]
     _forest: Any
+    _categories: Categories
 
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
         """Grow the trees; the same bits for any number of workers.
@@ -92,10 +94,10 @@ class BoostedTrees(Estimator):
         RankError, RankLost : a worker failed; the others were stopped and nothing is left behind.
         """
         self._check_params()
-        dataset, label_dtype = as_dataset(X, y, sample_weight, type(self).__name__)
-        job = self._job(dataset)
+        job, label_dtype = self._intake(X, y, sample_weight)
         start = self._start(job.schema)
-        with RoundProgress(type(self).__name__, bool(self.verbose)) as watch:
+        rounds = int(self.n_estimators) - (self.n_iter_ if start is not None else 0)
+        with TreeProgress(type(self).__name__, bool(self.verbose), rounds) as watch:
             result = train(
                 job.choice.learner,
                 job.dataset,
@@ -114,8 +116,7 @@ class BoostedTrees(Estimator):
     def explain(self, X: Any, y: Any = None, sample_weight: Any = None) -> Explanation:
         """Return the plan of ``fit`` with the same arguments; nothing is started."""
         self._check_params()
-        dataset, _ = as_dataset(X, y, sample_weight, type(self).__name__)
-        return self._job(dataset).explanation
+        return self._intake(X, y, sample_weight)[0].explanation
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the fitted model as a folder (model.json and safetensors, no pickle); `tutti.load` reads it."""
@@ -198,22 +199,34 @@ class BoostedTrees(Estimator):
 
     # the flow
 
-    def _job(self, dataset: Any) -> Job:
-        schema = dataset.schema(self._task)
+    def _intake(self, X: Any, y: Any, sample_weight: Any) -> tuple[Job, Any]:
+        """Return (job, dtype of the labels)."""
+        name, wanted = type(self).__name__, self.categorical_features
+        if is_dataset(X) or isinstance(X, str | os.PathLike):
+            dataset, dtype = as_dataset(X, y, sample_weight, name)
+            schema = dataset.schema(self._task)
+            columns = columns_of(wanted, schema.n_features, schema.feature_names)
+            return self._job(dataset, schema, Categories(columns, (None,) * len(columns))), dtype
+        categories = find(X, wanted)
+        dataset, dtype = as_dataset(numbered(X, categories, known=False), y, sample_weight, name)
+        return self._job(dataset, dataset.schema(self._task), categories), dtype
+
+    def _job(self, dataset: Any, schema: Schema, categories: Categories) -> Job:
         if self.min_samples_leaf > schema.n_rows:
             raise ParameterError(
                 "min_samples_leaf", self.min_samples_leaf, f"the data has {schema.n_rows:,} rows; write fewer"
             )
-        learner = cast(Learner, self._learner(schema))
+        learner = cast(Learner, self._learner(schema, categories.columns))
         reason = "histograms of whole numbers: one exact sum a level of each tree"
-        choice = Choice(learner, _strategy_of(self.strategy), engine_of(self.engine, schema), reason)
+        choice = Choice(learner, strategy_of(self.strategy), engine_of(self.engine, schema), reason)
         plan = draft_plan(dataset, schema, learner, choice.strategy, choice.engine, int(self.n_shards))
+        check_memory(plan)
         kept = dataset.keeps(schema)
         trees = f"{self.n_estimators:,} rounds" + (", fewer where validation stalls" if self.early_stopping else "")
         found = explain(choice, plan, schema, kept=kept, read=kept != "memory", goal=trees)
-        return Job(dataset, schema, choice, dataclasses.replace(found, loss=self.loss))
+        return Job(dataset, schema, choice, dataclasses.replace(found, loss=self.loss), categories)
 
-    def _learner(self, schema: Schema) -> Boosting:
+    def _learner(self, schema: Schema, categorical: tuple[int, ...]) -> Boosting:
         names = schema.feature_names
         return Boosting(
             n_estimators=int(self.n_estimators),
@@ -229,7 +242,7 @@ class BoostedTrees(Estimator):
             max_features=part_of_columns(self.max_features, schema.n_features),
             max_bins=int(self.max_bins),
             monotonic=signs_of(self.monotonic_cst, schema.n_features, names),
-            categorical=columns_of(self.categorical_features, schema.n_features, names),
+            categorical=categorical,
             early_stopping=bool(self.early_stopping),
             validation_fraction=float(self.validation_fraction),
             n_iter_no_change=int(self.n_iter_no_change),
@@ -257,6 +270,7 @@ class BoostedTrees(Estimator):
         schema = job.schema
         self._set_model({k: np.array(v) for k, v in result.arrays.items() if k != "status"})
         self.n_features_in_ = schema.n_features
+        self._categories = job.categories
         self._set_names(schema.feature_names)
         if schema.classes is not None:
             self.classes_ = labels_array(schema.classes, label_dtype)
@@ -319,7 +333,7 @@ class BoostedTrees(Estimator):
             return
         from tutti.data.convert import features
 
-        x, names = features(X)
+        x, names = features(numbered(X, self._categories, known=True))
         self._check_names(names)
         if x.shape[1] != self.n_features_in_:
             raise DataError(
@@ -386,7 +400,8 @@ class BoostedTrees(Estimator):
     def _to_store(self) -> tuple[dict[str, Array], dict[str, Any]]:
         from tutti.estimators.store import fitted_facts
 
-        return dict(self.model_), fitted_facts(self)
+        names = [None if v is None else list(v) for v in self._categories.values]
+        return dict(self.model_), {**fitted_facts(self), "categories": names}
 
     def _from_store(self, arrays: dict[str, Array], facts: Mapping[str, Any]) -> None:
         from tutti.estimators._boosted_check import check_arrays
@@ -398,26 +413,15 @@ class BoostedTrees(Estimator):
             self.classes_ = restored_classes(classes)
             outputs = len(self.classes_) if len(self.classes_) > 2 else 1
         check_arrays(arrays, d, outputs, (classes is None) == (self._task == "regression"))
+        columns = tuple(np.flatnonzero(arrays["bin_categorical"]).tolist())
+        if len(facts["categories"]) != len(columns):
+            raise ModelError("the categories do not fit the columns")
+        self._categories = Categories(columns, tuple(None if v is None else tuple(v) for v in facts["categories"]))
         self._set_model(arrays)
         self._names_from_store(facts["feature_names"], d)
         self.n_features_in_ = d
         self._set_scores()
         self.report_ = restored_report(facts["report"])
-
-
-def _strategy_of(strategy: Any) -> Strategy:
-    from tutti.strategies.all_reduce import AllReduce
-
-    if isinstance(strategy, str) and strategy == "auto":
-        return AllReduce()
-    if isinstance(strategy, str | type) or not isinstance(strategy, Strategy):
-        raise ParameterError("strategy", strategy, 'write "auto" or tutti.AllReduce()')
-    if "counts" not in strategy.wants:
-        raise PlanError(
-            f"boosted trees need the exact sums of all rows at every level, which {type(strategy).__name__} does not "
-            "make; use strategy=tutti.AllReduce()"
-        )
-    return strategy
 
 
 def _in_parallel(work: Any, n: int, n_trees: int) -> None:
@@ -431,60 +435,3 @@ def _in_parallel(work: Any, n: int, n_trees: int) -> None:
     cuts = [n * i // parts for i in range(parts + 1)]
     with ThreadPoolExecutor(parts, "tutti-predict") as pool:
         list(pool.map(work, cuts[:-1], cuts[1:]))
-
-
-def part_of_columns(given: Any, n: int) -> float:
-    """Return the part of the columns that a node tries, of a parameter ``max_features``."""
-    wrong = ParameterError("max_features", given, 'write None, "sqrt", "log2", a number of columns or a part of them')
-    if given is None:
-        return 1.0
-    if isinstance(given, str):
-        if given not in ("sqrt", "log2"):
-            raise wrong
-        return max(1, int(math.sqrt(n) if given == "sqrt" else math.log2(n))) / n
-    if isinstance(given, bool) or not isinstance(given, numbers.Real) or not float(given) > 0:
-        raise wrong
-    if isinstance(given, numbers.Integral):
-        if int(given) > n:
-            raise ParameterError("max_features", given, f"the data has {n} columns; write fewer")
-        return int(given) / n
-    if float(given) > 1:
-        raise wrong
-    return float(given)
-
-
-def _number_of(name: str, given: Any, column: Any, n: int, names: tuple[str, ...] | None) -> int:
-    if isinstance(column, str):
-        if names is None or column not in names:
-            raise ParameterError(name, given, f"{column!r} is not the name of a column")
-        return names.index(column)
-    if isinstance(column, bool) or not isinstance(column, numbers.Integral) or not 0 <= int(column) < n:
-        raise ParameterError(name, given, f"{column!r} is not the number of a column, 0 to {n - 1}")
-    return int(column)
-
-
-def columns_of(given: Any, n: int, names: tuple[str, ...] | None) -> tuple[int, ...]:
-    """Return the numbers of the columns that ``categorical_features`` names: a mask, numbers or names."""
-    if given is None:
-        return ()
-    if isinstance(given, str):
-        raise ParameterError("categorical_features", given, "write None, a mask, or a list of columns")
-    listed = list(given)
-    if len(listed) == n and listed and all(isinstance(v, bool | np.bool_) for v in listed):
-        return tuple(j for j, v in enumerate(listed) if v)
-    return tuple(sorted({_number_of("categorical_features", given, v, n, names) for v in listed}))
-
-
-def signs_of(given: Any, n: int, names: tuple[str, ...] | None) -> tuple[int, ...]:
-    """Return 1, -1 or 0 of each column, of a parameter ``monotonic_cst``: one for each column, or a dict."""
-    if given is None:
-        return ()
-    signs = [0] * n
-    if isinstance(given, Mapping):
-        for column, value in given.items():
-            signs[_number_of("monotonic_cst", given, column, n, names)] = value
-    else:
-        signs = list(given)
-    if len(signs) != n or any(isinstance(v, bool) or v not in (-1, 0, 1) for v in signs):
-        raise ParameterError("monotonic_cst", given, f"write -1, 0 or 1 for each of the {n} columns, or a dict")
-    return tuple(int(v) for v in signs)

@@ -68,6 +68,24 @@ class RoundProgress:
         )
 
 
+class TreeProgress(RoundProgress):
+    """The line of a fit that grows trees round by round.
+
+    Parameters
+    ----------
+    rounds : of the whole fit.
+    """
+
+    def __init__(self, label: str, verbose: bool, rounds: int, console: Any = None) -> None:
+        super().__init__(label, verbose, console)
+        self._rounds = rounds
+
+    def _line(self, event: Round, seconds: float) -> str:
+        shown = [f"loss {event.objective:.4g}", *(f"{k} {v:.4g}" for k, v in event.metrics.items())]
+        left = event.seconds / max(event.step, 1) * max(self._rounds - event.step, 0)
+        return f"{self._label}  round {event.step}/{self._rounds}  {'  '.join(shown)}  {left:.0f} s left"
+
+
 class EpochProgress(RoundProgress):
     """The line of a training in epochs: loss, what validation says, rows a second, time left.
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from tutti.learners.boosting import Boosting
 
 _FIXED_BITS = 62
+_MOST_ROWS = 1 << 28  # with three bits a gradient, sums of 31 bits hold no more
 _CODES = {"squared_error": boost_loss.SQUARED, "absolute_error": boost_loss.ABSOLUTE, "quantile": boost_loss.QUANTILE,
           "poisson": boost_loss.POISSON}  # fmt: skip
 
@@ -77,6 +78,8 @@ class Fit:
         n, n_valid, weight, held_weight = self.sums.total(np.array(mine, np.int64)).tolist()
         self.n_train, self.n_valid = int(n), int(n_valid)
         self.train_weight, self.valid_weight = weight / scale, held_weight / scale
+        if n > _MOST_ROWS:
+            raise DataError(f"{n:,} rows, but a cell of a histogram has room for {_MOST_ROWS:,}: sample them")
         if not n or (learner.early_stopping and not n_valid):
             raise DataError(
                 f"early stopping with validation_fraction={learner.validation_fraction:g} leaves {n} rows to train on "
@@ -207,7 +210,7 @@ class Fit:
         sums = np.empty((len(leaves) + 1, 3), np.int64)
         g_scale, h_scale = (self._scale(t, _FIXED_BITS) if t > 0 else 1.0 for t in (top, hessian))
         boost.leaf_sums(self.leaf, self.g[k], self.h[k], g_scale, h_scale, sums)
-        sums = self.sums.total(sums.reshape(-1)).reshape(-1, 3)[1:]
+        sums = self.sums.total(sums.reshape(-1)).reshape(-1, 3)[1:].copy()  # what `total` returns does not last
         g, h = sums[:, 0] / g_scale, sums[:, 1] / h_scale
         if learner.loss in ("absolute_error", "quantile"):
             residual = self.rows.y - self.f[k]

@@ -29,6 +29,7 @@ _FIELDS: dict[str, Any] = {
     "n_rows": np.int64,
 }
 """Arrays with one entry per node: ``weight`` is the sum of hessians, ``n_rows`` that of rows."""
+_NONE = np.zeros(0, np.int64)
 
 
 @dataclass
@@ -40,40 +41,49 @@ class Model:
     base: Array = field(default_factory=lambda: np.zeros(1))
     trees: list[dict[str, Array]] = field(default_factory=list)
     sets: list[Array] = field(default_factory=list)
+    grown: list[tuple[Array, ...]] = field(default_factory=list)
 
     @property
     def n_trees(self) -> int:
-        return len(self.trees)
+        return len(self.trees) + len(self.grown)
 
     def add(self, grown: Grown, values: Array, n_rows: Array, weight: Array) -> None:
-        """Take a tree; ``values``, ``n_rows`` and ``weight`` are those of its leaves."""
-        ints, n = grown.ints, len(grown.ints)
-        tree = {name: np.zeros(n, dtype) for name, dtype in _FIELDS.items()}
-        inner = np.flatnonzero(ints[:, boost.LEFT] >= 0)
-        tree["feature"][:] = -1
-        tree["feature"][inner] = ints[inner, boost.FEATURE]
-        tree["left"][:] = ints[:, boost.LEFT]
-        tree["set_at"][:] = -1
-        tree["gain"][inner] = grown.reals[inner, boost.GAIN]
-        tree["value"][grown.leaves], tree["n_rows"][grown.leaves], tree["weight"][grown.leaves] = values, n_rows, weight
-        tree["missing_left"][inner] = ints[inner, boost.MISSING_LEFT] != 0
-        for p in inner[::-1].tolist():
-            child = ints[p, boost.LEFT]
-            for name in ("n_rows", "weight"):
-                tree[name][p] = tree[name][child] + tree[name][child + 1]
-            j = int(ints[p, boost.FEATURE])
-            if ints[p, boost.CATEGORICAL]:
-                tree["set_at"][p] = len(self.sets)
-                self.sets.append(np.packbits(grown.go[p], bitorder="little").view("<u4").copy())
-            else:
-                code = int(ints[p, boost.BIN])
-                cuts = self.bins.cuts[self.bins.cut_at[j] : self.bins.cut_at[j + 1]]
-                tree["bin"][p] = code
-                tree["cut"][p] = cuts[code - 1] if code <= len(cuts) else np.inf
-        self.trees.append(tree)
+        """Take a tree; ``values``, ``n_rows`` and ``weight`` are those of its leaves.
+
+        What can wait is done at the end: threads take turns at Python.
+        """
+        inner = grown.ints[:, boost.LEFT] >= 0
+        sets = np.flatnonzero(inner & (grown.ints[:, boost.CATEGORICAL] != 0)) if self.bins.categorical.any() else _NONE
+        gains = np.where(inner, grown.reals[:, boost.GAIN], 0.0)
+        self.grown.append(
+            (grown.ints[:, : boost.SLOT].copy(), gains, sets, grown.go[sets], grown.leaves, values, n_rows, weight)
+        )
+
+    def _finish(self) -> None:
+        """Make trees of what `add` has taken."""
+        for ints, gains, set_nodes, tables, leaves, values, n_rows, weight in self.grown:
+            tree = {name: np.zeros(len(ints), dtype) for name, dtype in _FIELDS.items()}
+            inner = ints[:, boost.LEFT] >= 0
+            feature, code = ints[:, boost.FEATURE], ints[:, boost.BIN]
+            ordered = np.flatnonzero(inner & (ints[:, boost.CATEGORICAL] == 0))
+            tree["feature"][:] = np.where(inner, feature, -1)
+            tree["left"][:], tree["gain"][:] = ints[:, boost.LEFT], gains
+            tree["missing_left"][:] = inner & (ints[:, boost.MISSING_LEFT] != 0)
+            tree["bin"][ordered] = code[ordered]
+            at = self.bins.cut_at[feature[ordered]] + code[ordered] - 1
+            beyond = at >= self.bins.cut_at[feature[ordered] + 1]  # all values go left, missing ones right
+            tree["cut"][ordered] = np.where(beyond, np.inf, np.append(self.bins.cuts, np.inf)[at])
+            tree["set_at"][:] = -1
+            tree["set_at"][set_nodes] = len(self.sets) + np.arange(len(set_nodes))
+            self.sets.extend(np.packbits(tables, axis=1, bitorder="little").view("<u4"))
+            tree["value"][leaves], tree["n_rows"][leaves], tree["weight"][leaves] = values, n_rows, weight
+            boost_predict.add_up(tree["left"], tree["n_rows"], tree["weight"])
+            self.trees.append(tree)
+        self.grown.clear()
 
     def arrays(self) -> dict[str, Array]:
         """Return the model as flat arrays."""
+        self._finish()
         sizes = [len(t["feature"]) for t in self.trees]
         found = {
             name: np.concatenate([t[name] for t in self.trees]) if self.trees else np.zeros(0, dtype)

@@ -78,17 +78,17 @@ class Boosting(Spec):
         from tutti.learners import _boosting_fit  # noqa: F401
 
     def cost(self, schema: Schema) -> Cost:
-        """Estimate: a level sends the histograms of half its nodes, a row takes 29 bytes besides its codes."""
-        cells, d = 256 * schema.n_features, schema.n_features
+        """Estimate: a level sends the histograms of half its nodes; a row takes its codes twice and some 50 bytes."""
+        n_outputs = max(len(schema.classes or ()), 2) - 1
+        n_outputs = 1 if n_outputs == 1 else n_outputs + 1
         depth = self.max_depth if self.max_depth is not None else math.ceil(math.log2(self.max_leaf_nodes or 32))
-        outputs = max(len(schema.classes or ()), 1) if len(schema.classes or ()) > 2 else 1
-        trees = self.n_estimators * outputs
+        leaves = min(2 ** min(depth, 16), self.max_leaf_nodes or 1 << 16)
         return Cost(
-            update_bytes=8 * cells * 2 ** max(min(depth, 16) - 2, 0),
-            private_bytes=0,
-            passes=float(trees) * 0.5,
+            update_bytes=8 * self.max_bins * schema.n_features * max(leaves // 2, 1),
+            private_bytes=schema.n_rows * (2 * schema.n_features + 34 + 16 * n_outputs),
+            passes=self.n_estimators * n_outputs * (1 + 0.35 * (depth - 1)),
             rounds=self.n_estimators,
-            flops_per_value=4.0 + 0.0 * d,
+            flops_per_value=20.0,
         )
 
     def rounds(

@@ -11,17 +11,29 @@ import numpy as np
 from tutti.counting import Counting
 from tutti.errors import PlanError
 from tutti.protocols import Worker
-from tutti.types import Array, Arrays, Plan, Round
+from tutti.types import Array, Arrays, Plan, Round, Schema
 
 
-def plan_counted(compress: Any, learner: Any, draft: Plan, strategy: str) -> Plan:
-    """Return the draft with the strategy's name; PlanError if the sums were to travel in another form."""
+def plan_counted(compress: Any, learner: Any, schema: Schema, draft: Plan, strategy: str) -> Plan:
+    """Return the draft with the strategy's name, and with bytes by rank: shards have no state of their own.
+
+    Raises
+    ------
+    PlanError : the sums were to travel in another form.
+    """
     if compress and compress != "auto":
         raise PlanError(
             f"{type(learner).__name__} adds whole numbers, which must arrive as they are; write "
             f"{strategy}(compress=None) with it"
         )
-    return dataclasses.replace(draft, strategy=strategy)
+    cost = learner.cost(schema)
+    by_shard = draft.n_shards * (cost.update_bytes + cost.private_bytes)
+    return dataclasses.replace(
+        draft,
+        strategy=strategy,
+        sent_bytes_per_round=cost.update_bytes * draft.size if draft.size > 1 else 0,
+        memory_bytes=draft.memory_bytes - by_shard + cost.private_bytes + 2 * draft.size * cost.update_bytes,
+    )
 
 
 class WorkerSums:

@@ -52,7 +52,7 @@ class AllReduce(Spec):
     def plan(self, schema: Schema, learner: Learner, draft: Plan) -> Plan:
         """Return the draft with the strategy's name; PlanError if the learner offers neither gradients nor counts."""
         if "counts" in learner.offers:
-            return plan_counted(self.compress, learner, draft, type(self).__name__)
+            return plan_counted(self.compress, learner, schema, draft, type(self).__name__)
         if isinstance(learner, Spreading):
             return self._plan_spread(learner, draft)
         if "gradient" not in learner.offers:

@@ -86,12 +86,19 @@ def to_rows(columns: Sequence[Array], n_rows: int, dtype: str) -> Array:
     return out
 
 
-def check_finite(x: Array, names: Sequence[str], where: Callable[[int], tuple[str, int]]) -> None:
-    """Refuse NaN and infinity; the sum of all values is finite unless one of them is not, or it overflows."""
+def check_finite(
+    x: Array, names: Sequence[str], where: Callable[[int], tuple[str, int]], missing: bool = False
+) -> None:
+    """Refuse NaN and infinity; the sum of all values is finite unless one of them is not, or it overflows.
+
+    Parameters
+    ----------
+    missing : True lets NaN pass.
+    """
     with np.errstate(all="ignore"):
         if math.isfinite(float(x.sum())):
             return
-    rows, columns = np.nonzero(~np.isfinite(x))
+    rows, columns = np.nonzero(np.isinf(x) if missing else ~np.isfinite(x))
     if len(rows):
         path, row = where(int(rows[0]))
         raise DataError(

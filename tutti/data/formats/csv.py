@@ -38,6 +38,7 @@ class CsvSource:
     columns : features to use, in this order; None means all other columns.
     delimiter : one character.
     header : False if the first line is data; columns are then named f0, f1, ...
+    missing : True reads what is missing among the features as NaN instead of refusing it.
     """
 
     paths: tuple[str, ...]
@@ -47,6 +48,7 @@ class CsvSource:
     columns: tuple[str, ...] | None = None
     delimiter: str = ","
     header: bool = True
+    missing: bool = False
 
     untyped = True  # labels are text: 1 and 1.0 mean the same
 
@@ -117,8 +119,9 @@ class _Reader:
 
     def part(self) -> Part:
         table = self._table()
-        x = to_rows([self._numbers(table, n) for n in self.roles.features], table.num_rows, self.source.dtype)
-        check_finite(x, self.roles.features, lambda row: (self.path, self.line(row)))
+        fine = self.source.missing
+        x = to_rows([self._numbers(table, n, fine) for n in self.roles.features], table.num_rows, self.source.dtype)
+        check_finite(x, self.roles.features, lambda row: (self.path, self.line(row)), fine)
         y = None if self.roles.label is None else self._label(table, self.roles.label)
         weight = None if self.roles.weight is None else self._numbers(table, self.roles.weight)
         return Part(x, y, weight)
@@ -149,9 +152,10 @@ class _Reader:
             self._complain()
             raise DataError(f"cannot be read: {error}", path=self.path) from None
 
-    def _numbers(self, table: Any, name: str) -> Array:
+    def _numbers(self, table: Any, name: str, fine: bool = False) -> Array:
+        """Return a column of numbers; ``fine``: what is missing becomes NaN."""
         column = table.column(name)
-        if column.null_count:
+        if column.null_count and not fine:
             self._complain()
         return np.asarray(column.to_numpy())
 
@@ -223,6 +227,8 @@ class _Reader:
             return "the label is missing: every row needs one", self.roles.label
         for name in numbers:
             value = values[place[name]]
+            if value in _NULLS and self.source.missing and name in self.roles.features:
+                continue
             if value in _NULLS:
                 return f"the value is missing ({value!r}): fill it, or remove the row", name
             try:

@@ -29,6 +29,7 @@ class ParquetSource:
     label, weight : names of these columns; None if there are none.
     dtype : "float32" or "float64", the type of the values.
     columns : features to use, in this order; None means all other columns.
+    missing : True reads nulls and NaN of features as NaN instead of refusing them.
     """
 
     paths: tuple[str, ...]
@@ -36,6 +37,7 @@ class ParquetSource:
     weight: str | None = None
     dtype: Literal["float32", "float64"] = "float32"
     columns: tuple[str, ...] | None = None
+    missing: bool = False
 
     def __post_init__(self) -> None:
         check_dtype(self.dtype)
@@ -78,9 +80,9 @@ class ParquetSource:
         """Read the row groups of the piece."""
         found = self._roles(piece.path)
         table = _read(piece, [n for n in (*found.features, found.label, found.weight) if n is not None])
-        columns = [_numbers(table, name, piece, self.dtype) for name in found.features]
+        columns = [_numbers(table, name, piece, self.missing) for name in found.features]
         x = to_rows(columns, table.num_rows, self.dtype)
-        check_finite(x, found.features, lambda row: (piece.path, self.line(piece, row)))
+        check_finite(x, found.features, lambda row: (piece.path, self.line(piece, row)), self.missing)
         return Part(x, *_label_and_weight(table, found, piece))
 
     def read_labels(self, piece: Piece) -> Part:
@@ -149,12 +151,15 @@ def _first_row(piece: Piece) -> int:
     return sum(footer.row_group(g).num_rows for g in range(piece.start))
 
 
-def _numbers(table: Any, name: str, piece: Piece, dtype: str) -> Array:
+def _numbers(table: Any, name: str, piece: Piece, fine: bool = False) -> Array:
+    """Return a column of numbers; ``fine``: a null becomes NaN."""
     import pyarrow as pa
 
     column = table.column(name)
     missing = first_null(column)
-    if missing is not None:
+    if missing is not None and fine:
+        column = column.cast(pa.float64())
+    elif missing is not None:
         raise DataError(
             "the value is missing: fill it, or remove the row",
             path=piece.path,
@@ -169,7 +174,7 @@ def _numbers(table: Any, name: str, piece: Piece, dtype: str) -> Array:
 def _label_and_weight(table: Any, found: Roles, piece: Piece) -> tuple[Array | None, Array | None]:
     weight = None
     if found.weight is not None:
-        weight = _numbers(table, found.weight, piece, "float64").astype(np.float64)
+        weight = _numbers(table, found.weight, piece).astype(np.float64)
     if found.label is None:
         return None, weight
     return _label(table.column(found.label), found.label, piece), weight

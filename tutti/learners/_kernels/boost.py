@@ -15,9 +15,10 @@ from numba import njit
 from tutti.learners._kernels.prefetch import prefetch
 
 FEATURE, BIN, MISSING_LEFT, CATEGORICAL, LEFT, SLOT, START, STOP, DEPTH = range(9)
-G, H, C, LEFT_G, LEFT_H, LEFT_C, OPEN = range(9, 16)
-N_INTS = 16
-"""Columns of ``ints``, a row per node; G.. are whole sums over the rows of all ranks, LEFT_G.. those that go left."""
+G, H, C, LEFT_G, LEFT_H, LEFT_C, OPEN, SIGN = range(9, 17)
+N_INTS = 17
+"""Columns of ``ints``, a row per node; G.. are whole sums over the rows of all ranks, LEFT_G.. those that go left; SIGN
+is that of a monotone column."""
 GAIN, LOW, HIGH, LEFT_VALUE, RIGHT_VALUE, VALUE = range(6)
 N_REALS = 6
 N_NODES, N_LEAVES, N_FREE = range(3)
@@ -166,6 +167,9 @@ def _child(ints, reals, child, parent, start, stop, left):
         ints[child, total] = ints[parent, part] if left else ints[parent, total] - ints[parent, part]
     reals[child, :] = 0.0
     reals[child, LOW], reals[child, HIGH] = reals[parent, LOW], reals[parent, HIGH]
+    if ints[parent, SIGN] != 0:
+        middle = 0.5 * (reals[parent, LEFT_VALUE] + reals[parent, RIGHT_VALUE])
+        reals[child, HIGH if left == (ints[parent, SIGN] > 0) else LOW] = middle
     reals[child, VALUE] = reals[parent, LEFT_VALUE] if left else reals[parent, RIGHT_VALUE]
 
 

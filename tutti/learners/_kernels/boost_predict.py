@@ -10,7 +10,7 @@ import numpy as np
 from numba import njit
 
 BLOCK = 256
-LANES = 16
+LANES = 8
 
 
 @njit(cache=True, nogil=True)
@@ -30,31 +30,44 @@ def pack(offset, feature, left, missing_left, nodes, depth):
             depth[t] = max(depth[t], level[p - lo] + 1)
 
 
+@njit(cache=True, nogil=True)
+def add_up(left, n_rows, weight):
+    """Give every inner node the sums of its children, which have higher numbers."""
+    for p in range(len(left) - 1, -1, -1):
+        if left[p] >= 0:
+            n_rows[p] = n_rows[left[p]] + n_rows[left[p] + 1]
+            weight[p] = weight[left[p]] + weight[left[p] + 1]
+
+
 @njit(inline="always")
 def _step(x, i, p, nodes, cuts, sets, set_at):
-    word = nodes[p]
-    j = (word >> 1) & 0x7FFFFFFF
-    v = x[i, j]
+    """The child of node p for row i; unsigned numbers spare the check for a negative index."""
+    word = np.uint64(nodes[p])
+    v = x[i, (word >> np.uint64(1)) & np.uint64(0x7FFFFFFF)]
     if len(set_at) > 0 and set_at[p] >= 0:
-        c = np.int64(v) if v == v and v >= 0 else np.int64(0)
-        return (word >> 32) + 1 - np.int64((sets[set_at[p], c >> 5] >> np.uint32(c & 31)) & np.uint32(1))
-    return (word >> 32) + ((v > cuts[p]) | ((v != v) & ((word & 1) != 0)))
+        c = np.uint64(v) if v == v and v >= 0 else np.uint64(0)
+        goes = (sets[np.uint64(set_at[p]), c >> np.uint64(5)] >> np.uint32(c & np.uint64(31))) & np.uint32(1)
+        return (word >> np.uint64(32)) + np.uint64(1) - np.uint64(goes)
+    right = (v > cuts[p]) | ((v != v) & ((word & np.uint64(1)) != np.uint64(0)))
+    return (word >> np.uint64(32)) + np.uint64(right)
 
 
 @njit(cache=True, nogil=True)
 def leaves_of(x, lo, hi, root, depth, nodes, cuts, sets, set_at, at):
     """at[:hi - lo] = the leaf of one tree that each row lo..hi - 1 falls into."""
-    m = hi - lo
+    own = x[lo:hi]
+    m = np.uint64(hi - lo)
     for i in range(m):
         at[i] = root
-    whole = m // LANES * LANES
-    for r in range(0, whole, LANES):
+    lanes = np.uint64(LANES)
+    whole = m // lanes * lanes
+    for r in range(np.uint64(0), whole, lanes):
         for _ in range(depth):
-            for k in range(r, r + LANES):
-                at[k] = _step(x, lo + k, at[k], nodes, cuts, sets, set_at)
+            for k in range(lanes):
+                at[r + k] = _step(own, r + k, at[r + k], nodes, cuts, sets, set_at)
     for k in range(whole, m):
         for _ in range(depth):
-            at[k] = _step(x, lo + k, at[k], nodes, cuts, sets, set_at)
+            at[k] = _step(own, k, at[k], nodes, cuts, sets, set_at)
 
 
 @njit(cache=True, nogil=True)
@@ -66,7 +79,7 @@ def add(x, start, stop, first, last, offset, depth, nodes, cuts, sets, set_at, v
     x : (n, d) values; the codes of categorical columns, 0 where missing.   cuts : float64, x <= cut goes left.
     f : (n, K) float64.
     """
-    at = np.empty(BLOCK, np.int64)
+    at = np.empty(BLOCK, np.uint64)
     n_outputs = f.shape[1]
     for lo in range(start, stop, BLOCK):
         hi = min(lo + BLOCK, stop)
@@ -80,13 +93,13 @@ def add(x, start, stop, first, last, offset, depth, nodes, cuts, sets, set_at, v
 @njit(cache=True, nogil=True)
 def apply(x, start, stop, offset, depth, nodes, cuts, sets, set_at, out):
     """out[i, t] = the leaf of tree t that row i falls into, as its number within the tree."""
-    at = np.empty(BLOCK, np.int64)
+    at = np.empty(BLOCK, np.uint64)
     for lo in range(start, stop, BLOCK):
         hi = min(lo + BLOCK, stop)
         for t in range(len(offset) - 1):
             leaves_of(x, lo, hi, offset[t], depth[t], nodes, cuts, sets, set_at, at)
             for i in range(hi - lo):
-                out[lo + i, t] = at[i] - offset[t]
+                out[lo + i, t] = np.int64(at[i]) - offset[t]
 
 
 @njit(cache=True, nogil=True)

@@ -27,6 +27,7 @@ from tutti.learners._kernels.boost import (
     N_LEAVES,
     OPEN,
     RIGHT_VALUE,
+    SIGN,
     SLOT,
     C,
     G,
@@ -201,6 +202,7 @@ def _settle(cells, plane, n_codes, n_bins, p, ints, reals, scales, rules, signs,
         ints[p, MISSING_LEFT] = table[0]
     elif ints[p, CATEGORICAL]:
         ints[p, MISSING_LEFT] = table[0]
+    ints[p, SIGN] = 0 if ints[p, CATEGORICAL] else signs[j]
     ints[p, LEFT_G], ints[p, LEFT_H], ints[p, LEFT_C] = packed >> 32, packed & LOW_HALF, rows
     l2, low, high = rules[L2], reals[p, LOW], reals[p, HIGH]
     g, h = np.float64(ints[p, G]) * scales[0], np.float64(ints[p, H]) * scales[1]
@@ -319,15 +321,7 @@ def decide(
     for k in range(n_children):
         p = 0
         if n_batch > 0:
-            parent = batch[k // 2]
-            p = ints[parent, LEFT] + (k & 1)
-            j = ints[parent, FEATURE]
-            if signs[j] != 0 and not ints[parent, CATEGORICAL]:
-                middle = 0.5 * (reals[parent, LEFT_VALUE] + reals[parent, RIGHT_VALUE])
-                if (k & 1) == (1 if signs[j] > 0 else 0):
-                    reals[p, LOW] = middle
-                else:
-                    reals[p, HIGH] = middle
+            p = ints[batch[k // 2], LEFT] + (k & 1)
         else:
             _totals(pool[0], n_codes, n_bins, ints, counted)
         fits = ints[p, DEPTH] < rules[MAX_DEPTH] and state[N_LEAVES] < rules[MAX_LEAVES]
