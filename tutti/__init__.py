@@ -41,6 +41,7 @@ _HOME: dict[str, str] = {
     "HalvingSearchCV": "tutti.estimators._search",
     "OptunaSearchCV": "tutti.estimators._optuna",
     "RandomizedSearchCV": "tutti.estimators._search",
+    "TunedThresholdClassifier": "tutti.estimators._threshold",
     "train": "tutti.estimators.training",
     "load": "tutti.estimators.store",
 }
