@@ -41,7 +41,7 @@ class Held:
             raise DataError("the classifier gives NaN or infinity for some validation rows: no threshold can be chosen")
         if self.positive.all() or not self.positive.any():
             raise DataError(
-                "the validation rows are all of one class: no threshold can be chosen; hold out more, or make fewer folds"
+                "the validation rows are all of one class: no threshold can be chosen; hold out more of them"
             )
 
 
