@@ -253,6 +253,32 @@ def test_oversampled_rows_are_weights_of_whole_numbers() -> None:
     np.testing.assert_allclose(over.coef_, weighted.coef_, rtol=1e-3, atol=1e-5)
 
 
+def test_a_threshold_within_a_search() -> None:
+    tuned = tutti.TunedThresholdClassifier(SklearnLogistic(), cv=3)
+    grid, scoring = {"estimator__C": [0.01, 1.0]}, "balanced_accuracy"
+    here, there = (
+        tutti.GridSearchCV(tuned, grid, cv=2, scoring=scoring, engine=engine).fit(X, Y)
+        for engine in (tutti.Threads(2), tutti.Processes(2))
+    )
+    assert here.report_.sha256 == there.report_.sha256
+    assert here.best_score_ > 0.6
+    assert 0 < here.best_estimator_.best_threshold_ < 0.5
+
+
+def test_nets_on_resampled_rows_and_with_a_threshold(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    data = tutti.from_arrays(X.astype(np.float32), Y)
+    found = []
+    for n in (1, 2):
+        net = tutti.NeuralNetClassifier(torch.nn.Linear(8, 2), lr=0.05, epochs=2, n_shards=2, engine=tutti.Threads(n))
+        tuned = tutti.TunedThresholdClassifier(net, refit=False).fit(data)
+        even = net.fit(data.resample("oversample"))
+        found.append((tuned.best_threshold_, tuned.estimator_.report_.sha256, even.report_.sha256))
+    assert found[0] == found[1]
+    tuned.save(tmp_path / "net")
+    np.testing.assert_array_equal(tutti.load(tmp_path / "net").predict(data), tuned.predict(data))
+
+
 @pytest.mark.slow
 @parametrize_with_checks(
     [tutti.TunedThresholdClassifier(tutti.LogisticRegression(tol=1e-6), cv=3)],
