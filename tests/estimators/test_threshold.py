@@ -268,9 +268,10 @@ def test_a_threshold_within_a_search() -> None:
 def test_nets_on_resampled_rows_and_with_a_threshold(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
     data = tutti.from_arrays(X.astype(np.float32), Y)
+    linear = torch.nn.Linear(8, 2)  # where each of the fits starts
     found = []
     for n in (1, 2):
-        net = tutti.NeuralNetClassifier(torch.nn.Linear(8, 2), lr=0.05, epochs=2, n_shards=2, engine=tutti.Threads(n))
+        net = tutti.NeuralNetClassifier(linear, lr=0.05, epochs=2, n_shards=2, engine=tutti.Threads(n))
         tuned = tutti.TunedThresholdClassifier(net, refit=False).fit(data)
         even = net.fit(data.resample("oversample"))
         found.append((tuned.best_threshold_, tuned.estimator_.report_.sha256, even.report_.sha256))
