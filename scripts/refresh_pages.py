@@ -1,6 +1,7 @@
 """Run the Python blocks of README and docs and put what they print into the ```text blocks that follow them.
 
-The table of measurements in the README and the measured parts of docs/modes.md come from benchmarks/results/.
+The table of measurements in the README and the measured parts of docs/modes.md and docs/imbalance.md come from
+benchmarks/results/.
 
 python scripts/refresh_pages.py [PAGE ...]    (tests/test_house.py checks that the pages still say what the code prints)
 """
@@ -17,10 +18,11 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import _imbalance
 import _modes
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = ("README.md", "docs/tutorial.md", "docs/how-to.md", "docs/modes.md")
+PAGES = ("README.md", "docs/tutorial.md", "docs/how-to.md", "docs/modes.md", "docs/imbalance.md")
 FENCE = re.compile(r"(?P<skip><!-- not run: [^>]*-->\n)?```(?P<kind>python|text)\n(?P<body>.*?)```", re.S)
 
 
@@ -107,7 +109,8 @@ def measured_table() -> str:
 def measured(found: re.Match[str]) -> str:
     """Return a measured part of a page with what the results say today."""
     name = found["name"]
-    return found["head"] + (_modes.block(name) if name in _modes.BLOCKS else measured_table()) + found["tail"]
+    owner = next((page for page in (_modes, _imbalance) if name in page.BLOCKS), None)
+    return found["head"] + (measured_table() if owner is None else owner.block(name)) + found["tail"]
 
 
 def refreshed(text: str, page: str) -> str:

@@ -153,7 +153,7 @@ def same_shape(text: str) -> str:
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("page", ["README.md", "docs/tutorial.md", "docs/how-to.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/tutorial.md", "docs/how-to.md", "docs/imbalance.md"])
 def test_code_on_the_pages_runs_and_prints_what_they_show(
     page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

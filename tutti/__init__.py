@@ -47,6 +47,7 @@ _HOME: dict[str, str] = {
     "RandomizedSearchCV": "tutti.estimators._search",
     "RandomForestClassifier": "tutti.estimators.forest",
     "RandomForestRegressor": "tutti.estimators.forest",
+    "TunedThresholdClassifier": "tutti.estimators._threshold",
     "train": "tutti.estimators.training",
     "load": "tutti.estimators.store",
 }

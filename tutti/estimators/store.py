@@ -45,6 +45,7 @@ _ESTIMATORS = {
     "GradientBoostingRegressor": "tutti.estimators.boosting:GradientBoostingRegressor",
     "NeuralNetClassifier": "tutti.estimators.neural:NeuralNetClassifier",
     "NeuralNetRegressor": "tutti.estimators.neural:NeuralNetRegressor",
+    "TunedThresholdClassifier": "tutti.estimators._threshold:TunedThresholdClassifier",
 }
 _SPECS = {
     "AllReduce": "tutti.strategies.all_reduce:AllReduce",
@@ -252,6 +253,11 @@ def _unplain(value: Any) -> Any:
 def resolve_spec(name: Any) -> Any:
     """Return tutti's own strategy or engine class of that name, or None."""
     return resolve(_SPECS[name]) if isinstance(name, str) and name in _SPECS else None
+
+
+def resolve_estimator(name: Any) -> Any:
+    """Return tutti's own estimator class of that name, or None."""
+    return resolve(_ESTIMATORS[name]) if isinstance(name, str) and name in _ESTIMATORS else None
 
 
 def _take(header: Mapping[str, Any], key: str, kind: type) -> Any:
