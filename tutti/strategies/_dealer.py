@@ -151,9 +151,10 @@ class Dealer:
         holder = self._table[_HOLDER]
         gone = [r + 1 for r in range(self._size) if r != self._rank and self._commons.gone(r)]
         if gone:
-            orphans = np.isin(holder, gone) & (self._table[_THERE] == 0)
+            held = holder.copy()  # `_awaited` asks without the lock, and isin reads what it is given twice
+            orphans = np.isin(held, gone) & (self._table[_THERE] == 0)
             if self._dealt is not None:
-                orphans |= np.isin(self._dealt, np.array(gone) - 1) & (holder == 0)
+                orphans |= np.isin(self._dealt, np.array(gone) - 1) & (held == 0)
             if orphans.any():
                 return int(orphans.argmax())
         mine = self._mine
