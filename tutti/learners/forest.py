@@ -157,6 +157,7 @@ class ForestLearner(OnlyTasks, Spec):
             votes = np.concatenate([p["votes"] for p in parts])
             target = np.concatenate([p["target"] for p in parts])
             return {**shared, "stage": np.array([DONE]), "votes": votes, "oob_target": target}
+        vars(_kept).clear()  # the scratch of this thread is as large as the rows
         grown = Trees.of_parts(parts, int(shared["sizes"][2]))
         trees = Trees.from_arrays(shared)
         trees = grown if not trees.n_trees else trees.joined(grown)
