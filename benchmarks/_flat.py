@@ -17,6 +17,7 @@ make = {
     "logistic": lambda: tutti.LogisticRegression(tol=1e-3),
     "hinge": lambda: tutti.LinearSVC(loss="hinge", tol=1e-3),
     "ridge": lambda: tutti.Ridge(),
+    "forest": lambda: tutti.RandomForestClassifier(n_estimators=20, max_depth=10),
     "boosting": lambda: tutti.GradientBoostingClassifier(n_estimators=20),
 }[name]
 ds = tutti.read_parquet(folder, label="y").cached(None)
@@ -25,5 +26,5 @@ model = make().fit(ds)
 seconds = time.perf_counter() - began
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 print(
-    json.dumps({"seconds": seconds, "rows": ds.n_rows, "passes": model.history_[-1].get("passes", 2.0), "peak": peak})
+    json.dumps({"seconds": seconds, "rows": ds.n_rows, "passes": getattr(model, "history_", [{}])[-1].get("passes", 2.0), "peak": peak})
 )
