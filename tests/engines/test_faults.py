@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import os
 from collections.abc import Iterator
@@ -41,6 +42,7 @@ def nothing_is_left() -> Iterator[None]:
     """Beyond what every test is held to: descriptors and native thread pools, with the warm workers ended."""
     check_good_run(THREADS, 2)  # what is loaded once per process is loaded before the first look
     shutdown()
+    gc.collect()  # files that earlier tests have left to the collector are not closed in between
     before = open_descriptors(), thread_limits()
     yield
     shutdown()

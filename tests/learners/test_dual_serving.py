@@ -10,6 +10,7 @@ import scipy.sparse as sp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tutti.errors import RunError
 from tutti.learners._dual_serving import ServedDual
 from tutti.learners._problem import LinearProblem
 from tutti.learners.dual import DualCoordinateDescent
@@ -88,11 +89,13 @@ class Ranks:
         served, state = self.served[0], self.shared
         served.reached(state, step)
         if served.due(state):
-            orders = [Order(step, "summary", 0, s) for s in SHARD_ROWS]
-            found = [
-                served.propose(state, self.private[0][o.shard], SHARD_ROWS[o.shard], o).update.arrays for o in orders
-            ]
-            served.apply(state, Update("summary", {name: sum(f[name] for f in found) for name in found[0]}), 1.0)
+            self.judge(step)
+
+    def judge(self, step: int) -> None:
+        served, state = self.served[0], self.shared
+        orders = [Order(step, "summary", 0, s) for s in SHARD_ROWS]
+        found = [served.propose(state, self.private[0][o.shard], SHARD_ROWS[o.shard], o).update.arrays for o in orders]
+        served.apply(state, Update("summary", {name: sum(f[name] for f in found) for name in found[0]}), 1.0)
 
 
 LOSSES = ["hinge", "squared_hinge", "logistic"]
@@ -165,16 +168,20 @@ def test_a_push_that_was_cut_in_the_middle_is_made_good_at_the_next_pause(loss: 
     assert ranks.served[0].progress(ranks.shared).gap < np.inf
 
 
-def test_a_certificate_without_all_rows_is_none() -> None:
+def test_a_certificate_without_all_rows_is_the_last_one_or_an_error() -> None:
     ranks = Ranks(LinearProblem("logistic", 1.0, "none"), 1)
     ranks.move(0, ranks.work(0, 0, 0))
     order = Order(1, "summary", 0, 0)
     found = ranks.served[0].propose(ranks.shared, ranks.private[0][0], SHARD_ROWS[0], order)
+    with pytest.raises(RunError, match="before the first certificate was made"):
+        ranks.served[0].apply(ranks.shared, found.update, 1.0)
+    ranks.judge(1)
+    known = ranks.served[0].progress(ranks.shared)
     ranks.served[0].apply(ranks.shared, found.update, 1.0)
     progress = ranks.served[0].progress(ranks.shared)
     assert progress.done
     assert not progress.converged
-    assert progress.gap == np.inf
+    assert (progress.objective, progress.gap) == (known.objective, known.gap)
 
 
 def test_it_is_served_as_a_form_of_its_own() -> None:

@@ -73,7 +73,8 @@ class AllReduce(Spec):
 
     def run(self, worker: Worker, learner: Learner) -> Arrays:
         """Run rounds until the learner says that it is done."""
-        if isinstance(learner, Counting):
+        if "counts" in learner.offers:
+            assert isinstance(learner, Counting)  # the plan has seen to it
             return counted(worker, learner)
         if isinstance(learner, Spreading):
             return run_spread(worker, learner)
