@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import warnings
@@ -105,9 +106,14 @@ def test_svr_finds_the_minimum_of_scikit_learns(params: dict[str, Any]) -> None:
     assert ours.dual_coef_.shape == (1, len(ours.support_))
 
 
-@pytest.mark.parametrize("leaf_rows", [32768, 300, 100])
-@pytest.mark.parametrize("kernel", ["rbf", "poly", "linear"])
-@pytest.mark.parametrize("C", [1.0, 100.0])
+HARD = pytest.param("linear", 100.0, marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("leaf_rows", [32768, 300, pytest.param(100, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "kernel, C",
+    [*itertools.product(["rbf", "poly", "linear"], [1.0]), ("rbf", 100.0), ("poly", 100.0), HARD],
+)
 def test_all_rows_satisfy_the_optimality_also_after_a_cascade(kernel: Any, C: float, leaf_rows: int) -> None:
     X, t = MADE, np.where(MADE_Y == 0, 1.0, -1.0)
     data = tutti.from_arrays(X, MADE_Y != 0)

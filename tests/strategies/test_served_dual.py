@@ -35,8 +35,10 @@ R = np.random.default_rng(0)
 N = 800
 DENSE = R.standard_normal((N, 30))
 SPARSE = sp.random_array((N, 400), density=0.03, rng=R, format="csr")
-ENGINES = [Threads(1), Threads(2), Threads(3), Processes(2)]
-ENGINES += [pytest.param(Processes(n), marks=pytest.mark.thorough) for n in (1, 3)]
+ENGINES = [Threads(2), pytest.param(Processes(2), marks=pytest.mark.thorough)]
+ENGINES += [
+    pytest.param(engine, marks=pytest.mark.slow) for engine in (Threads(1), Threads(3), Processes(1), Processes(3))
+]
 STALE = tutti.ParameterServer(staleness=2)
 TOL = 1e-6
 MODELS = {
@@ -247,7 +249,7 @@ def run(learner: Faulty, strategy: Any, engine: Any, sparse: bool) -> Any:
 
 @pytest.mark.parametrize("again", [True, False])
 @pytest.mark.parametrize("at", ["work", "search", "apply", "judge"])
-@pytest.mark.parametrize("loss", ["logistic", pytest.param("hinge", marks=pytest.mark.thorough)])
+@pytest.mark.parametrize("loss", ["logistic", pytest.param("hinge", marks=pytest.mark.slow)])
 def test_a_worker_that_is_killed_leaves_a_certified_fit(loss: Any, at: str, again: bool, tmp_path: Path) -> None:
     sparse = loss == "hinge"
     after = 1 if at == "judge" else 9
