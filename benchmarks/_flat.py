@@ -25,6 +25,5 @@ began = time.perf_counter()
 model = make().fit(ds)
 seconds = time.perf_counter() - began
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-print(
-    json.dumps({"seconds": seconds, "rows": ds.n_rows, "passes": getattr(model, "history_", [{}])[-1].get("passes", 2.0), "peak": peak})
-)
+passes = getattr(model, "history_", [{}])[-1].get("passes", 2.0)
+print(json.dumps({"seconds": seconds, "rows": ds.n_rows, "passes": passes, "peak": peak}))
