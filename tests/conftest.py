@@ -20,9 +20,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
     Two processes that save different signatures of one kernel at the same time overwrite each other in numba's cache.
     """
-    name = os.environ.get("PYTEST_XDIST_WORKER", "gw0")
-    if name != "gw0" and config.cache is not None:
-        os.environ["NUMBA_CACHE_DIR"] = str(config.cache.mkdir(f"numba-{name}"))
+    name, cache = os.environ.get("PYTEST_XDIST_WORKER", "gw0"), getattr(config, "cache", None)
+    if name != "gw0" and cache is not None:
+        os.environ["NUMBA_CACHE_DIR"] = str(cache.mkdir(f"numba-{name}"))
 
 
 @pytest.fixture(scope="session", autouse=True)
