@@ -104,6 +104,8 @@ def main() -> None:
             f"{system:28}{median(t):9.2f}{min(t):9.2f}{max(t):9.2f}{rival / median(t):13.2f}x   "
             f"{best[system][0]:.5f}, {best[system][1]:.3g}"
         )
+    same = median(times["tutti, same estimator"])
+    lines.append(f"joblib loky against tutti: {median(times['joblib loky']) / same:.2f}x, the same estimator")
     if given.ray is None:
         lines.append("Ray: skipped, because no --ray was given")
     else:

@@ -207,8 +207,10 @@ class _Spool:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.look()
-        os.unlink(self.path)
+        try:
+            self.look()
+        finally:
+            os.unlink(self.path)
 
     def look(self) -> None:
         """Take what has come since the last look; half a line is left for the next."""
