@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable
 from typing import Any
@@ -80,11 +81,29 @@ def timed(call: Callable[[], Any]) -> tuple[float, Any]:
     return time.perf_counter() - began, found
 
 
+def under_ray(python: str, repeats: int) -> dict[str, Any]:
+    """Return the seconds of the same fits as Ray's tasks; first of all, so that a wrong Python costs nothing."""
+    with tempfile.TemporaryDirectory() as folder:
+        call = [python, "-c", RAY, str(repeats), folder]
+        out = subprocess.run(call, stdout=subprocess.PIPE, text=True, check=True).stdout
+    found: dict[str, Any] = json.loads(out.splitlines()[-1])
+    return found
+
+
+def with_ray(found: dict[str, Any], rival: float, same: float) -> str:
+    t = found["times"]
+    return (
+        f"{'Ray tasks':28}{median(t):9.2f}{min(t):9.2f}{max(t):9.2f}{rival / median(t):13.2f}x   "
+        f"and {found['start']:.1f} s to start\nRay against tutti: {median(t) / same:.2f}x, the same estimator"
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--ray", default=None)
     given = parser.parse_args()
+    ray = None if given.ray is None else under_ray(given.ray, given.repeats)
     x, y = rows()
     times: dict[str, list[float]] = {system: [] for system in SYSTEMS}
     best = {}
@@ -106,21 +125,7 @@ def main() -> None:
         )
     same = median(times["tutti, same estimator"])
     lines.append(f"joblib loky against tutti: {median(times['joblib loky']) / same:.2f}x, the same estimator")
-    if given.ray is None:
-        lines.append("Ray: skipped, because no --ray was given")
-    else:
-        import tempfile
-
-        with tempfile.TemporaryDirectory() as folder:
-            out = subprocess.run(
-                [given.ray, "-c", RAY, str(given.repeats), folder], capture_output=True, text=True, check=True
-            ).stdout
-        found = json.loads(out.splitlines()[-1])
-        t = found["times"]
-        lines.append(
-            f"{'Ray tasks':28}{median(t):9.2f}{min(t):9.2f}{max(t):9.2f}{rival / median(t):13.2f}x   "
-            f"and {found['start']:.1f} s to start"
-        )
+    lines.append("Ray: skipped, because no --ray was given" if ray is None else with_ray(ray, rival, same))
     save("search", "\n".join([header(), "", *lines]))
 
 
