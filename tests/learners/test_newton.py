@@ -264,6 +264,26 @@ def test_a_warm_start_at_the_optimum_needs_fewer_passes() -> None:
     assert warm.passes < cold.passes
 
 
+@pytest.mark.parametrize("loss", ["logistic", "squared_hinge"])
+def test_a_warm_start_near_the_optimum_of_many_rows_stays_there(loss: Any) -> None:
+    x, y = rows(20_000, 8, dtype="float64")
+    shared, cold, _ = run(x, y, SampledNewton(LinearProblem(loss=loss, C=10.0)))
+    start = {"coef": shared["coef"], "intercept": shared["intercept"]}
+    _, near, _ = run(x, y, SampledNewton(LinearProblem(loss=loss, C=12.0)), start=start)
+    assert near.converged
+    assert near.passes < min(cold.passes, 2.6)
+
+
+def test_a_warm_start_far_from_the_optimum_costs_little_more_than_none() -> None:
+    x, y = rows(20_000, 8, dtype="float64")
+    learner = SampledNewton(LinearProblem(C=10.0), tol=1e-4)
+    _, cold, _ = run(x, y, learner)
+    far = {"coef": np.full((8, 1), 5.0), "intercept": np.full(1, -3.0)}
+    _, progress, _ = run(x, y, learner, start=far)
+    assert progress.converged
+    assert progress.passes < cold.passes + 1.5
+
+
 def test_max_iter_ends_the_run_without_a_claim() -> None:
     x, y = rows(500, 4, dtype="float64")
     _, progress, _ = run(x, y, SampledNewton(tol=1e-12, max_iter=2))

@@ -129,7 +129,8 @@ class Dealer:
             self.reason = "one core is free"
             return Threads(1, timeout_seconds=_WEEK), units
         left, rest = list(units), math.inf
-        for _ in range(2):  # the first fit may have imported and compiled; nobody starts processes because of that
+        own = len(units[0]) > 1  # a path: fits of our own, whose kernels let go of the interpreter
+        for _ in range(1 if own else 2):  # the first may have imported and compiled; nobody starts processes for that
             if not left or rest <= _PROCESS_SECONDS:
                 break
             first = left.pop(0)
@@ -140,11 +141,12 @@ class Dealer:
         if rest < _SHORT_SECONDS:
             self.where, self.reason = "Threads(1)", f"about {rest:.3f} s of work in all: no helper is worth it"
             return Threads(1, timeout_seconds=_WEEK), left
-        if ticks.free() < _FREE and rest > _PROCESS_SECONDS:
+        free = own or ticks.free() >= _FREE
+        if not free and rest > _PROCESS_SECONDS:
             self.reason = f"about {rest:.0f} s of work that keep the interpreter to themselves"
             return Processes(), left
         self.reason = f"about {rest:.2g} s of work" + (
-            " that let go of the interpreter" if ticks.free() >= _FREE else ": shorter than processes take to start"
+            " that let go of the interpreter" if free else ": shorter than processes take to start"
         )
         return Threads(timeout_seconds=_WEEK), left
 

@@ -19,9 +19,10 @@ from tutti.learners._margins import precision_of
 from tutti.learners._problem import status
 from tutti.types import Array, Arrays
 
-LEVEL, PHASE, FRESH, WIDE, EXACT, TRIES, FULL = range(7)
+LEVEL, PHASE, FRESH, WIDE, EXACT, TRIES, FULL, WARM = range(8)
 """Places in "mode": index into "fractions"; phase; 1 if the next point is accepted as it is; 1 for float64 arithmetic;
-1 once Hessians are of all rows; rounds of the present level or polish, refused trials; passes over all rows."""
+1 once Hessians are of all rows; rounds of the present level or polish, refused trials; passes over all rows; 1 while
+the point is the one that the caller gave."""
 NEWTON, POLISH, SETTLE, PROBE = range(4)
 PARTS = ("loss", "a", "v", "curve")
 """Sums that a polish takes apart into those of the sample and those of all other rows."""
@@ -41,8 +42,8 @@ def begin(groups: Groups, n_rows: int, fractions: Sequence[float], wide: bool, s
     coef = np.zeros(shape) if start is None else np.array(start["coef"], np.float64)
     intercept = np.zeros(shape[1]) if start is None else np.array(start["intercept"], np.float64)
     alone = len(fractions) == 1
-    mode = np.zeros(7, np.int64)
-    mode[[FRESH, WIDE, EXACT]] = 1, wide, alone
+    mode = np.zeros(8, np.int64)
+    mode[[FRESH, WIDE, EXACT, WARM]] = 1, wide, alone, start is not None
     mode[LEVEL] = 0 if start is None else max(len(fractions) - 2, 0)
     n, size, width = groups.n_groups, groups.size, _WIDTHS[0 if start is None else -1]
     state = {
@@ -212,11 +213,19 @@ class Rules:
         return _HINGE_TOL if self.groups.problem.loss == "hinge" and mode[LEVEL] > 0 else _LEVEL_TOL
 
     def _climb(self, state: State, accepted: Array) -> State:
-        """Take Newton steps on a sample until its optimum is near enough for the next larger one."""
+        """Take Newton steps on a sample until its optimum is near enough for the next larger one.
+
+        A start that the sample cannot tell from its own optimum goes to all rows as it is: the sample's is farther.
+        """
         mode = state["mode"]
         mode[TRIES] += 1
         self._turn(state, accepted)
         near = accepted & (state["decrement"] <= self._level_tol(mode) * np.abs(state["value"]))
+        warm, mode[WARM] = mode[WARM], 0
+        noise = self.groups.problem.C * self.groups.size  # of the sample's gradient: twice the decrement that it makes
+        if warm and (near | (state["decrement"] <= noise)).all():
+            mode[LEVEL], mode[TRIES] = len(state["fractions"]) - 1, 0
+            return _again(state, self.groups)
         if not near.all() and mode[TRIES] < _MOST_TRIES:
             state["step"] = np.where(near, 0.0, state["step"])
             return _go(state, self.groups)
@@ -334,7 +343,7 @@ class Rules:
         self._conclude(state)
         if state["status"][3]:
             return state
-        if mode[TRIES] == 1 or (mode[TRIES] < 5 and gained > 0.3 * gap):
+        if mode[TRIES] == 1 or (mode[TRIES] < _MOST_TRIES and gained > 0.3 * gap):
             pull = self.groups.pack(total["v"].sum(axis=0), total["a"][1] - total["a"][0])
             return self._aim_polish(state, *point, self.groups.ridge() * self.groups.pack(*point) - pull)
         mode[PHASE] = NEWTON
