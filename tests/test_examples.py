@@ -15,6 +15,7 @@ import pytest
 pytestmark = pytest.mark.thorough
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 PAIRS = ["logistic_arrays", "svm_libsvm", "ridge_parquet"]
+ALONE = {"autoencoder", "demo", "neural_net", "own_learner", "search"}
 MODULES = {"make_data", "poisson"}
 TOLERANCE = {"accuracy": 0.002, "R^2": 1e-5, "weight 0": 1e-3}
 
@@ -71,6 +72,14 @@ def test_a_net_has_the_same_bits_with_one_and_two_workers(tmp_path: Path) -> Non
     assert float(found[0][0]) >= 0.97
 
 
+def test_a_search_finds_the_same_models_with_one_and_two_workers(tmp_path: Path) -> None:
+    needs("sklearn", "a search is scikit-learn's own")
+    found = re.findall(r"^(.*), workers \d: accuracy ([\d.]+), sha256 (\w{16}), (.*)$", run("search", tmp_path), re.M)
+    assert len(found) == 6
+    assert found[::2] == found[1::2]
+    assert all(float(accuracy) > 0.93 for _, accuracy, _, _ in found)
+
+
 def test_an_autoencoder_finds_features_that_beat_the_points(tmp_path: Path) -> None:
     needs("torch", "the example trains a torch module")
     text = run("autoencoder", tmp_path)
@@ -105,5 +114,5 @@ def test_the_demo_says_why_it_falls_back_to_smaller_digits(tmp_path: Path) -> No
 
 
 def test_every_example_is_run_by_a_test() -> None:
-    known = {"autoencoder", "demo", "neural_net", "own_learner", *MODULES, *PAIRS, *(f"{p}_sklearn" for p in PAIRS)}
+    known = {*ALONE, *MODULES, *PAIRS, *(f"{p}_sklearn" for p in PAIRS)}
     assert {p.stem for p in EXAMPLES.glob("*.py")} == known
