@@ -32,7 +32,8 @@ class RandomForestClassifier(ForestEstimator):
     max_features : features drawn for each node: "sqrt", "log2", None (all), a number, or a share.
     max_leaf_nodes : most leaves; the leaf that gains most is split next.  None for no bound.
     min_impurity_decrease : least decrease of the impurity, weighted by the share of the rows, for a split.
-    bootstrap : False grows every tree on all rows.
+    bootstrap : False grows every tree on all rows; "balanced" draws for each tree, with replacement, as many rows
+        of each class as the rarest class has (Chen, Liaw, Breiman, 2004).
     oob_score : True also scores the forest on rows that trees have not drawn; or a function (y, predicted) -> float.
     random_state : None (means 0), int or numpy generator; base of all random numbers of the run.
     verbose : 1 shows the progress of a fit that takes longer than a second.
@@ -40,7 +41,8 @@ class RandomForestClassifier(ForestEstimator):
     class_weight : None, {class: weight}, "balanced" (n / (K n_k) in all rows), or "balanced_subsample" (in the rows of
         each tree).
     ccp_alpha : cost-complexity pruning: links weaker than this are cut.
-    max_samples : rows drawn for a tree, on average: a number or a share; None: as many as there are.
+    max_samples : rows drawn for a tree, on average: a number or a share; None: as many as there are.  With
+        bootstrap="balanced" exactly, of all classes together, and a share of what would be drawn.
     categorical_features : columns whose values are names, not numbers: "from_dtype" (a frame's categorical columns), a
         mask, or a list of column numbers or names.  At most 255 categories; they are ordered by the share of the second
         of two classes, or of the node's most frequent class of several.  One unknown in a prediction is refused.
@@ -83,7 +85,7 @@ class RandomForestClassifier(ForestEstimator):
         max_features: Any = "sqrt",
         max_leaf_nodes: int | None = None,
         min_impurity_decrease: float = 0.0,
-        bootstrap: bool = True,
+        bootstrap: bool | str = True,
         oob_score: Any = False,
         random_state: Any = None,
         verbose: int = 0,
