@@ -188,7 +188,9 @@ class Dataset:
         return made
 
 
-def from_arrays(X: Any, y: Any = None, sample_weight: Any = None, feature_names: Any = None) -> Dataset:
+def from_arrays(
+    X: Any, y: Any = None, sample_weight: Any = None, feature_names: Any = None, missing: bool = False
+) -> Dataset:
     """Return the data set of arrays in memory, which are not copied if they are float or canonical CSR.
 
     Parameters
@@ -198,6 +200,7 @@ def from_arrays(X: Any, y: Any = None, sample_weight: Any = None, feature_names:
     y : (n_rows,) labels (numbers or text) or targets; None for prediction data.
     sample_weight : (n_rows,) weights, or one number; None means 1 everywhere.
     feature_names : names of the columns; None takes those of a data frame.
+    missing : True reads None and nulls as NaN, for models of trees, instead of refusing them.
 
     Raises
     ------
@@ -208,7 +211,7 @@ def from_arrays(X: Any, y: Any = None, sample_weight: Any = None, feature_names:
     >>> from_arrays([[0.0, 1.0], [1.0, 0.0]], [0, 1]).schema("classification").classes
     (0, 1)
     """
-    x, names = convert.features(X)
+    x, names = convert.features(X, missing)
     n_rows, n_features = x.shape
     if feature_names is not None:
         names = tuple(map(str, feature_names))

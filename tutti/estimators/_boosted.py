@@ -208,7 +208,7 @@ class BoostedTrees(Estimator):
             columns = columns_of(wanted, schema.n_features, schema.feature_names)
             return self._job(dataset, schema, Categories(columns, (None,) * len(columns))), dtype
         categories = find(X, wanted)
-        dataset, dtype = as_dataset(numbered(X, categories, known=False), y, sample_weight, name)
+        dataset, dtype = as_dataset(numbered(X, categories, known=False), y, sample_weight, name, missing=True)
         return self._job(dataset, dataset.schema(self._task), categories), dtype
 
     def _job(self, dataset: Any, schema: Schema, categories: Categories) -> Job:
@@ -333,7 +333,7 @@ class BoostedTrees(Estimator):
             return
         from tutti.data.convert import features
 
-        x, names = features(numbered(X, self._categories, known=True))
+        x, names = features(numbered(X, self._categories, known=True), missing=True)
         self._check_names(names)
         if x.shape[1] != self.n_features_in_:
             raise DataError(

@@ -134,7 +134,7 @@ class ForestEstimator(Estimator):
             target = np.asarray(as_numpy(y))
             if target.ndim == 2 and target.shape[1] > 1:
                 return categories, self._with_targets(X, target, sample_weight), None, target.shape[1]
-        dataset, dtype = as_dataset(X, y, sample_weight, type(self).__name__)
+        dataset, dtype = as_dataset(X, y, sample_weight, type(self).__name__, missing=True)
         return categories, dataset, dtype, 0
 
     def _with_targets(self, X: Any, target: Array, sample_weight: Any) -> Any:
@@ -142,7 +142,7 @@ class ForestEstimator(Estimator):
         from tutti.data import from_arrays
         from tutti.data.convert import features
 
-        x, names = features(X)
+        x, names = features(X, missing=True)
         if isinstance(x, Csr):
             raise DataError("several outputs need dense rows: write X.toarray()")
         if len(target) != len(x):
@@ -275,7 +275,7 @@ class ForestEstimator(Estimator):
             return
         from tutti.data.convert import features
 
-        x, names = features(_categories.numbered(X, self._categories, known=True))
+        x, names = features(_categories.numbered(X, self._categories, known=True), missing=True)
         self._check_names(names)
         if x.shape[1] != self.n_features_in_:
             raise DataError(
