@@ -173,7 +173,7 @@ def _frame_column(column: Any, name: Any, missing: bool) -> Array:
 
 
 def _nulls(column: Any) -> Array:
-    """Rows of the nulls of a pandas extension, polars or Arrow column; NaN is left to those who look at numbers anyway."""
+    """Return the rows of the nulls of a pandas extension, polars or Arrow column; NaN is left to others."""
     if isinstance(getattr(column, "dtype", None), np.dtype) and column.dtype.kind != "O":
         return np.zeros(0, np.intp)
     probe = getattr(column, "is_null", None) or getattr(column, "isna", None)

@@ -89,7 +89,7 @@ def units(learner: Any, parts: Sequence[Arrays], n_outputs: int) -> dict[str, Ar
     shift = np.zeros(n_outputs)
     for p in parts:
         shift = shift + p["sums"]
-    shift = shift / total if total > 0.0 else shift
+    shift = shift / total if total > 0.0 and not learner.exact else np.zeros(n_outputs)
     largest = np.max([p["largest"] for p in parts], axis=0)
     widest = float((largest + np.abs(shift)).max())
     room = 59 - math.ceil(math.log2(max(total, 1.0) + 1.0)) - weight

@@ -48,6 +48,7 @@ class ForestLearner(OnlyTasks, Spec):
     class_weight : one factor per class; ``balanced_subsample`` sets it per tree from the rows drawn.
     categorical : numbers of the columns whose values are names.
     n_targets : the last columns of the rows are targets, instead of y; 0: y is the target.
+    exact : targets are 0 or 1 and stay what they are.
     n_shards : shards of the job.
     oob : also collect what the trees say of rows that they have not drawn.
     """
@@ -68,6 +69,7 @@ class ForestLearner(OnlyTasks, Spec):
     balanced_subsample: bool = False
     categorical: tuple[int, ...] = ()
     n_targets: int = 0
+    exact: bool = False
     n_shards: int = 8
     oob: bool = False
 
