@@ -127,7 +127,11 @@ def _positions(column: Any, place: dict[Any, float], name: Any) -> Array:
             continue
         found = place.get(value)
         if found is None:
-            raise DataError(f"category {value!r} was not there in the fit", row=i, column=name)
+            raise DataError(
+                f"category {value!r} was not there in the fit; write NaN or None where it is unknown",
+                row=i,
+                column=name,
+            )
         out[i] = found
     return out
 
@@ -168,6 +172,10 @@ def to_codes(x: Array, columns: Sequence[int], values: Sequence[Array]) -> Array
         bad = np.flatnonzero(~right & ~missing)
         if len(bad):
             row = int(bad[0])
-            raise DataError(f"category {column[row].item()!r} was not there in the fit", row=row, column=j)
+            raise DataError(
+                f"category {column[row].item()!r} was not there in the fit; write NaN or None where it is unknown",
+                row=row,
+                column=j,
+            )
         out[:, j] = np.where(missing, np.nan, at + 1)
     return out

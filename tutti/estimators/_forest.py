@@ -22,6 +22,7 @@ from tutti.learners._bins import Bins
 from tutti.learners._trees import Trees, Walker
 from tutti.planner import Explanation, explain
 from tutti.planner.choose import Choice, engine_of
+from tutti.protocols import Strategy
 from tutti.runtime.driver import draft_plan, train
 from tutti.runtime.report import make_report
 from tutti.seeds import run_seed
@@ -166,12 +167,12 @@ class ForestEstimator(Estimator):
         if taken.classes:
             learner = _forest_multi.of_indicators(learner, len(taken.classes))
         strategy = self.strategy
-        if isinstance(strategy, str):
-            if strategy != "auto":
-                raise ParameterError("strategy", strategy, 'write "auto" or an object such as tutti.TaskParallel()')
+        if isinstance(strategy, str) and strategy == "auto":
             from tutti.strategies.task_parallel import TaskParallel
 
             strategy = TaskParallel()
+        if isinstance(strategy, type) or not isinstance(strategy, Strategy):
+            raise ParameterError("strategy", strategy, 'write "auto" or an object such as tutti.TaskParallel()')
         reason = f"{n_trees} trees, which need nothing from one another"
         choice = Choice(learner, strategy, engine_of(self.engine, schema), reason)
         plan = draft_plan(dataset, schema, learner, strategy, choice.engine, int(self.n_shards))

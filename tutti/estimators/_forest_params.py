@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from tutti.errors import ParameterError
+from tutti.errors import DataError, ParameterError
 from tutti.estimators._linear import require_real, require_whole
 from tutti.learners.forest import ForestLearner
 from tutti.types import Schema
@@ -48,12 +48,15 @@ def check(model: Any, criteria: tuple[str, ...]) -> None:
 def _check_switches(model: Any) -> None:
     if not isinstance(model.warm_start, bool | np.bool_):
         raise ParameterError("warm_start", model.warm_start, "write True or False")
+    if not isinstance(model.oob_score, bool | np.bool_) and not callable(model.oob_score):
+        raise ParameterError("oob_score", model.oob_score, "write True, False, or a function (y, predicted) -> float")
     if isinstance(model.bootstrap, bool | np.bool_):
         return
     if model._task == "regression":
-        more = "; there are no classes to balance" if model.bootstrap == "balanced" else ""
+        balanced = isinstance(model.bootstrap, str) and model.bootstrap == "balanced"
+        more = "; there are no classes to balance" if balanced else ""
         raise ParameterError("bootstrap", model.bootstrap, f"write True or False{more}")
-    if model.bootstrap != "balanced":
+    if not isinstance(model.bootstrap, str) or model.bootstrap != "balanced":
         hint = 'write True, False, or "balanced" (as many rows of each class as the rarest has)'
         raise ParameterError("bootstrap", model.bootstrap, hint)
 
@@ -114,13 +117,24 @@ def rate(model: Any, schema: Schema) -> float:
     raise ParameterError("max_samples", value, "write None, a number of rows, or a share above 0 and up to 1.0")
 
 
+def check_weights(schema: Schema, bits: int) -> None:
+    """Raise DataError for sample weights whose sums as whole numbers would not fit, or would be zero."""
+    total, way_out = schema.weight_sum, "divide the weights by their mean"
+    if total > 2.0**bits:
+        raise DataError(f"sample_weight sums to {total:.3g}; more than 2^{bits} is not counted exactly: {way_out}")
+    if total < schema.n_rows * 2.0**-30:
+        raise DataError(f"sample_weight has the mean {total / schema.n_rows:.3g}, too small to be counted: {way_out}")
+
+
 def learner_of(model: Any, schema: Schema, n_trees: int, **more: Any) -> ForestLearner:
     """Return the learner that the parameters ask for.
 
     Raises
     ------
     ParameterError : more rows or features are asked for than the data has.
+    DataError : sample weights that are too large or too small to be counted.
     """
+    check_weights(schema, 48 if schema.classes is not None else 40)
     n = schema.n_rows
     d = schema.n_features - more.get("n_targets", 0)
     leaf, split = model.min_samples_leaf, model.min_samples_split
