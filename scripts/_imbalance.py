@@ -9,15 +9,27 @@ import re
 
 from _measured import Results
 
-BLOCKS = {"imbalance, MNIST": "MNIST", "imbalance, diabetes": "diabetes", "imbalance, breast cancer": "breast cancer"}
+SETS = ("MNIST", "diabetes", "breast cancer")
+FORESTS = {f"imbalance of forests, {name}": f"forests on {name}" for name in SETS}
+BLOCKS = {**{f"imbalance, {name}": name for name in SETS}, **FORESTS}
 COLUMNS = ("balanced accuracy", "F1", "average precision", "ROC AUC", "Brier score", "mean p")
-METHODS = {
+THRESHOLDS = {
+    "threshold, balanced accuracy": '`TunedThresholdClassifier(scoring="balanced_accuracy")`',
+    "threshold, F1": '`TunedThresholdClassifier(scoring="f1")`',
+}
+LINEAR = {
     "plain": "plain",
     'class_weight="balanced"': '`class_weight="balanced"`',
     'resample("oversample")': '`resample("oversample")`',
     'resample("undersample")': '`resample("undersample")`',
-    "threshold, balanced accuracy": '`TunedThresholdClassifier(scoring="balanced_accuracy")`',
-    "threshold, F1": '`TunedThresholdClassifier(scoring="f1")`',
+    **THRESHOLDS,
+}
+FOREST = {
+    "plain": "plain",
+    'class_weight="balanced"': '`class_weight="balanced"`',
+    '"balanced_subsample"': '`class_weight="balanced_subsample"`',
+    'bootstrap="balanced"': '`bootstrap="balanced"`',
+    **THRESHOLDS,
 }
 HEAD = re.compile(r"^(?P<name>[^:\n]+): (?P<rows>[\d,]+) x (?P<d>\d+), (?P<rare>\d+) .*\((?P<share>[\d.]+)%\)", re.M)
 
@@ -42,13 +54,14 @@ def block(name: str, results: Results | None = None) -> str:
     better = [max(column) for column in zip(*found.values(), strict=True)]
     better[4] = min(row[4] for row in found.values())
     better[5] = min((row[5] for row in found.values()), key=lambda p: abs(p - share))
+    kind = f"{head['name'].removeprefix('forests on ')}: " if name in FORESTS else ""
     lines = [
-        f"{head['rows']} x {head['d']}, {head['rare']} rows of the rare class ({head['share']} %)",
+        f"{kind}{head['rows']} x {head['d']}, {head['rare']} rows of the rare class ({head['share']} %)",
         "",
         "| | " + " | ".join(COLUMNS) + " |",
         "|---|" + "---|" * len(COLUMNS),
     ]
     for method, row in found.items():
         cells = (f"**{v:.3f}**" if v == best else f"{v:.3f}" for v, best in zip(row, better, strict=True))
-        lines.append(f"| {METHODS[method]} | " + " | ".join(cells) + " |")
+        lines.append(f"| {(LINEAR | FOREST)[method]} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"

@@ -166,7 +166,8 @@ CASES: dict[str, tuple[Act, str]] = {
     ),
     "csv: missing value": (
         csv(CSV.replace("3,5", "3,")),
-        "DIR/t.csv, line 4, column 'b': the value is missing (''): fill it, or remove the row",
+        "DIR/t.csv, line 4, column 'b': the value is missing (''): fill it, remove the row, or write "
+        "read_csv(..., missing=True) for trees",
     ),
     "csv: infinity": (
         csv(CSV.replace("3,5", "3,inf")),
@@ -203,7 +204,8 @@ CASES: dict[str, tuple[Act, str]] = {
     ),
     "parquet: missing value": (
         parquet({"a": [1.0, None], "y": [0, 1]}),
-        "DIR/t.parquet, row 1, column 'a': the value is missing: fill it, or remove the row",
+        "DIR/t.parquet, row 1, column 'a': the value is missing: fill it, remove the row, or write "
+        "read_parquet(..., missing=True) for trees",
     ),
     "parquet: text in a feature": (
         parquet({"a": ["x", "z"], "y": [0, 1]}),

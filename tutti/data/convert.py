@@ -17,8 +17,10 @@ from tutti.types import Array, Csr
 _SMALL = {"bool", "int8", "uint8", "int16", "uint16", "float16", "float32"}
 
 
-def features(x: Any) -> tuple[Array | Csr, tuple[str, ...] | None]:
+def features(x: Any, missing: bool = False) -> tuple[Array | Csr, tuple[str, ...] | None]:
     """Return the feature matrix and its column names, if it has any.
+
+    ``missing`` turns what is missing (None, nulls) into NaN instead of refusing it.
 
     Raises
     ------
@@ -30,9 +32,9 @@ def features(x: Any) -> tuple[Array | Csr, tuple[str, ...] | None]:
     elif isinstance(x, Csr):
         matrix, names = _canonical(x.indptr, x.indices, x.values, x.n_features), None
     elif _is_frame(x):
-        matrix, names = _from_frame(x)
+        matrix, names = _from_frame(x, missing)
     else:
-        matrix, names = _from_array(x), None
+        matrix, names = _from_array(x, missing), None
     n, d = matrix.shape
     if n == 0:
         raise DataError(f"Found array with 0 sample(s) (shape=({n}, {d})) while a minimum of 1 is required.")
@@ -72,7 +74,7 @@ def as_numpy(x: Any) -> Any:
     return x
 
 
-def _from_array(x: Any) -> Array:
+def _from_array(x: Any, missing: bool) -> Array:
     try:
         array = np.asarray(as_numpy(x))
     except ValueError as error:
@@ -88,12 +90,12 @@ def _from_array(x: Any) -> Array:
             f"Expected 2D array, got {'scalar' if array.ndim == 0 else f'{array.ndim}D'} array instead "
             f"(Found array with dim {array.ndim}, shape {array.shape}). {hint}"
         )
-    return _as_float(array)
+    return _as_float(array, missing)
 
 
-def _as_float(array: Array) -> Array:
+def _as_float(array: Array, missing: bool = False) -> Array:
     if array.dtype.kind in "OUSVMm":
-        return _parse_objects(array)
+        return _parse_objects(array, missing)
     dtype = float_type(array.dtype)
     if array.dtype == dtype and array.dtype.isnative and array.flags.aligned:
         if array.flags.c_contiguous or array.flags.f_contiguous:
@@ -102,7 +104,7 @@ def _as_float(array: Array) -> Array:
     return array.astype(dtype, order="K" if array.flags.f_contiguous else "C")
 
 
-def _parse_objects(array: Array) -> Array:
+def _parse_objects(array: Array, missing: bool) -> Array:
     if array.dtype.kind in "VMm":
         raise DataError(f"X holds {array.dtype}, which is not a number: turn it into numbers first")
     items = array.tolist()
@@ -116,12 +118,15 @@ def _parse_objects(array: Array) -> Array:
             if isinstance(value, complex):
                 raise DataError("Complex data not supported: X must hold real numbers", row=i, column=j) from None
             if value is None or type(value).__name__ == "NAType":
+                if missing:
+                    items[i][j] = math.nan
+                    continue
                 raise DataError("a value is missing: fill or drop it first", row=i, column=j) from None
             raise TypeError(f"row {i}, column {j} of X: {error}") from None
-    return array.astype(np.float64)
+    return np.array(items, np.float64).reshape(array.shape)
 
 
-def _from_frame(x: Any) -> tuple[Array, tuple[str, ...] | None]:
+def _from_frame(x: Any, missing: bool) -> tuple[Array, tuple[str, ...] | None]:
     names = list(x.column_names if _is_arrow(x) else x.columns)
     if not _is_arrow(x) and hasattr(x, "iloc"):
         kinds = set(map(str, x.dtypes))
@@ -133,7 +138,7 @@ def _from_frame(x: Any) -> tuple[Array, tuple[str, ...] | None]:
     n = x.num_rows if _is_arrow(x) else x.shape[0]
     if not names or not n:
         return np.empty((n, len(names))), _text_names(names)
-    arrays = [_frame_column(c, name) for c, name in zip(columns, names, strict=True)]
+    arrays = [_frame_column(c, name, missing) for c, name in zip(columns, names, strict=True)]
     dtype = np.float32 if all(a.dtype == np.float32 for a in arrays) else np.float64
     out = np.empty((n, len(arrays)), dtype=dtype, order="F")
     for j, array in enumerate(arrays):
@@ -145,11 +150,14 @@ def _text_names(names: Sequence[Any]) -> tuple[str, ...] | None:
     return tuple(names) if names and all(isinstance(n, str) for n in names) else None
 
 
-def _frame_column(column: Any, name: Any) -> Array:
-    missing = _first_missing(column)
-    if missing is not None:
-        raise DataError("a value is missing: fill or drop it first", row=missing, column=name)
+def _frame_column(column: Any, name: Any, missing: bool) -> Array:
+    nulls = _nulls(column)
+    if len(nulls) and not missing:
+        raise DataError("a value is missing: fill or drop it first", row=int(nulls[0]), column=name)
     array = np.asarray(as_numpy(column))
+    if len(nulls) and array.dtype.kind == "O":
+        array = array.copy()
+        array[nulls] = math.nan
     if array.dtype.kind == "c":
         raise DataError("Complex data not supported: X must hold real numbers", column=name)
     if array.dtype.kind in "VMm":
@@ -164,15 +172,14 @@ def _frame_column(column: Any, name: Any) -> Array:
     return array.astype(float_type(array.dtype), copy=False)
 
 
-def _first_missing(column: Any) -> int | None:
-    """First null of a pandas extension, polars or Arrow column; NaN is left to those who look at numbers anyway."""
+def _nulls(column: Any) -> Array:
+    """Return the rows of the nulls of a pandas extension, polars or Arrow column; NaN is left to others."""
     if isinstance(getattr(column, "dtype", None), np.dtype) and column.dtype.kind != "O":
-        return None
+        return np.zeros(0, np.intp)
     probe = getattr(column, "is_null", None) or getattr(column, "isna", None)
     if probe is None:
-        return None
-    rows = np.flatnonzero(np.asarray(as_numpy(probe()), dtype=bool))
-    return int(rows[0]) if len(rows) else None
+        return np.zeros(0, np.intp)
+    return np.flatnonzero(np.asarray(as_numpy(probe()), dtype=bool))
 
 
 def _from_sparse(x: Any) -> Csr:

@@ -21,7 +21,7 @@ from tutti.data.opened import DiskShard, MemoryShard, StreamShard
 from tutti.data.predict import predict_blocks
 from tutti.data.sources import ArraySource
 from tutti.data.views import Resample, Split, View
-from tutti.errors import ParameterError, PlanError
+from tutti.errors import DataError, ParameterError, PlanError
 from tutti.seeds import run_seed
 from tutti.types import Block, Partition, Schema
 
@@ -75,13 +75,14 @@ class Dataset:
         names: tuple[str, ...] | None = self.source.feature_names
         return names
 
-    def schema(self, task: Task, threads: int | None = None) -> Schema:
+    def schema(self, task: Task, threads: int | None = None, least_classes: int = 2) -> Schema:
         """Scan the data, unless that was done before, and return what was found.
 
         Parameters
         ----------
         task : "classification" or "regression".
         threads : pieces decoded at a time; None means one per core.
+        least_classes : how many classes a classification needs.
 
         Raises
         ------
@@ -89,7 +90,13 @@ class Dataset:
         """
         if task not in get_args(Task):
             raise ParameterError("task", task, 'write "classification" or "regression"')
-        return self._memo.schema(self, task, threads)
+        found = self._memo.schema(self, task, threads)
+        if found.classes is not None and len(found.classes) < least_classes:
+            raise DataError(
+                f"This solver needs samples of at least {least_classes} classes in the data, "
+                f"but the data contains only one class: {found.classes[0]!r}"
+            )
+        return found
 
     def partition(self, scheme: Partition, random_state: Any = 0) -> Dataset:
         """Choose which rows a shard holds.
@@ -188,7 +195,9 @@ class Dataset:
         return made
 
 
-def from_arrays(X: Any, y: Any = None, sample_weight: Any = None, feature_names: Any = None) -> Dataset:
+def from_arrays(
+    X: Any, y: Any = None, sample_weight: Any = None, feature_names: Any = None, missing: bool = False
+) -> Dataset:
     """Return the data set of arrays in memory, which are not copied if they are float or canonical CSR.
 
     Parameters
@@ -198,6 +207,7 @@ def from_arrays(X: Any, y: Any = None, sample_weight: Any = None, feature_names:
     y : (n_rows,) labels (numbers or text) or targets; None for prediction data.
     sample_weight : (n_rows,) weights, or one number; None means 1 everywhere.
     feature_names : names of the columns; None takes those of a data frame.
+    missing : True reads None and nulls as NaN, for models of trees, instead of refusing them.
 
     Raises
     ------
@@ -208,7 +218,7 @@ def from_arrays(X: Any, y: Any = None, sample_weight: Any = None, feature_names:
     >>> from_arrays([[0.0, 1.0], [1.0, 0.0]], [0, 1]).schema("classification").classes
     (0, 1)
     """
-    x, names = convert.features(X)
+    x, names = convert.features(X, missing)
     n_rows, n_features = x.shape
     if feature_names is not None:
         names = tuple(map(str, feature_names))

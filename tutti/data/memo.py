@@ -225,11 +225,6 @@ def _schema(data: Dataset, found: scan.Scan, rows: shards.Rows, task: str) -> Sc
     summary = None
     if task == "classification":
         summary = summarise(y, weight, integers=bool(getattr(data.source, "untyped", False)))
-        if len(summary.classes) < 2:
-            raise DataError(
-                "This solver needs samples of at least 2 classes in the data, "
-                f"but the data contains only one class: {summary.classes[0]!r}"
-            )
     elif y.dtype.kind in "UO":
         bad = next((i for i, text in enumerate(y) if not _is_number(text)), 0)
         at = (rows.start or 0) + bad if isinstance(rows, slice) else int(rows[bad])

@@ -15,6 +15,7 @@ from tutti.errors import DataError, InputError, ModelError, ParameterError
 from tutti.estimators._base import Estimator
 from tutti.estimators._boosted_params import check_memory, columns_of, part_of_columns, signs_of, strategy_of
 from tutti.estimators._categories import Categories, find, numbered
+from tutti.estimators._forest_params import check_weights
 from tutti.estimators._intake import as_dataset, is_dataset
 from tutti.estimators._linear import labels_array, require_real, require_whole
 from tutti.estimators._progress import TreeProgress
@@ -208,7 +209,7 @@ class BoostedTrees(Estimator):
             columns = columns_of(wanted, schema.n_features, schema.feature_names)
             return self._job(dataset, schema, Categories(columns, (None,) * len(columns))), dtype
         categories = find(X, wanted)
-        dataset, dtype = as_dataset(numbered(X, categories, known=False), y, sample_weight, name)
+        dataset, dtype = as_dataset(numbered(X, categories, known=False), y, sample_weight, name, missing=True)
         return self._job(dataset, dataset.schema(self._task), categories), dtype
 
     def _job(self, dataset: Any, schema: Schema, categories: Categories) -> Job:
@@ -216,6 +217,7 @@ class BoostedTrees(Estimator):
             raise ParameterError(
                 "min_samples_leaf", self.min_samples_leaf, f"the data has {schema.n_rows:,} rows; write fewer"
             )
+        check_weights(schema, 48)
         learner = cast(Learner, self._learner(schema, categories.columns))
         reason = "histograms of whole numbers: one exact sum a level of each tree"
         choice = Choice(learner, strategy_of(self.strategy), engine_of(self.engine, schema), reason)
@@ -241,7 +243,7 @@ class BoostedTrees(Estimator):
             subsample=float(self.subsample),
             max_features=part_of_columns(self.max_features, schema.n_features),
             max_bins=int(self.max_bins),
-            monotonic=signs_of(self.monotonic_cst, schema.n_features, names),
+            monotonic=signs_of(self.monotonic_cst, schema.n_features, names, categorical),
             categorical=categorical,
             early_stopping=bool(self.early_stopping),
             validation_fraction=float(self.validation_fraction),
@@ -333,7 +335,7 @@ class BoostedTrees(Estimator):
             return
         from tutti.data.convert import features
 
-        x, names = features(numbered(X, self._categories, known=True))
+        x, names = features(numbered(X, self._categories, known=True), missing=True)
         self._check_names(names)
         if x.shape[1] != self.n_features_in_:
             raise DataError(

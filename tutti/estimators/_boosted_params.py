@@ -84,8 +84,9 @@ def columns_of(given: Any, n: int, names: tuple[str, ...] | None) -> tuple[int, 
     return tuple(sorted({_number_of("categorical_features", given, v, n, names) for v in listed}))
 
 
-def signs_of(given: Any, n: int, names: tuple[str, ...] | None) -> tuple[int, ...]:
+def signs_of(given: Any, n: int, names: tuple[str, ...] | None, categorical: tuple[int, ...] = ()) -> tuple[int, ...]:
     """Return 1, -1 or 0 of each column, of a parameter ``monotonic_cst``: one for each column, or a dict."""
+    hint = f"write -1, 0 or 1 for each of the {n} columns, or a dict"
     if given is None:
         return ()
     signs = [0] * n
@@ -93,7 +94,13 @@ def signs_of(given: Any, n: int, names: tuple[str, ...] | None) -> tuple[int, ..
         for column, value in given.items():
             signs[_number_of("monotonic_cst", given, column, n, names)] = value
     else:
+        if isinstance(given, str) or np.ndim(given) != 1:
+            raise ParameterError("monotonic_cst", given, hint)
         signs = list(given)
     if len(signs) != n or any(isinstance(v, bool) or v not in (-1, 0, 1) for v in signs):
-        raise ParameterError("monotonic_cst", given, f"write -1, 0 or 1 for each of the {n} columns, or a dict")
+        raise ParameterError("monotonic_cst", given, hint)
+    named = [j for j in categorical if signs[j] != 0]
+    if named:
+        hint = f"column {named[0]} is categorical and has no order; write 0 for it"
+        raise ParameterError("monotonic_cst", given, hint)
     return tuple(int(v) for v in signs)

@@ -28,16 +28,27 @@ class Categories:
 
 
 def is_frame(x: Any) -> bool:
-    """Tell pandas and polars frames from anything else."""
+    """Tell pandas and polars frames and Arrow tables from anything else."""
     return hasattr(x, "columns") and hasattr(x, "shape") and not isinstance(x, np.ndarray)
 
 
+def _is_arrow(x: Any) -> bool:
+    return hasattr(x, "column_names")
+
+
+def _names(x: Any) -> list[Any]:
+    return list(x.column_names if _is_arrow(x) else x.columns)
+
+
 def _column(x: Any, j: int) -> Any:
+    if _is_arrow(x):
+        return x.column(j)
     return x.iloc[:, j] if hasattr(x, "iloc") else x[x.columns[j]]
 
 
 def _is_category(column: Any) -> bool:
-    return str(getattr(column, "dtype", "")).lower().startswith(("category", "categorical", "enum"))
+    kind = str(getattr(column, "dtype", getattr(column, "type", "")))
+    return kind.lower().startswith(("category", "categorical", "enum", "dictionary"))
 
 
 def find(x: Any, wanted: Any) -> Categories:
@@ -48,7 +59,7 @@ def find(x: Any, wanted: Any) -> Categories:
     ParameterError : a column that X does not have.
     """
     n = x.shape[1] if hasattr(x, "shape") and len(x.shape) == 2 else 0
-    names = list(x.columns) if is_frame(x) else []
+    names = _names(x) if is_frame(x) else []
     columns = {j for j in range(n) if is_frame(x) and _is_category(_column(x, j))}
     if wanted is not None and not (isinstance(wanted, str) and wanted == "from_dtype"):
         columns |= _wanted(wanted, n, names)
@@ -100,7 +111,7 @@ def numbered(x: Any, categories: Categories, known: bool) -> Any:
     columns = {}
     for j, values in zip(categories.columns, categories.values, strict=True):
         if values is not None:
-            columns[j] = _positions(_column(x, j), {v: float(i) for i, v in enumerate(values)}, x.columns[j])
+            columns[j] = _positions(_column(x, j), {v: float(i) for i, v in enumerate(values)}, _names(x)[j])
     return _rebuilt(x, columns, categories)
 
 
@@ -116,13 +127,22 @@ def _positions(column: Any, place: dict[Any, float], name: Any) -> Array:
             continue
         found = place.get(value)
         if found is None:
-            raise DataError(f"category {value!r} was not there in the fit", row=i, column=name)
+            raise DataError(
+                f"category {value!r} was not there in the fit; write NaN or None where it is unknown",
+                row=i,
+                column=name,
+            )
         out[i] = found
     return out
 
 
 def _rebuilt(x: Any, columns: dict[int, Array], categories: Categories) -> Any:
     """Return a frame of the same kind and names whose categorical columns are numbers."""
+    if _is_arrow(x):
+        for j in categories.columns:
+            values = columns[j] if j in columns else np.asarray(_column(x, j).to_numpy(), np.float64)
+            x = x.set_column(j, x.column_names[j], [values])
+        return x
     data = {}
     for j, name in enumerate(x.columns):
         if j in columns:
@@ -152,6 +172,10 @@ def to_codes(x: Array, columns: Sequence[int], values: Sequence[Array]) -> Array
         bad = np.flatnonzero(~right & ~missing)
         if len(bad):
             row = int(bad[0])
-            raise DataError(f"category {column[row].item()!r} was not there in the fit", row=row, column=j)
+            raise DataError(
+                f"category {column[row].item()!r} was not there in the fit; write NaN or None where it is unknown",
+                row=row,
+                column=j,
+            )
         out[:, j] = np.where(missing, np.nan, at + 1)
     return out

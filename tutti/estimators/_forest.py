@@ -9,10 +9,11 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from tutti.errors import DataError, InputError, ModelError, ParameterError
-from tutti.estimators import _categories
+from tutti.estimators import _categories, _forest_multi
 from tutti.estimators._base import Estimator, warn
 from tutti.estimators._categories import Categories
 from tutti.estimators._decision import check_finite
+from tutti.estimators._forest_multi import Intake
 from tutti.estimators._forest_params import check, learner_of
 from tutti.estimators._intake import as_dataset, is_dataset
 from tutti.estimators._progress import RoundProgress
@@ -21,6 +22,7 @@ from tutti.learners._bins import Bins
 from tutti.learners._trees import Trees, Walker
 from tutti.planner import Explanation, explain
 from tutti.planner.choose import Choice, engine_of
+from tutti.protocols import Strategy
 from tutti.runtime.driver import draft_plan, train
 from tutti.runtime.report import make_report
 from tutti.seeds import run_seed
@@ -44,6 +46,8 @@ class ForestEstimator(Estimator):
     n_shards: int
     verbose: int
     trees_: Trees
+    classes_: Any
+    n_classes_: Any
     n_features_in_: int
 
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
@@ -53,8 +57,8 @@ class ForestEstimator(Estimator):
         ----------
         X : (n_rows, n_features) array, scipy sparse matrix, pandas or polars frame, Arrow table or torch tensor; or a
             tutti Dataset; or the path or URL of a .svm, .csv or .parquet file.  NaN is a missing value.
-        y : (n_rows,) labels or targets (a regression: also (n_rows, n_outputs)); the name of the label column if X is a
-            file of columns; else None.
+        y : (n_rows,) labels or targets, or (n_rows, n_outputs) of arrays; the name of the label column if X is a file
+            of columns; else None.
         sample_weight : (n_rows,) weights >= 0 of arrays.
 
         Raises
@@ -64,18 +68,18 @@ class ForestEstimator(Estimator):
         RankError, RankLost : a worker failed; the others were stopped and nothing is left behind.
         """
         check(self, self._criteria)
-        categories, dataset, label_dtype, n_targets = self._intake(X, y, sample_weight)
-        schema = dataset.schema(self._task)
-        start = self._start(schema, n_targets)
+        taken = self._intake(X, y, sample_weight)
+        schema = taken.dataset.schema(taken.task, least_classes=1)
+        start = self._start(schema, taken)
         missing = int(self.n_estimators) - (0 if start is None else len(start["tree_offset"]) - 1)
         if missing == 0:
             warn("Warm-start fitting without increasing n_estimators does not fit new trees.", UserWarning)
             return self
-        choice, explanation = self._plan(dataset, schema, missing, categories, n_targets)
+        choice, explanation = self._plan(schema, missing, taken)
         with RoundProgress(type(self).__name__, bool(self.verbose)) as watch:
             result = train(
                 choice.learner,
-                dataset,
+                taken.dataset,
                 schema=schema,
                 strategy=choice.strategy,
                 engine=choice.engine,
@@ -85,7 +89,7 @@ class ForestEstimator(Estimator):
                 start=start,
                 watch=watch,
             )
-        self._adopt(schema, categories, result, label_dtype, n_targets)
+        self._adopt(schema, taken, result)
         self.plan_ = explanation.plan
         self._after(result, schema)
         return self
@@ -93,9 +97,8 @@ class ForestEstimator(Estimator):
     def explain(self, X: Any, y: Any = None, sample_weight: Any = None) -> Explanation:
         """Return the plan of ``fit`` with the same arguments; nothing is started."""
         check(self, self._criteria)
-        categories, dataset, _, n_targets = self._intake(X, y, sample_weight)
-        schema = dataset.schema(self._task)
-        return self._plan(dataset, schema, int(self.n_estimators), categories, n_targets)[1]
+        taken = self._intake(X, y, sample_weight)
+        return self._plan(taken.dataset.schema(taken.task, least_classes=1), int(self.n_estimators), taken)[1]
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the fitted model as a folder (model.json and safetensors, no pickle); `tutti.load` reads it.
@@ -111,54 +114,39 @@ class ForestEstimator(Estimator):
     def _more(self, schema: Schema) -> dict[str, Any]:
         return {}
 
-    def _after(self, result: Result, schema: Schema) -> None:
-        raise NotImplementedError
+    def _several(self, categories: Categories, X: Any, target: Array, sample_weight: Any) -> Intake:
+        """Return the intake of (n_rows, n_outputs) labels or targets."""
+        return _forest_multi.regression(categories, X, target, sample_weight)
 
-    def _outputs(self, schema: Schema, n_targets: int) -> int:
+    def _after(self, result: Result, schema: Schema) -> None:
         raise NotImplementedError
 
     # the flow of a fit
 
-    def _intake(self, X: Any, y: Any, sample_weight: Any) -> tuple[Categories, Any, Any, int]:
-        """Return (categories, dataset, dtype of the labels, columns of the rows that are targets)."""
+    def _intake(self, X: Any, y: Any, sample_weight: Any) -> Intake:
+        name = type(self).__name__
         if is_dataset(X) or isinstance(X, str | os.PathLike):
-            dataset, dtype = as_dataset(X, y, sample_weight, type(self).__name__)
+            dataset, dtype = as_dataset(X, y, sample_weight, name)
             wanted = self.categorical_features
-            n = dataset.schema(self._task).n_features if wanted is not None else 0
-            return _categories.find(np.empty((0, n)), wanted), dataset, dtype, 0
+            n = dataset.schema(self._task, least_classes=1).n_features if wanted is not None else 0
+            return Intake(_categories.find(np.empty((0, n)), wanted), dataset, self._task, dtype)
         categories = _categories.find(X, self.categorical_features)
         X = _categories.numbered(X, categories, known=False)
-        if self._task == "regression" and y is not None:
+        if y is not None:
             from tutti.data.convert import as_numpy
 
             target = np.asarray(as_numpy(y))
             if target.ndim == 2 and target.shape[1] > 1:
-                return categories, self._with_targets(X, target, sample_weight), None, target.shape[1]
-        dataset, dtype = as_dataset(X, y, sample_weight, type(self).__name__)
-        return categories, dataset, dtype, 0
+                return self._several(categories, X, target, sample_weight)
+        dataset, dtype = as_dataset(X, y, sample_weight, name, missing=True)
+        return Intake(categories, dataset, self._task, dtype)
 
-    def _with_targets(self, X: Any, target: Array, sample_weight: Any) -> Any:
-        """Return a data set whose last columns are the targets."""
-        from tutti.data import from_arrays
-        from tutti.data.convert import features
-
-        x, names = features(X)
-        if isinstance(x, Csr):
-            raise DataError("several outputs need dense rows: write X.toarray()")
-        if len(target) != len(x):
-            raise DataError(f"Found input variables with inconsistent numbers of samples: [{len(x)}, {len(target)}]")
-        if target.dtype.kind not in "biuf" or not np.isfinite(target).all():
-            raise DataError("Input y contains NaN, infinity or text: write finite numbers")
-        both = np.column_stack([x.astype(np.float64, copy=False), target])
-        self._multi_names = names
-        return from_arrays(both, np.zeros(len(x)), sample_weight=sample_weight)
-
-    def _start(self, schema: Schema, n_targets: int) -> dict[str, Array] | None:
+    def _start(self, schema: Schema, taken: Intake) -> dict[str, Array] | None:
         if not self.warm_start or not self.__sklearn_is_fitted__():
             return None
-        trees, k = self.trees_, self._outputs(schema, n_targets)
-        width = schema.n_features - n_targets
-        if width != self.n_features_in_ or trees.value.shape[1] != k or not self._same_classes(schema):
+        trees, k = self.trees_, taken.n_targets or len(schema.classes or (0,))
+        width = schema.n_features - taken.n_targets
+        if width != self.n_features_in_ or trees.value.shape[1] != k or not self._same_classes(schema, taken):
             raise InputError(
                 f"warm_start=True adds trees to a forest of {self.n_features_in_} features and "
                 f"{trees.value.shape[1]} outputs, which does not fit this data; set warm_start=False"
@@ -169,21 +157,22 @@ class ForestEstimator(Estimator):
             )
         return trees.arrays()
 
-    def _same_classes(self, schema: Schema) -> bool:
+    def _same_classes(self, schema: Schema, taken: Intake) -> bool:
         return True
 
-    def _plan(
-        self, dataset: Any, schema: Schema, n_trees: int, categories: Categories, n_targets: int
-    ) -> tuple[Choice, Explanation]:
-        more = {"categorical": categories.columns, "n_targets": n_targets, **self._more(schema)}
-        learner = learner_of(self, schema, n_trees, **more)
+    def _plan(self, schema: Schema, n_trees: int, taken: Intake) -> tuple[Choice, Explanation]:
+        more = {} if taken.classes else self._more(schema)
+        more |= {"categorical": taken.categories.columns, "n_targets": taken.n_targets}
+        learner, dataset = learner_of(self, schema, n_trees, **more), taken.dataset
+        if taken.classes:
+            learner = _forest_multi.of_indicators(learner, len(taken.classes))
         strategy = self.strategy
-        if isinstance(strategy, str):
-            if strategy != "auto":
-                raise ParameterError("strategy", strategy, 'write "auto" or an object such as tutti.TaskParallel()')
+        if isinstance(strategy, str) and strategy == "auto":
             from tutti.strategies.task_parallel import TaskParallel
 
             strategy = TaskParallel()
+        if isinstance(strategy, type) or not isinstance(strategy, Strategy):
+            raise ParameterError("strategy", strategy, 'write "auto" or an object such as tutti.TaskParallel()')
         reason = f"{n_trees} trees, which need nothing from one another"
         choice = Choice(learner, strategy, engine_of(self.engine, schema), reason)
         plan = draft_plan(dataset, schema, learner, strategy, choice.engine, int(self.n_shards))
@@ -191,23 +180,35 @@ class ForestEstimator(Estimator):
         goal = f"until {n_trees} trees are grown"
         return choice, explain(choice, plan, schema, kept=kept, read=kept != "memory", goal=goal)
 
-    def _adopt(self, schema: Schema, categories: Categories, result: Result, label_dtype: Any, n_targets: int) -> None:
+    def _adopt(self, schema: Schema, taken: Intake, result: Result) -> None:
         from tutti.estimators._linear import labels_array
 
         self.trees_ = Trees.from_arrays(result.arrays)
         bins = Bins.from_arrays(result.arrays)
-        self._categories = categories
-        self._category_values = [bins.values_of(j) for j in categories.columns]
+        self._categories = taken.categories
+        self._category_values = [bins.values_of(j) for j in taken.categories.columns]
         self._walkers: dict[str, Walker] = {}
-        self.n_features_in_ = schema.n_features - n_targets
-        self.n_outputs_ = max(n_targets, 1)
-        self._set_names(self.__dict__.pop("_multi_names", None) if n_targets else schema.feature_names)
-        if schema.classes is not None:
-            self.classes_ = labels_array(schema.classes, label_dtype)
-            self.n_classes_ = len(schema.classes)
+        self.n_features_in_ = schema.n_features - taken.n_targets
+        self.n_outputs_ = len(taken.classes) or max(taken.n_targets, 1)
+        self._set_names(taken.names if taken.n_targets else schema.feature_names)
+        if taken.classes:
+            self._set_classes(list(taken.classes))
+        elif schema.classes is not None:
+            self._set_classes(labels_array(schema.classes, taken.label_dtype))
         self.n_iter_ = max((r.step for r in result.history), default=1)
         self.history_ = [{"step": r.step, "seconds": r.seconds} for r in result.history]
         self.report_ = make_report(result, self.trees_.arrays())
+
+    def _set_classes(self, classes: Any) -> None:
+        """Take the classes, a list of arrays where rows have several labels."""
+        self.classes_ = classes
+        self.n_classes_ = [len(c) for c in classes] if isinstance(classes, list) else len(classes)
+
+    @property
+    def _impurity_unit(self) -> float:
+        """What a stored impurity, the mean over all indicators of several labels, is to be multiplied by."""
+        several = isinstance(getattr(self, "classes_", None), list)
+        return self.trees_.value.shape[1] / self.n_outputs_ if several else 1.0
 
     # what the trees say
 
@@ -275,7 +276,7 @@ class ForestEstimator(Estimator):
             return
         from tutti.data.convert import features
 
-        x, names = features(_categories.numbered(X, self._categories, known=True))
+        x, names = features(_categories.numbered(X, self._categories, known=True), missing=True)
         self._check_names(names)
         if x.shape[1] != self.n_features_in_:
             raise DataError(
@@ -326,13 +327,15 @@ class ForestEstimator(Estimator):
     # storage
 
     def _to_store(self) -> tuple[dict[str, Array], dict[str, Any]]:
-        from tutti.estimators.store import fitted_facts
+        from tutti.estimators.store import fitted_facts, plain_classes
 
         arrays = self.trees_.arrays()
         for i, values in enumerate(self._category_values):
             arrays[f"category_{i}"] = values
         names = [None if v is None else list(v) for v in self._categories.values]
         facts = {"columns": list(self._categories.columns), "values": names, "n_outputs": self.n_outputs_}
+        if isinstance(getattr(self, "classes_", None), list):
+            facts["classes"] = [plain_classes(c) for c in self.classes_]
         return arrays, {**fitted_facts(self), "forest": facts}
 
     def _from_store(self, arrays: dict[str, Array], facts: Mapping[str, Any]) -> None:
@@ -340,13 +343,19 @@ class ForestEstimator(Estimator):
         from tutti.estimators.store import restored_classes, restored_report
 
         d, own, classes = int(facts["n_features"]), facts["forest"], facts["classes"]
-        if (classes is None) != (self._task == "regression"):
+        several = own.get("classes")
+        if (classes is None and several is None) != (self._task == "regression"):
             raise ModelError(f"{type(self).__name__} and the classes of the model do not fit together")
-        if classes is not None:
-            self.classes_ = restored_classes(classes)
-            self.n_classes_ = len(self.classes_)
-        self.n_outputs_ = int(own["n_outputs"])
-        self.trees_ = checked_trees(arrays, d, self.n_outputs_ if classes is None else len(self.classes_))
+        self.n_outputs_ = width = int(own["n_outputs"])
+        if several is not None:
+            self._set_classes([restored_classes(c) for c in several])
+            if len(several) != width:
+                raise ModelError(f"classes of {len(several)} labels for {width} outputs")
+            width = sum(self.n_classes_)
+        elif classes is not None:
+            self._set_classes(restored_classes(classes))
+            width = self.n_classes_
+        self.trees_ = checked_trees(arrays, d, width)
         columns = tuple(int(j) for j in own["columns"])
         values = tuple(None if v is None else tuple(v) for v in own["values"])
         if len(values) != len(columns) or not all(0 <= j < d for j in columns):

@@ -6,7 +6,9 @@ import math
 import numbers
 from typing import Any
 
-from tutti.errors import ParameterError
+import numpy as np
+
+from tutti.errors import DataError, ParameterError
 from tutti.estimators._linear import require_real, require_whole
 from tutti.learners.forest import ForestLearner
 from tutti.types import Schema
@@ -36,13 +38,27 @@ def check(model: Any, criteria: tuple[str, ...]) -> None:
     for name in ("min_impurity_decrease", "ccp_alpha"):
         require_real(name, getattr(model, name), 0.0, inclusive=True, wanted="0 (off) or more")
     require_whole("n_shards", model.n_shards, 1, "a whole number of at least 1 (the default is 8)")
-    for name in ("bootstrap", "warm_start"):
-        if not isinstance(getattr(model, name), bool):
-            raise ParameterError(name, getattr(model, name), "write True or False")
+    _check_switches(model)
     if model.oob_score and not model.bootstrap:
         raise ParameterError("oob_score", model.oob_score, "Out of bag estimation only available if bootstrap=True")
     if model.max_samples is not None and not model.bootstrap:
         raise ParameterError("max_samples", model.max_samples, "it belongs to bootstrap=True; leave it None without")
+
+
+def _check_switches(model: Any) -> None:
+    if not isinstance(model.warm_start, bool | np.bool_):
+        raise ParameterError("warm_start", model.warm_start, "write True or False")
+    if not isinstance(model.oob_score, bool | np.bool_) and not callable(model.oob_score):
+        raise ParameterError("oob_score", model.oob_score, "write True, False, or a function (y, predicted) -> float")
+    if isinstance(model.bootstrap, bool | np.bool_):
+        return
+    if model._task == "regression":
+        balanced = isinstance(model.bootstrap, str) and model.bootstrap == "balanced"
+        more = "; there are no classes to balance" if balanced else ""
+        raise ParameterError("bootstrap", model.bootstrap, f"write True or False{more}")
+    if not isinstance(model.bootstrap, str) or model.bootstrap != "balanced":
+        hint = 'write True, False, or "balanced" (as many rows of each class as the rarest has)'
+        raise ParameterError("bootstrap", model.bootstrap, hint)
 
 
 def is_whole(value: Any) -> bool:
@@ -82,20 +98,32 @@ def max_features(value: Any, d: int) -> int:
     raise ParameterError("max_features", value, hint)
 
 
-def rate(model: Any, n_rows: int) -> float:
-    """Return how often a row is expected to be drawn for a tree; 0 without bootstrap."""
-    value = model.max_samples
+def rate(model: Any, schema: Schema) -> float:
+    """Return how often a row (balanced: of the rarest class) is expected to be drawn; 0 without bootstrap."""
+    value, n_rows, what = model.max_samples, schema.n_rows, "the rows of the data"
+    if model.bootstrap == "balanced":
+        counts = schema.class_counts or (1,)
+        n_rows, what = len(counts) * min(counts), "as many rows of each class as the rarest has"
     if not model.bootstrap:
         return 0.0
     if value is None:
         return 1.0
     if is_whole(value):
         if not 1 <= value <= n_rows:
-            raise ParameterError("max_samples", value, f"write a whole number of 1 to {n_rows}, the rows of the data")
+            raise ParameterError("max_samples", value, f"write a whole number of 1 to {n_rows}, {what}")
         return float(value) / n_rows
     if is_share(value):
         return max(float(value), 1.0 / n_rows)
     raise ParameterError("max_samples", value, "write None, a number of rows, or a share above 0 and up to 1.0")
+
+
+def check_weights(schema: Schema, bits: int) -> None:
+    """Raise DataError for sample weights whose sums as whole numbers would not fit, or would be zero."""
+    total, way_out = schema.weight_sum, "divide the weights by their mean"
+    if total > 2.0**bits:
+        raise DataError(f"sample_weight sums to {total:.3g}; more than 2^{bits} is not counted exactly: {way_out}")
+    if total < schema.n_rows * 2.0**-30:
+        raise DataError(f"sample_weight has the mean {total / schema.n_rows:.3g}, too small to be counted: {way_out}")
 
 
 def learner_of(model: Any, schema: Schema, n_trees: int, **more: Any) -> ForestLearner:
@@ -104,7 +132,9 @@ def learner_of(model: Any, schema: Schema, n_trees: int, **more: Any) -> ForestL
     Raises
     ------
     ParameterError : more rows or features are asked for than the data has.
+    DataError : sample weights that are too large or too small to be counted.
     """
+    check_weights(schema, 48 if schema.classes is not None else 40)
     n = schema.n_rows
     d = schema.n_features - more.get("n_targets", 0)
     leaf, split = model.min_samples_leaf, model.min_samples_split
@@ -123,7 +153,8 @@ def learner_of(model: Any, schema: Schema, n_trees: int, **more: Any) -> ForestL
         max_features=max_features(model.max_features, d),
         min_impurity_decrease=float(model.min_impurity_decrease),
         ccp_alpha=float(model.ccp_alpha),
-        rate=rate(model, n),
+        rate=rate(model, schema),
+        balanced=isinstance(model.bootstrap, str),
         n_shards=int(model.n_shards),
         oob=bool(model.oob_score),
         **more,

@@ -26,13 +26,14 @@ def is_dataset(x: Any) -> bool:
     return all(hasattr(x, name) for name in ("schema", "open", "shard_rows", "keeps"))
 
 
-def as_dataset(x: Any, y: Any, sample_weight: Any, name: str) -> tuple[Any, Any]:
+def as_dataset(x: Any, y: Any, sample_weight: Any, name: str, missing: bool = False) -> tuple[Any, Any]:
     """Return (dataset, dtype of the labels of arrays or None).
 
     Parameters
     ----------
     x, y, sample_weight : what the caller gave to ``fit``.
     name : class of the estimator, for messages.
+    missing : True lets arrays and frames have missing values.
 
     Raises
     ------
@@ -58,7 +59,7 @@ def as_dataset(x: Any, y: Any, sample_weight: Any, name: str) -> tuple[Any, Any]
             DataConversionWarning,
             stacklevel=4,
         )
-    return from_arrays(x, target, sample_weight=sample_weight), target.dtype
+    return from_arrays(x, target, sample_weight=sample_weight, missing=missing), target.dtype
 
 
 def _open_file(path: str, label: Any, sample_weight: Any) -> Any:

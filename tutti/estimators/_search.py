@@ -12,6 +12,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
+from numbers import Real
 from typing import Any, Self
 
 import numpy as np
@@ -310,6 +311,9 @@ class HalvingSearchCV(Dealt, SklearnHalving):  # type: ignore[misc]
 
     def _check_candidates(self) -> None:
         _check_grid(self.param_grid)
+        factor = self.factor
+        if isinstance(factor, bool) or not isinstance(factor, Real) or not factor > 1:
+            raise ParameterError("factor", factor, "write a number above 1, as 3: one in so many candidates goes on")
         if self.n_candidates is not None and not (isinstance(self.n_candidates, int) and self.n_candidates > 0):
             raise ParameterError("n_candidates", self.n_candidates, "write None (the whole grid) or how many to draw")
 
@@ -320,7 +324,10 @@ class HalvingSearchCV(Dealt, SklearnHalving):  # type: ignore[misc]
 
 
 def _check_grid(grid: Any) -> None:
-    grids: Sequence[Any] = [grid] if isinstance(grid, Mapping) else list(grid)
+    listed = isinstance(grid, Sequence) and not isinstance(grid, str)
+    grids: Sequence[Any] = list(grid) if listed else [grid]
+    if not all(isinstance(one, Mapping) for one in grids):
+        raise ParameterError("param_grid", grid, "write {name: values}, or a list of such dicts")
     if not any(grids) or any(_length(values) == 0 for one in grids for values in one.values()):
         raise ParameterError("param_grid", grid, "write {name: values} with at least one value for every name")
 

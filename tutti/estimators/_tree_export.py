@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from tutti.errors import ModelError
+from tutti.estimators._tree_view import values_of
 from tutti.learners._trees import Trees
 
 
@@ -25,7 +26,7 @@ def to_sklearn(forest: Any) -> Any:
     if hasattr(forest, "feature_names_in_"):
         model.feature_names_in_ = forest.feature_names_in_
     if classifier:
-        model.classes_, model.n_classes_ = forest.classes_, len(forest.classes_)
+        model.classes_, model.n_classes_ = forest.classes_, forest.n_classes_
     model.estimators_ = [_member(one(criterion=forest.criterion), forest, t) for t in range(forest.trees_.n_trees)]
     return model
 
@@ -35,25 +36,27 @@ def _member(member: Any, forest: Any, t: int) -> Any:
     member.max_features_ = forest.n_features_in_
     n_classes = np.ones(forest.n_outputs_, np.intp)
     if forest._task == "classification":
-        member.classes_, member.n_classes_ = np.arange(len(forest.classes_)), np.intp(len(forest.classes_))
-        n_classes = np.array([len(forest.classes_)], np.intp)
-    member.tree_ = _structure(forest.trees_.tree(t), forest.n_features_in_, n_classes, forest.n_outputs_)
+        n_classes = np.array(forest.n_classes_, np.intp).reshape(-1)
+        codes = [np.arange(n) for n in n_classes]
+        several = isinstance(forest.classes_, list)
+        member.classes_, member.n_classes_ = (codes, n_classes) if several else (codes[0], n_classes[0])
+    member.tree_ = _structure(forest, forest.trees_.tree(t), n_classes)
     return member
 
 
-def _structure(trees: Trees, n_features: int, n_classes: Any, n_outputs: int) -> Any:
+def _structure(forest: Any, trees: Trees, n_classes: Any) -> Any:
     from sklearn.tree._tree import Tree
 
-    structure = Tree(n_features, n_classes, n_outputs)
+    structure = Tree(forest.n_features_in_, n_classes, forest.n_outputs_)
     leaf = trees.feature < 0
     nodes = np.zeros(len(leaf), dtype=structure.__getstate__()["nodes"].dtype)
     nodes["left_child"] = np.where(leaf, -1, trees.left)
     nodes["right_child"] = np.where(leaf, -1, trees.right)
     nodes["feature"] = np.where(leaf, -2, trees.feature)
     nodes["threshold"] = np.where(leaf, -2.0, trees.cut)
-    nodes["impurity"], nodes["n_node_samples"] = trees.impurity, trees.n_rows
+    nodes["impurity"], nodes["n_node_samples"] = trees.impurity * forest._impurity_unit, trees.n_rows
     nodes["weighted_n_node_samples"], nodes["missing_go_to_left"] = trees.weight, trees.missing_left
-    values = trees.value[:, None, :] if len(n_classes) == 1 and n_outputs == 1 else trees.value[:, :, None]
+    values = values_of(trees, forest.classes_) if forest._task == "classification" else trees.value[:, :, None]
     depth = int(trees.depths().max())
     state = {"max_depth": depth, "node_count": len(leaf), "nodes": nodes, "values": np.ascontiguousarray(values)}
     structure.__setstate__(state)

@@ -7,8 +7,11 @@ from typing import Any, ClassVar
 import numpy as np
 
 from tutti.errors import DataError
-from tutti.estimators._classifier import accuracy, check_classes, class_factors
+from tutti.estimators import _forest_multi
+from tutti.estimators._categories import Categories
+from tutti.estimators._classifier import accuracy, class_factors
 from tutti.estimators._forest import ForestEstimator
+from tutti.estimators._forest_multi import Intake
 from tutti.estimators._intake import is_dataset
 from tutti.estimators.linear import r2
 from tutti.types import Array, Result, Schema
@@ -19,7 +22,8 @@ class RandomForestClassifier(ForestEstimator):
 
     Columns are cut into at most 255 bins: exactly where a column has at most 255 distinct values, else by quantiles.
     Rows are drawn for a tree with Poisson(1) weights, rows and features by bits of their own numbers, and sums are
-    whole numbers: the forest does not depend on the number of workers.
+    whole numbers: the forest does not depend on the number of workers.  Rows of several labels (y of n_outputs columns)
+    are split by the mean of their Gini impurities.
 
     Parameters
     ----------
@@ -32,7 +36,8 @@ class RandomForestClassifier(ForestEstimator):
     max_features : features drawn for each node: "sqrt", "log2", None (all), a number, or a share.
     max_leaf_nodes : most leaves; the leaf that gains most is split next.  None for no bound.
     min_impurity_decrease : least decrease of the impurity, weighted by the share of the rows, for a split.
-    bootstrap : False grows every tree on all rows.
+    bootstrap : False grows every tree on all rows; "balanced" draws for each tree, with replacement, as many rows
+        of each class as the rarest class has (Chen, Liaw, Breiman, 2004).
     oob_score : True also scores the forest on rows that trees have not drawn; or a function (y, predicted) -> float.
     random_state : None (means 0), int or numpy generator; base of all random numbers of the run.
     verbose : 1 shows the progress of a fit that takes longer than a second.
@@ -40,7 +45,8 @@ class RandomForestClassifier(ForestEstimator):
     class_weight : None, {class: weight}, "balanced" (n / (K n_k) in all rows), or "balanced_subsample" (in the rows of
         each tree).
     ccp_alpha : cost-complexity pruning: links weaker than this are cut.
-    max_samples : rows drawn for a tree, on average: a number or a share; None: as many as there are.
+    max_samples : rows drawn for a tree, on average: a number or a share; None: as many as there are.  With
+        bootstrap="balanced" exactly, of all classes together, and a share of what would be drawn.
     categorical_features : columns whose values are names, not numbers: "from_dtype" (a frame's categorical columns), a
         mask, or a list of column numbers or names.  At most 255 categories; they are ordered by the share of the second
         of two classes, or of the node's most frequent class of several.  One unknown in a prediction is refused.
@@ -50,11 +56,11 @@ class RandomForestClassifier(ForestEstimator):
 
     Attributes
     ----------
-    classes_, n_classes_, n_outputs_ : sorted labels, their number, and 1.
+    classes_, n_classes_, n_outputs_ : sorted labels, their number, and labels of a row; lists for several labels.
     estimators_ : the trees one by one.   trees_ : all of them as flat arrays.
     feature_importances_ : (n_features,) mean decrease of the impurity.
     oob_score_, oob_decision_function_ : accuracy and probabilities of rows from trees that have not drawn them; NaN
-        for a row that all trees have drawn.
+        for a row that all trees have drawn; (n_rows, n_classes, n_outputs) for several labels.
     n_features_in_, feature_names_in_ : width of the data; names if all columns have one.
     history_ : one dict per stage.   plan_, report_ : what was planned, and what was measured.
 
@@ -69,7 +75,7 @@ class RandomForestClassifier(ForestEstimator):
     _estimator_type: ClassVar[str] = "classifier"
     _task: ClassVar[str] = "classification"
     _criteria: ClassVar[tuple[str, ...]] = ("gini", "entropy", "log_loss")
-    classes_: Array
+    oob_decision_function_: Any
 
     def __init__(
         self,
@@ -83,7 +89,7 @@ class RandomForestClassifier(ForestEstimator):
         max_features: Any = "sqrt",
         max_leaf_nodes: int | None = None,
         min_impurity_decrease: float = 0.0,
-        bootstrap: bool = True,
+        bootstrap: bool | str = True,
         oob_score: Any = False,
         random_state: Any = None,
         verbose: int = 0,
@@ -118,56 +124,87 @@ class RandomForestClassifier(ForestEstimator):
         self.engine = engine
         self.n_shards = n_shards
 
-    def predict_proba(self, X: Any) -> Array:
-        """Return (n_rows, n_classes) probabilities."""
-        return self._means(X)
+    def predict_proba(self, X: Any) -> Any:
+        """Return (n_rows, n_classes) probabilities; a list of them for several labels."""
+        means = self._means(X)
+        return _forest_multi.by_label(means, self.classes_) if isinstance(self.classes_, list) else means
 
-    def predict_log_proba(self, X: Any) -> Array:
+    def predict_log_proba(self, X: Any) -> Any:
         """Return the logarithms of `predict_proba`."""
+        p = self.predict_proba(X)
         with np.errstate(divide="ignore"):
-            found: Array = np.log(self.predict_proba(X))
-        return found
+            return [np.log(q) for q in p] if isinstance(p, list) else np.log(p)
 
     def predict(self, X: Any) -> Array:
-        """Return the most probable class of each row."""
-        p = self.predict_proba(X)
-        found: Array = self.classes_[p.argmax(axis=1)]
+        """Return the most probable class of each row, (n_rows, n_outputs) for several labels."""
+        means = self._means(X)
+        if isinstance(self.classes_, list):
+            return _forest_multi.named(means, self.classes_)
+        found: Array = self.classes_[means.argmax(axis=1)]
         return found
 
     def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
-        """Return the accuracy: the (weighted) share of rows whose class is predicted; a Dataset brings its labels."""
+        """Return the accuracy: the (weighted) share of rows whose class is predicted; a Dataset brings its labels.
+
+        Of several labels all have to be right.
+        """
+        self._check_fitted()
+        if isinstance(self.classes_, list):
+            if is_dataset(X):
+                raise DataError("a Dataset has one label a row: score several labels on arrays")
+            return _forest_multi.all_right(self.predict(X), y, sample_weight)
         if is_dataset(X):
-            self._check_fitted()
-            p = self.predict_proba(X).argmax(axis=1)
+            p = self._means(X).argmax(axis=1)
             codes, weight = labelled(X, self.n_features_in_, tuple(self.classes_.tolist()))
             return float(np.average(p == codes, weights=weight))
         return accuracy(self.predict(X), y, sample_weight)
 
     def _more(self, schema: Schema) -> dict[str, Any]:
-        check_classes(schema, type(self).__name__)
         if self.class_weight == "balanced_subsample":
             return {"balanced_subsample": True}
         return {"class_weight": class_factors(self.class_weight, schema)}
 
-    def _outputs(self, schema: Schema, n_targets: int) -> int:
-        return len(schema.classes or ())
+    def _several(self, categories: Categories, X: Any, target: Array, sample_weight: Any) -> Intake:
+        return _forest_multi.classification(self, categories, X, target, sample_weight)
 
-    def _same_classes(self, schema: Schema) -> bool:
-        return bool(list(schema.classes or ()) == self.classes_.tolist())
+    def _same_classes(self, schema: Schema, taken: Intake) -> bool:
+        if not isinstance(self.classes_, list):
+            return bool(list(schema.classes or ()) == self.classes_.tolist())
+        return [c.tolist() for c in taken.classes] == [c.tolist() for c in self.classes_]
 
     def _after(self, result: Result, schema: Schema) -> None:
         if not self.oob_score:
             return
         votes = result.arrays["votes"]
         with np.errstate(invalid="ignore"):
-            self.oob_decision_function_ = votes[:, :-1] / votes[:, -1:]
+            found = votes[:, :-1] / votes[:, -1:]
         seen = votes[:, -1] > 0
+        if isinstance(self.classes_, list):
+            self._oob_of_labels(found, result.arrays["oob_target"], seen)
+            return
+        self.oob_decision_function_ = found
         codes = result.arrays["oob_target"].astype(np.int64)
         predicted = votes[:, :-1].argmax(axis=1)
         if callable(self.oob_score):
             self.oob_score_ = self.oob_score(self.classes_[codes[seen]], self.classes_[predicted[seen]])
         else:
             self.oob_score_ = float((predicted == codes)[seen].mean()) if seen.any() else float("nan")
+
+    def _oob_of_labels(self, found: Array, target: Array, seen: Array) -> None:
+        parts = _forest_multi.by_label(found, self.classes_)
+        alike = len(set(self.n_classes_)) == 1
+        self.oob_decision_function_ = np.stack(parts, axis=2) if alike else parts
+        predicted, right = (_forest_multi.named(a[seen], self.classes_) for a in (found, target))
+        if callable(self.oob_score):
+            self.oob_score_ = self.oob_score(right, predicted)
+        else:
+            self.oob_score_ = float((predicted == right).all(axis=1).mean()) if seen.any() else float("nan")
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.target_tags.multi_output = True
+        tags.classifier_tags.multi_label = True
+        return tags
 
 
 class RandomForestRegressor(ForestEstimator):
@@ -288,9 +325,6 @@ class RandomForestRegressor(ForestEstimator):
             raise DataError(f"y has the shape {target.shape}, the predictions {predicted.shape}")
         both = target.reshape(len(predicted), -1), predicted.reshape(len(predicted), -1)
         return float(np.mean([r2(t, p, weight) for t, p in zip(both[0].T, both[1].T, strict=True)]))
-
-    def _outputs(self, schema: Schema, n_targets: int) -> int:
-        return max(n_targets, 1)
 
     def _after(self, result: Result, schema: Schema) -> None:
         if not self.oob_score:

@@ -163,6 +163,8 @@ def _build(cls: Any, header: Mapping[str, Any], arrays: dict[str, Array], module
 def fitted_facts(estimator: Any) -> dict[str, Any]:
     """Return what every fitted estimator writes down of itself, as plain values."""
     classes, names = getattr(estimator, "classes_", None), getattr(estimator, "feature_names_in_", None)
+    if isinstance(classes, list):  # of several labels: the estimator writes them itself
+        classes = None
     return {
         "n_features": estimator.n_features_in_,
         "feature_names": None if names is None else list(names),

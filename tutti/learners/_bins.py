@@ -92,7 +92,8 @@ class Bins:
             bad = kernels.encode_dense(x, tables, codes, start)
         if bad >= 0:
             path, row = data.place(block.start + bad)
-            raise DataError("Input X contains infinity or a value too large for dtype('float64').", path=path, row=row)
+            message = "Input X contains infinity or a value too large for dtype('float64')."
+            raise DataError(message, path=path, row=row, column=_infinite(x, bad))
         for j in np.flatnonzero(self.categorical).tolist():
             column = _column(x, j)
             unknown = kernels.encode_categories(column, self.values_of(j), codes[j, start : start + len(column)])
@@ -100,6 +101,14 @@ class Bins:
                 path, row = data.place(block.start + unknown)
                 value = column[unknown].item()
                 raise DataError(f"category {value!r} was not there before", path=path, row=row, column=j)
+
+
+def _infinite(x: Array | Csr, row: int) -> int:
+    """Return the first column of a row that holds infinity."""
+    if not isinstance(x, Csr):
+        return int(np.flatnonzero(np.isinf(x[row]))[0])
+    inside = slice(int(x.indptr[row]), int(x.indptr[row + 1]))
+    return int(x.indices[inside][np.isinf(x.values[inside])][0])
 
 
 def rounded_down(cuts: Array, dtype: Any) -> Array:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from tutti.errors import DataError
-from tutti.learners import _bins
+from tutti.learners import _bins, _forest_draw
 from tutti.learners._bins import Bins
 from tutti.learners._trees import Trees
 from tutti.protocols import ShardData
@@ -71,6 +71,8 @@ def summary(learner: Any, schema: Schema, data: ShardData, first: int, seed: int
             y = _targets(learner, data, i)
             sums = sums + w @ y
             largest = np.maximum(largest, np.abs(y).max(axis=0, initial=0.0))
+    if learner.balanced:
+        found["classes"] = _forest_draw.class_counts(data, len(schema.classes or ()))
     return {**found, "total": np.array([total]), "whole": np.array([whole]), "sums": sums, "largest": largest}
 
 
@@ -87,7 +89,7 @@ def units(learner: Any, parts: Sequence[Arrays], n_outputs: int) -> dict[str, Ar
     shift = np.zeros(n_outputs)
     for p in parts:
         shift = shift + p["sums"]
-    shift = shift / total if total > 0.0 else shift
+    shift = shift / total if total > 0.0 and not learner.exact else np.zeros(n_outputs)
     largest = np.max([p["largest"] for p in parts], axis=0)
     widest = float((largest + np.abs(shift)).max())
     room = 59 - math.ceil(math.log2(max(total, 1.0) + 1.0)) - weight
@@ -260,7 +262,10 @@ def votes(learner: Any, shared: Arrays, rows: Rows, first: int, last: int, numbe
     value = np.require(trees.value, requirements="W")
     for t in range(trees.n_trees):
         key = learner.tree_key(shared, t - int(shared["sizes"][3]))
-        times_drawn(key, number, n, thresholds, times)
+        if learner.balanced:
+            times = _forest_draw.times_of(learner, shared, key, target[first:last], number)
+        else:
+            times_drawn(key, number, n, thresholds, times)
         left_out = np.flatnonzero(times == 0)
         add(codes, n, left_out, trees.offset[t], *writable, value, sums)
         out[left_out, -1] += 1.0

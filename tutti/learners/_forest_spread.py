@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from tutti._parcel import payload, value_of
-from tutti.learners import _forest_rows
+from tutti.learners import _forest_draw, _forest_rows
 from tutti.protocols import ShardData
 from tutti.types import Array, Arrays, Schema
 
@@ -181,7 +181,10 @@ class Part:
             key = self._learner.tree_key(self._shared, number)
             cuts = np.flatnonzero(np.diff(self._numbers) != 1) + 1  # runs of neighbours
             for lo, hi in zip([0, *cuts], [*cuts, n], strict=True):
-                if hi > lo:
+                if hi > lo and self._learner.balanced:
+                    label, first = self._table.label[lo:hi], int(self._numbers[lo])
+                    times[lo:hi] = _forest_draw.times_of(self._learner, self._shared, key, label, first)
+                elif hi > lo:
                     times_drawn(key, int(self._numbers[lo]), hi - lo, thresholds, times[lo:hi])
         entries = np.arange(n, dtype=np.int64) | (times << 32)
         if len(self._table.label):

@@ -49,7 +49,7 @@ def run(learner: Any, schema: Schema) -> None:
     """Perform every stage of ``learner`` on the few rows."""
     d, classes = 2 + learner.n_targets, schema.classes
     x = np.arange(_N * d).reshape(_N, d).astype(schema.dtype)
-    y = np.arange(_N) % (2 if classes is not None else _N)
+    y = np.arange(_N) % (min(len(classes), 2) if classes is not None else _N)
     values: Any = x
     if schema.sparse:
         values = Csr(np.arange(_N + 1, dtype=np.int64) * d, np.tile(np.arange(d, dtype=np.int32), _N), x.ravel(), d)

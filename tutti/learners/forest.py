@@ -17,7 +17,7 @@ import numpy as np
 
 from tutti._spec import Spec
 from tutti.errors import DataError
-from tutti.learners import _bins, _forest_rows
+from tutti.learners import _bins, _forest_draw, _forest_rows
 from tutti.learners._bins import Bins
 from tutti.learners._trees import Trees, packed
 from tutti.protocols import ShardData
@@ -44,9 +44,11 @@ class ForestLearner(OnlyTasks, Spec):
     max_features : features that are drawn for a node.
     min_impurity_decrease, ccp_alpha : as in scikit-learn.
     rate : expected number of times that a row is drawn for a tree; 0: every row once.
+    balanced : each class is drawn from as often as the rarest has rows, times ``rate``.
     class_weight : one factor per class; ``balanced_subsample`` sets it per tree from the rows drawn.
     categorical : numbers of the columns whose values are names.
     n_targets : the last columns of the rows are targets, instead of y; 0: y is the target.
+    exact : targets are 0 or 1 and stay what they are.
     n_shards : shards of the job.
     oob : also collect what the trees say of rows that they have not drawn.
     """
@@ -62,10 +64,12 @@ class ForestLearner(OnlyTasks, Spec):
     min_impurity_decrease: float = 0.0
     ccp_alpha: float = 0.0
     rate: float = 1.0
+    balanced: bool = False
     class_weight: tuple[float, ...] | None = None
     balanced_subsample: bool = False
     categorical: tuple[int, ...] = ()
     n_targets: int = 0
+    exact: bool = False
     n_shards: int = 8
     oob: bool = False
 
@@ -150,7 +154,8 @@ class ForestLearner(OnlyTasks, Spec):
             units = _forest_rows.units(self, parts, k)
             if not sum(float(p["total"][0]) for p in parts) > 0.0:
                 raise DataError("sample_weight is zero for every row: nothing would be learned")
-            return {**shared, "stage": np.array([CODES]), **bins.arrays(), **units}
+            places = _forest_draw.places(parts) if self.balanced else {}
+            return {**shared, "stage": np.array([CODES]), **bins.arrays(), **units, **places}
         if stage == CODES:
             return {**shared, "stage": np.array([TREES])}
         if stage == VOTES:
@@ -175,7 +180,10 @@ class ForestLearner(OnlyTasks, Spec):
         rules = _forest_rows.rules(self, shared)
         work = _scratch(table, rules)
         key, nodes = self.tree_key(shared, task), self.tree_key(shared, task, "nodes")
-        n = tree_grow.draw(table, rules, key, poisson(self.rate), work.entries)
+        if self.balanced:
+            n = _forest_draw.draw(self, shared, table, key, work.entries)
+        else:
+            n = tree_grow.draw(table, rules, key, poisson(self.rate), work.entries)
         if self.balanced_subsample or rules.min_weight > 0.0 or rules.min_decrease > 0.0 or self.ccp_alpha > 0.0:
             rules = _forest_rows.of_bag(self, table, rules, work, n)
         if self.max_leaf_nodes is None:

@@ -101,8 +101,10 @@ def check_finite(
     rows, columns = np.nonzero(np.isinf(x) if missing else ~np.isfinite(x))
     if len(rows):
         path, row = where(int(rows[0]))
+        value = float(x[rows[0], columns[0]])
+        more = ", or read with missing=True for trees" if math.isnan(value) else ""
         raise DataError(
-            f"the value is {float(x[rows[0], columns[0]])!r}: remove the row, or put a finite number in its place",
+            f"the value is {value!r}: remove the row, or put a finite number in its place{more}",
             path=path,
             row=row,
             column=names[int(columns[0])],

@@ -230,7 +230,8 @@ class _Reader:
             if value in _NULLS and self.source.missing and name in self.roles.features:
                 continue
             if value in _NULLS:
-                return f"the value is missing ({value!r}): fill it, or remove the row", name
+                hint = "fill it, remove the row, or write read_csv(..., missing=True) for trees"
+                return f"the value is missing ({value!r}): {hint}", name
             try:
                 number = float(value)
             except ValueError:

@@ -161,7 +161,7 @@ def _numbers(table: Any, name: str, piece: Piece, fine: bool = False) -> Array:
         column = column.cast(pa.float64())
     elif missing is not None:
         raise DataError(
-            "the value is missing: fill it, or remove the row",
+            "the value is missing: fill it, remove the row, or write read_parquet(..., missing=True) for trees",
             path=piece.path,
             row=_first_row(piece) + missing,
             column=name,
