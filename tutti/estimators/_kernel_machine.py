@@ -129,7 +129,7 @@ class KernelEstimator(Estimator):
         require_real("C", self.C, 0.0, inclusive=False, wanted="the inverse strength of the regularisation")
         require_real("tol", self.tol, 0.0, inclusive=False, wanted="how far rows may violate the optimality, as 1e-3")
         require_real("coef0", self.coef0, -np.inf, inclusive=False, wanted="what is added to gamma x.z")
-        require_real("cache_size", self.cache_size, 0.0, inclusive=False, wanted="megabytes of kernel rows, as 1000")
+        require_real("cache_size", self.cache_size, 0.0, inclusive=False, wanted="megabytes of kernel rows, as 200")
         require_whole("degree", self.degree, 0, "the degree of the polynomial, a whole number >= 0")
         require_whole("max_iter", self.max_iter, -1, "a whole number of steps, or -1 for no limit")
         require_whole("n_shards", self.n_shards, 1, "a whole number of at least 1 (the default is 8)")

@@ -75,7 +75,7 @@ class KernelMachine(OnlyTasks, Spec):
     problem: KernelProblem = field(default_factory=KernelProblem)
     tol: float = 1e-3
     max_iter: int = -1
-    cache_bytes: int = 10**9
+    cache_bytes: int = 200 * 10**6
     leaf_rows: int = 32768
     folds: int = 0
     n_shards: int = 8
