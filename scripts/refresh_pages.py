@@ -124,14 +124,15 @@ def _tasks(results: dict[str, str]) -> list[str]:
     boosted, search = "boosted trees, 200 of depth 6, 400,000 x 28", "search, 60 logistic fits of 66,667 x 100"
     same = r"^tutti, same estimator +([\d.]+)"
     own, fit = r"^tutti +([\d.]+)", r"^{} +tutti +fit +([\d.]+) s"
+    intelex = r"^even +scikit-learn-intelex / tutti: ([\d.]+)"
     return [
         *row("forests_depth10", forest, own, "scikit-learn-intelex", r"^against sklearnex +fit +([\d.]+)x"),
         *row("forests_depth10", forest, own, "scikit-learn", r"^against sklearn +fit +([\d.]+)x"),
         *row("forests_deep", deep, own, "scikit-learn-intelex", r"^against sklearnex +fit +([\d.]+)x"),
         *row("boosting", boosted, own, "XGBoost", r"^ours against xgboost +fit +([\d.]+)x"),
-        *row("svc", ten, fit.format("ten"), "scikit-learn", r"^ten +scikit-learn / tutti: ([\d.]+)"),
-        *row("svc", even, fit.format("even"), "scikit-learn-intelex", r"^even +scikit-learn-intelex / tutti: ([\d.]+)"),
-        *row("svc", even, fit.format("even"), "scikit-learn", r"^even +scikit-learn / tutti: ([\d.]+)"),
+        *row("svc_ten", ten, fit.format("ten"), "scikit-learn", r"^ten +scikit-learn / tutti: ([\d.]+)"),
+        *row("svc_even", even, fit.format("even"), "scikit-learn-intelex", intelex),
+        *row("svc_even", even, fit.format("even"), "scikit-learn", r"^even +scikit-learn / tutti: ([\d.]+)"),
         *row("search", search, same, "joblib threads, the same estimator", r"^tutti, same estimator .* ([\d.]+)x "),
         *row("search", search, same, "joblib loky, the same estimator", r"^joblib loky against tutti: ([\d.]+)x"),
     ]

@@ -30,6 +30,8 @@ class Rows(Protocol):
     ``common(name)`` returns a room that this stage or an earlier one has named: the same memory to all ranks of a host.
     ``alive()`` says that a long task is at work, now and then, so that nobody takes its rank for lost; it raises
     `tutti.errors.Aborted` when the run was stopped.
+    ``hands()`` says how many threads the task may use just now: one, and its share of the cores of workers that have
+    nothing to do because fewer tasks than workers are left.  No bit may depend on it.
     """
 
     @property
@@ -39,6 +41,7 @@ class Rows(Protocol):
     def shard(self, i: int) -> ShardData: ...
     def common(self, name: str) -> Array: ...
     def alive(self) -> None: ...
+    def hands(self) -> int: ...
 
 
 @runtime_checkable

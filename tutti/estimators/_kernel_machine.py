@@ -10,6 +10,8 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
+from tutti.data.memory import cores
+from tutti.engines._limits import one_thread
 from tutti.errors import DataError, ModelError, ParameterError
 from tutti.estimators._base import ConvergenceWarning, Estimator, warn
 from tutti.estimators._decision import check_finite
@@ -17,6 +19,7 @@ from tutti.estimators._intake import as_dataset, is_dataset
 from tutti.estimators._linear import labels_array, require_real, require_whole
 from tutti.estimators._progress import TaskProgress
 from tutti.learners._kernel_rows import Kernel, dense, points
+from tutti.learners._pieces import Pieces, alone
 from tutti.learners.kernel_svm import KernelMachine, KernelProblem
 from tutti.planner import Choice, Explanation, explain
 from tutti.planner.choose import engine_of
@@ -28,6 +31,7 @@ from tutti.strategies.task_parallel import TaskParallel
 from tutti.types import Array, Csr, Result, Schema
 
 _KERNELS = ("linear", "rbf", "poly", "sigmoid")
+_ROWS = 256  # that a thread predicts at once
 _PRECOMPUTED = (
     "a row of a precomputed kernel holds its values with all other rows, so rows cannot be dealt to shards, and no "
     "support vectors could be kept: give the rows themselves and the kernel's name, or use sklearn.svm.SVC"
@@ -125,7 +129,7 @@ class KernelEstimator(Estimator):
         require_real("C", self.C, 0.0, inclusive=False, wanted="the inverse strength of the regularisation")
         require_real("tol", self.tol, 0.0, inclusive=False, wanted="how far rows may violate the optimality, as 1e-3")
         require_real("coef0", self.coef0, -np.inf, inclusive=False, wanted="what is added to gamma x.z")
-        require_real("cache_size", self.cache_size, 0.0, inclusive=False, wanted="megabytes of kernel rows, as 1000")
+        require_real("cache_size", self.cache_size, 0.0, inclusive=False, wanted="megabytes of kernel rows, as 200")
         require_whole("degree", self.degree, 0, "the degree of the polynomial, a whole number >= 0")
         require_whole("max_iter", self.max_iter, -1, "a whole number of steps, or -1 for no limit")
         require_whole("n_shards", self.n_shards, 1, "a whole number of at least 1 (the default is 8)")
@@ -245,11 +249,15 @@ class KernelEstimator(Estimator):
         vectors = self.support_vectors_
         center = vectors.mean(axis=0) if self.kernel == "rbf" and len(vectors) else np.zeros(1)
         right = points(vectors - center, vectors.dtype)
-        found = [np.empty((0, outputs.shape[1]))]
-        for lo in range(0, x.shape[0], 4096):
-            left = points(dense(x, lo, lo + 4096) - center, vectors.dtype)
-            found.append(kernel.times(left, right, outputs))
-        return np.concatenate(found) + self.intercept_
+        found = np.empty((x.shape[0], outputs.shape[1]))
+
+        def fill(lo: int, hi: int) -> None:
+            left = points(dense(x, lo, hi) - center, vectors.dtype)
+            found[lo:hi] = kernel.times(left, right, outputs, Pieces(alone)) + self.intercept_
+
+        with one_thread(), Pieces(cores) as pieces:
+            pieces.each(fill, len(found), _ROWS)
+        return found
 
     # storage
 

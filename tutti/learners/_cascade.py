@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from tutti.learners._kernel_rows import Kernel, Points, points
+from tutti.learners._pieces import Pieces
 from tutti.learners._working_set import Box, solve
 from tutti.types import Array
 
@@ -66,6 +67,7 @@ class Solver:
     tol: float
     n_bytes: int
     most: int
+    pieces: Pieces
     alive: Callable[[], None] = field(default=lambda: None)
     """Called now and then."""
 
@@ -74,6 +76,8 @@ class Solver:
 
         float32 is enough as long as f comes out the same in float64, within a part of ``tol``; else all is done anew.
         """
+        if not len(x):  # two leaves of one class only have no support vectors to merge
+            return self._judged(part, 0)
         narrow = points(x, np.float32)
         found, steps = self._in(narrow, part, self.most)
         if self._off(x, found) > _SHARE * self.tol:
@@ -112,7 +116,7 @@ class Solver:
 
     def _times(self, left: Points, right: Points, beta: Array) -> Array:
         moved = beta != 0
-        return self.kernel.times(left, right.take(moved), beta[moved])
+        return self.kernel.times(left, right.take(moved), beta[moved], self.pieces)
 
     def _off(self, x: Array, part: Part) -> float:
         rows, moved = _some(len(x)), part.beta != 0
@@ -134,7 +138,16 @@ class Solver:
 
     def _in(self, rows: Points, part: Part, most: int) -> tuple[Part, int]:
         box, n = self._box(part), len(part.ids)
-        steps = solve(self.kernel, rows, box, self.tol, self.n_bytes, most, self.alive)
+        steps = solve(
+            self.kernel,
+            rows,
+            box,
+            tol=self.tol,
+            n_bytes=self.n_bytes,
+            most=most,
+            alive=self.alive,
+            pieces=self.pieces,
+        )
         if self.epsilon is None:
             return replace(part, beta=box.beta, f=box.f), steps
         return replace(part, beta=box.beta[:n] + box.beta[n:], f=box.f[:n] + self.epsilon), steps

@@ -8,10 +8,11 @@ from typing import Any, Literal
 import numpy as np
 
 from tutti._spec import Spec
+from tutti.learners._pieces import PIECE, Pieces
 from tutti.types import Array, Csr
 
 Name = Literal["linear", "rbf", "poly", "sigmoid"]
-_BLOCK = 1 << 22  # kernel values that are made at once
+_LEFT = 256  # rows of a block whose kernel is made, used and forgotten; PIECE of the other side
 
 
 @dataclass(frozen=True)
@@ -29,24 +30,31 @@ class Kernel(Spec):
             return np.ones(points.n_rows)
         return self._of(points.squares.copy(), points.squares, points.squares)
 
-    def block(self, left: Points, right: Points, out: Array | None = None) -> Array:
-        """Return K (rows of left, rows of right), in ``out`` if given."""
-        products = np.matmul(left.x, right.x.T, out=out)
-        return self._of(products, left.squares[:, None], right.squares[None, :])
+    def block(self, left: Points, right: Points) -> Array:
+        """Return K (rows of left, rows of right)."""
+        return self._of(left.x @ right.x.T, left.squares[:, None], right.squares[None, :])
 
-    def times(self, left: Points, right: Points, coefficients: Array) -> Array:
+    def times(self, left: Points, right: Points, coefficients: Array, pieces: Pieces) -> Array:
         """Return K (left, right) @ coefficients, float64; the kernel is never stored whole."""
-        found = np.empty((left.n_rows, *coefficients.shape[1:]))
-        step = max(_BLOCK // max(right.n_rows, 1), 16)
-        for lo in range(0, left.n_rows, step):
-            rows = slice(lo, lo + step)
-            k = self.block(left.take(rows), right)
-            found[rows] = k.astype(coefficients.dtype, copy=False) @ coefficients
+        found = np.zeros((left.n_rows, *coefficients.shape[1:]))
+
+        def add(lo: int, hi: int) -> None:
+            own = left.take(slice(lo, hi))
+            for first in range(0, right.n_rows, PIECE):
+                some = slice(first, first + PIECE)
+                found[lo:hi] += self.block(own, right.take(some)).astype(np.float64, copy=False) @ coefficients[some]
+
+        pieces.each(add, left.n_rows, _LEFT)
         return found
 
     def _of(self, k: Array, left: Array, right: Array) -> Array:
         real = k.dtype.type
         if self.name == "linear":
+            return k
+        if self.name == "rbf" and real is np.float32:
+            from tutti.learners._kernels.rbf import rbf
+
+            rbf(k, real(2 * self.gamma), *((self.gamma * a).astype(real).reshape(-1) for a in (left, right)))
             return k
         if self.name == "rbf":
             k *= real(2 * self.gamma)

@@ -12,15 +12,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from tutti.learners._kernel_rows import Kernel, Points
+from tutti.learners._pieces import Pieces
 from tutti.types import Array
 
-_SIZE = 256  # variables of a working set
+_LEAST, _MOST = 256, 512  # variables of a working set
+_SHARE = 16  # of the rows, up to which it grows: long kernel rows are made faster many at a time
 _STEPS = 40  # of the small problem, for each of its variables
 _PART = 0.1  # of the gap, that the small problem may leave
+_PIECE = 64  # rows of the small problem
 
 
 @dataclass
@@ -43,16 +47,16 @@ class Cache:
 
     Parameters
     ----------
-    kernel, points : whose rows.   n_bytes : at most.   least : rows that must fit.
+    kernel, points : whose rows.   n_bytes : at most.   least : rows that must fit.   pieces : of what is computed.
     """
 
-    def __init__(self, kernel: Kernel, points: Points, n_bytes: int, least: int) -> None:
-        self._kernel, self._points, n = kernel, points, points.n_rows
+    def __init__(self, kernel: Kernel, points: Points, n_bytes: int, least: int, pieces: Pieces) -> None:
+        self._kernel, self._points, self._pieces, n = kernel, points, pieces, points.n_rows
         room = min(max(n_bytes // (points.x.itemsize * n), least), n)
         self.rows = np.empty((room, n), points.x.dtype)
         self._slot = np.full(n, -1, np.int64)
         self._owner, self._used = np.full(room, -1, np.int64), np.full(room, -1, np.int64)
-        self._filled = self._clock = 0
+        self._clock = 0
 
     def slots(self, rows: Array) -> Array:
         """Return where the kernel rows of different rows lie; what is missing is computed."""
@@ -65,33 +69,40 @@ class Cache:
         return self._slot[rows]
 
     def _compute(self, missing: Array) -> None:
-        m, first, some = len(missing), self._filled, self._points.take(missing)
-        if first + m <= len(self.rows):
-            slots = np.arange(first, first + m)
-            self._kernel.block(some, self._points, self.rows[first : first + m])
-            self._filled += m
-        else:
-            slots = np.argsort(self._used, kind="stable")[:m]
-            old = self._owner[slots]
-            self._slot[old[old >= 0]] = -1
-            self.rows[slots] = self._kernel.block(some, self._points)
+        slots, some = np.argsort(self._used, kind="stable")[: len(missing)], self._points.take(missing)
+        old = self._owner[slots]
+        self._slot[old[old >= 0]] = -1
+
+        def fill(lo: int, hi: int) -> None:
+            self.rows[slots, lo:hi] = self._kernel.block(some, self._points.take(slice(lo, hi)))
+
+        self._pieces.each(fill, self._points.n_rows)
         self._slot[missing], self._owner[slots], self._used[slots] = slots, missing, self._clock
 
 
 def solve(
-    kernel: Kernel, points: Points, box: Box, tol: float, n_bytes: int, most: int, alive: Callable[[], None]
+    kernel: Kernel,
+    points: Points,
+    box: Box,
+    *,
+    tol: float,
+    n_bytes: int,
+    most: int,
+    alive: Callable[[], None],
+    pieces: Pieces,
 ) -> int:
     """Move ``beta`` and ``f`` of the box until its ends are closer than ``tol``; return the steps made.
 
     Parameters
     ----------
     n_bytes : of kernel rows that are kept.   most : steps, -1: no limit.   alive : called at every turn.
+    pieces : of what is done for all rows.
     """
     from tutti.learners._kernels.smo import gather, smo, subtract
 
     n, m = points.n_rows, len(box.beta)
-    size = min(_SIZE, m)
-    cache, diagonal = Cache(kernel, points, n_bytes, min(size, n)), kernel.diagonal(points)
+    size = min(max(n // _SHARE, _LEAST), _MOST, m)
+    cache, diagonal = Cache(kernel, points, n_bytes, min(size, n), pieces), kernel.diagonal(points)
     last, steps = np.empty(0, np.int64), 0
     while True:
         alive()
@@ -101,7 +112,8 @@ def solve(
         last = _choose(box, top, bottom, size, last)
         rows, place = np.unique(last % n, return_inverse=True)
         slots = cache.slots(rows)
-        small = gather(cache.rows, slots[place], last % n)
+        small = np.empty((len(last), len(last)), cache.rows.dtype)
+        pieces.each(partial(gather, cache.rows, slots[place], last % n, small), len(last), _PIECE)
         beta, f = box.beta[last], box.f[last]
         limit = _STEPS * len(last) if most < 0 else min(_STEPS * len(last), most - steps)
         goal = max(tol, _PART * (top - bottom))
@@ -110,7 +122,7 @@ def solve(
         box.beta[last] = beta
         moved = change != 0
         for lo in range(0, m, n):
-            subtract(cache.rows, slots[moved], change[moved], box.f[lo : lo + n])
+            pieces.each(partial(subtract, cache.rows, slots[moved], change[moved], box.f[lo : lo + n]), n)
 
 
 def _choose(box: Box, top: float, bottom: float, size: int, last: Array) -> Array:

@@ -17,6 +17,7 @@ from tutti._spec import Spec
 from tutti.errors import DataError
 from tutti.learners._cascade import Found, Part, Solver
 from tutti.learners._kernel_rows import Kernel, Name, dense
+from tutti.learners._pieces import Pieces, alone
 from tutti.protocols import ShardData
 from tutti.tasking import OnlyTasks, Room, Rows
 from tutti.types import Array, Arrays, Block, Cost, Kind, Progress, Schema
@@ -74,7 +75,7 @@ class KernelMachine(OnlyTasks, Spec):
     problem: KernelProblem = field(default_factory=KernelProblem)
     tol: float = 1e-3
     max_iter: int = -1
-    cache_bytes: int = 10**9
+    cache_bytes: int = 200 * 10**6
     leaf_rows: int = 32768
     folds: int = 0
     n_shards: int = 8
@@ -87,8 +88,8 @@ class KernelMachine(OnlyTasks, Spec):
         """Compile or load the kernels."""
         x, t = np.eye(3), np.array([1.0, -1.0, 1.0])
         part = Part(np.arange(3), t, np.ones(3), np.zeros(3), t.copy())
-        Solver(Kernel(), self.problem.epsilon, self.tol, 1 << 20, -1).solve(x, part)
-        Solver(Kernel(), self.problem.epsilon, 1e-12, 1 << 20, 10).solve(x, part)
+        for tol in (self.tol, 1e-12):  # the kernels of float32, and those of float64
+            Solver(Kernel(), self.problem.epsilon, tol, 1 << 20, 10, Pieces(alone)).solve(x, part)
 
     def cost(self, schema: Schema) -> Cost:
         """Estimate: a tenth of each problem's kernel is computed."""
@@ -171,18 +172,16 @@ class KernelMachine(OnlyTasks, Spec):
         if phase == SUPPORT:
             return self._origins(shared, task, rows)
         p, i, _ = self._work(shared)[task]
-        if phase == FOLDS:
-            return self._fold(shared, rows, p, i)
-        if phase == LEAVES:
-            whole = self._whole(shared, rows, p)
-            return _told(
-                self._solved(shared, rows, whole.only(np.arange(i, len(whole.ids), self._leaves(len(whole.ids)))))
-            )
-        if phase == MERGE:
-            return _told(self._merged(shared, rows, p, i))
-        if phase == CHECK:
-            return self._checked(shared, rows, p, i)
-        return _told(self._solved(shared, rows, self._part(shared, rows, p, 0)))
+        with Pieces(rows.hands) as pieces:
+            solver = self.solver(shared, rows, pieces)
+            if phase == FOLDS:
+                return self._fold(solver, shared, rows, p, i)
+            if phase == CHECK:
+                return self._checked(solver, shared, rows, p, i)
+            if phase == MERGE:
+                return _told(self._merged(solver, shared, rows, p, i))
+            part = self._leaf(shared, rows, p, i) if phase == LEAVES else self._part(shared, rows, p, 0)
+            return _told(_solved(solver, rows, part))
 
     def _count(self, shared: Arrays, data: ShardData) -> Arrays:
         k, d = int(shared["shape"][2]), int(shared["shape"][1])
@@ -221,19 +220,23 @@ class KernelMachine(OnlyTasks, Spec):
             x[order] = rows_of(data, inside[order])
         return {"x": x, "which": mine, "row": np.array([data.place(int(r))[1] for r in inside], np.int64)}
 
-    def solver(self, shared: Arrays, rows: Rows) -> Solver:
+    def solver(self, shared: Arrays, rows: Rows, pieces: Pieces) -> Solver:
+        """Return what solves the problems, or parts of them."""
         p = self.problem
         kernel = Kernel(p.kernel, float(shared["gamma"][0]), float(p.coef0), int(p.degree))
-        return Solver(kernel, p.epsilon, float(self.tol), int(self.cache_bytes), int(self.max_iter), rows.alive)
-
-    def _solved(self, shared: Arrays, rows: Rows, part: Part) -> Found:
-        return self.solver(shared, rows).solve(rows.common("x")[part.ids], part)
+        return Solver(kernel, p.epsilon, float(self.tol), int(self.cache_bytes), int(self.max_iter), pieces, rows.alive)
 
     def _whole(self, shared: Arrays, rows: Rows, p: int) -> Part:
         starts = shared["starts"]
         pair = pairs(len(starts) - 1)[p]
         ids = np.concatenate([np.arange(starts[c], starts[c + 1]) for c in pair])
         return self._at(rows, ids, pair, np.zeros(len(ids)), None)
+
+    def _leaf(self, shared: Arrays, rows: Rows, p: int, i: int) -> Part:
+        """Return every k-th row of a problem, of k leaves."""
+        whole = self._whole(shared, rows, p)
+        n_leaves = self._leaves(len(whole.ids))
+        return whole if n_leaves == 1 else whole.only(np.arange(i, len(whole.ids), n_leaves))
 
     def _at(self, rows: Rows, ids: Array, pair: Sequence[int], beta: Array, f: Array | None) -> Part:
         target = rows.common("target")[ids]
@@ -247,9 +250,9 @@ class KernelMachine(OnlyTasks, Spec):
         pair = pairs(len(shared["starts"]) - 1)[p]
         return self._at(rows, shared["ids"][where], pair, shared["beta"][where].copy(), shared["f"][where].copy())
 
-    def _merged(self, shared: Arrays, rows: Rows, p: int, i: int) -> Found:
+    def _merged(self, solver: Solver, shared: Arrays, rows: Rows, p: int, i: int) -> Found:
         """Return the solution over the support vectors of two nodes, from the mean of theirs."""
-        solver, x = self.solver(shared, rows), rows.common("x")
+        x = rows.common("x")
         left, right = (self._part(shared, rows, p, 2 * i + k) for k in (0, 1))
         f = [
             own.target - 0.5 * (own.target - own.f + solver.values(x[own.ids], x[other.ids], other.beta))
@@ -259,27 +262,25 @@ class KernelMachine(OnlyTasks, Spec):
         order = np.argsort(ids, kind="stable")
         pair = pairs(len(shared["starts"]) - 1)[p]
         beta = 0.5 * np.concatenate([left.beta, right.beta])
-        return self._solved(shared, rows, self._at(rows, ids[order], pair, beta[order], np.concatenate(f)[order]))
+        return _solved(solver, rows, self._at(rows, ids[order], pair, beta[order], np.concatenate(f)[order]))
 
-    def _checked(self, shared: Arrays, rows: Rows, p: int, i: int) -> Arrays:
+    def _checked(self, solver: Solver, shared: Arrays, rows: Rows, p: int, i: int) -> Arrays:
         """Return the rows of a leaf that the solution leaves out though they violate its optimality."""
-        solver, root, x = self.solver(shared, rows), self._part(shared, rows, p, 0), rows.common("x")
-        support, whole = root.support(), self._whole(shared, rows, p)
-        leaf = whole.only(np.arange(i, len(whole.ids), self._leaves(len(whole.ids))))
+        root, x = self._part(shared, rows, p, 0), rows.common("x")
+        support, leaf = root.support(), self._leaf(shared, rows, p, i)
         leaf = leaf.only(~np.isin(leaf.ids, root.ids))
         leaf = solver.spread(x[leaf.ids], leaf, x[support.ids], support.beta)
         worst = leaf.only(np.sort(solver.violators(leaf, solver.middle(root), max(len(support.ids) // 2, 1000))))
         return {"ids": worst.ids, "beta": worst.beta, "f": worst.f}
 
-    def _fold(self, shared: Arrays, rows: Rows, p: int, i: int) -> Arrays:
+    def _fold(self, solver: Solver, shared: Arrays, rows: Rows, p: int, i: int) -> Arrays:
         """Return decision values of every k-th row of each class from the others."""
         whole, x = self._whole(shared, rows, p), rows.common("x")
         starts = shared["starts"]
         inside = np.concatenate([np.arange(starts[c + 1] - starts[c]) for c in pairs(len(starts) - 1)[p]])
         out = inside % self.folds == i
-        found = self._solved(shared, rows, whole.only(~out))
+        found = _solved(solver, rows, whole.only(~out))
         support = found.part.support()
-        solver = self.solver(shared, rows)
         values = solver.values(x[whole.ids[out]], x[support.ids], support.beta) + found.intercept
         return {"values": values, "which": np.flatnonzero(out)}
 
@@ -411,6 +412,13 @@ class KernelMachine(OnlyTasks, Spec):
 def pairs(k: int) -> list[tuple[int, ...]]:
     """Return the pairs of k classes; one problem without a pair for a regression."""
     return [(a, b) for a in range(k) for b in range(a + 1, k)] if k > 1 else [(0,)]
+
+
+def _solved(solver: Solver, rows: Rows, part: Part) -> Found:
+    """Return the solution over a part; its rows are copied unless they are neighbours."""
+    ids = part.ids
+    near = len(ids) and ids[-1] - ids[0] + 1 == len(ids)
+    return solver.solve(rows.common("x")[slice(ids[0], ids[-1] + 1) if near else ids], part)
 
 
 def _told(found: Found) -> Arrays:

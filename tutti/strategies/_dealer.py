@@ -97,6 +97,11 @@ class Dealer:
         """How many tasks of the stage have been performed, by whoever."""
         return int(np.count_nonzero(self._table[_BYTES]))
 
+    def hands(self) -> int:
+        """Return how many workers there are for each task that is not done: 1 as long as there are enough tasks."""
+        left = len(self._costs) - self.done
+        return max(len(self.live()) // max(left, 1), 1)
+
     def take(self) -> int | None:
         """Return a task for this rank; None when every part of the stage is there."""
         while True:

@@ -165,6 +165,10 @@ class _Tasks:
         """Say that a task is at work."""
         self._worker.at_step(self._performed)
 
+    def hands(self) -> int:
+        """Return how many threads a task may use; over sockets its own only, for the others have work of their own."""
+        return 1 if self._dealer is None else self._dealer.hands()
+
     def run(self) -> Arrays:
         """Return what is assembled when no task is left."""
         worker, learner = self._worker, self._learner

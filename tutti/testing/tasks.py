@@ -17,8 +17,8 @@ _MOST_STAGES = 10_000
 class LocalRows:
     """A `tutti.tasking.Rows` in one process: tasks run in a notebook or a debugger without any engine."""
 
-    def __init__(self, schema: Schema, shards: Mapping[int, ShardData]) -> None:
-        self.schema, self.n_shards = schema, len(shards)
+    def __init__(self, schema: Schema, shards: Mapping[int, ShardData], hands: int = 1) -> None:
+        self.schema, self.n_shards, self._hands = schema, len(shards), hands
         self._shards, self._rooms = shards, dict[str, Array]()
 
     def shard(self, i: int) -> ShardData:
@@ -31,6 +31,10 @@ class LocalRows:
 
     def alive(self) -> None:
         """Say nothing: nobody listens."""
+
+    def hands(self) -> int:
+        """Return how many threads a task may use."""
+        return self._hands
 
     def make(self, rooms: Mapping[str, Room], fill: int) -> None:
         """Make the rooms that are not there yet, every byte of them ``fill``."""
@@ -49,6 +53,7 @@ def perform_all(
     order: Callable[[int], Sequence[int]] = range,
     times: int = 1,
     fill: int = 0,
+    hands: int = 1,
 ) -> Arrays:
     """Perform all tasks in this process and return what is assembled last.
 
@@ -57,8 +62,9 @@ def perform_all(
     order : returns the order in which n tasks are performed.
     times : how often each is performed; the last time counts.
     fill : what is in the bytes of new rooms.
+    hands : how many threads a task may use.
     """
-    rows = LocalRows(schema, shards)
+    rows = LocalRows(schema, shards, hands)
     shared = learner.init(schema, seed=seed)
     for _ in range(_MOST_STAGES):
         costs = learner.tasks(shared)
@@ -106,6 +112,7 @@ def check_tasked(
     right = sha()
     assert sha(order=lambda n: range(n - 1, -1, -1)) == right, "the bits depend on the order of the tasks"
     assert sha(times=2) == right, "a task that is performed twice leaves other bits"
+    assert sha(hands=3) == right, "the bits depend on how many threads a task may use"
     assert sha(fill=0xFF) == right, "a task reads what nobody has written into a room"
 
 

@@ -58,29 +58,24 @@ def smo(kernel, diagonal, low, high, beta, f, tol, most):
 
 
 @njit(cache=True, nogil=True)
-def gather(rows, slots, columns):
-    """Return rows[slots][:, columns] without copying whole rows."""
-    q = len(columns)
-    out = np.empty((len(slots), q), rows.dtype)
-    for i in range(len(slots)):
+def gather(rows, slots, columns, out, first, last):
+    """out = rows[slots][:, columns], of slots first to last."""
+    for i in range(first, last):
         row = rows[slots[i]]
-        for j in range(q):
+        for j in range(len(columns)):
             out[i, j] = row[columns[j]]
-    return out
 
 
 @njit(cache=True, nogil=True)
-def subtract(rows, slots, change, f):
-    """f -= sum_k change[k] rows[slots[k]], summed in float64 over four rows at a time."""
-    n, m = rows.shape[1], len(slots)
-    for first in range(0, n, 2048):
-        last = min(first + 2048, n)
-        for k in range(0, m - m % 4, 4):
-            a, b, c, d = change[k], change[k + 1], change[k + 2], change[k + 3]
-            r0, r1, r2, r3 = rows[slots[k]], rows[slots[k + 1]], rows[slots[k + 2]], rows[slots[k + 3]]
-            for t in range(first, last):
-                f[t] -= a * r0[t] + b * r1[t] + c * r2[t] + d * r3[t]
-        for k in range(m - m % 4, m):
-            a, r0 = change[k], rows[slots[k]]
-            for t in range(first, last):
-                f[t] -= a * r0[t]
+def subtract(rows, slots, change, f, first, last):
+    """f -= sum_k change[k] rows[slots[k]] in columns first to last, summed in float64 over four rows at a time."""
+    m = len(slots)
+    for k in range(0, m - m % 4, 4):
+        a, b, c, d = change[k], change[k + 1], change[k + 2], change[k + 3]
+        r0, r1, r2, r3 = rows[slots[k]], rows[slots[k + 1]], rows[slots[k + 2]], rows[slots[k + 3]]
+        for t in range(first, last):
+            f[t] -= a * r0[t] + b * r1[t] + c * r2[t] + d * r3[t]
+    for k in range(m - m % 4, m):
+        a, r0 = change[k], rows[slots[k]]
+        for t in range(first, last):
+            f[t] -= a * r0[t]
