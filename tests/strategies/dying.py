@@ -1,10 +1,12 @@
 """Learners whose worker is killed as it asks what others have, at places that a folder names.
 
-A file "SHARD-CALL" in the folder kills the worker that was dealt the shard and makes its CALL-th call, once.
+A file "SHARD-CALL" in the folder kills the worker whose first shard that is as it makes its CALL-th call, once;
+"SHARD-CALL-stop" freezes it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from collections.abc import Generator, Iterator, Mapping
@@ -12,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tutti.counting import Sums
+from tutti.errors import Regrouped
 from tutti.learners.boosting import Boosting
 from tutti.learners.forest import ForestLearner
 from tutti.protocols import ShardData
@@ -26,11 +29,10 @@ class Doomed:
 
     def called(self) -> None:
         self.calls += 1
-        try:
-            os.unlink(os.path.join(self._folder, f"{self._shard}-{self.calls}"))
-        except FileNotFoundError:
-            return
-        os.kill(os.getpid(), signal.SIGKILL)
+        for end, sent in (("", signal.SIGKILL), ("-stop", signal.SIGSTOP)):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(os.path.join(self._folder, f"{self._shard}-{self.calls}{end}"))
+                os.kill(os.getpid(), sent)
 
 
 class DoomedSums:
@@ -92,16 +94,16 @@ class DyingForest(ForestLearner):
         self, schema: Schema, data: Mapping[int, ShardData], seed: int, start: Arrays | None, rank: int, size: int
     ) -> Generator[bytes, list[Any], Arrays]:
         program = super().spread(schema, data, seed, start, rank, size)
-        doomed, answers, news = Doomed(self.folder, data), None, None
+        doomed, said = Doomed(self.folder, data), next(program)
         while True:
-            try:
-                said = next(program) if answers is None and news is None else None
-                said = said or (program.throw(news) if news is not None else program.send(answers))
-            except StopIteration as done:
-                return done.value
             doomed.called()
-            answers = news = None
             try:
                 answers = yield said
-            except BaseException as error:
-                news = error
+            except Regrouped as news:
+                said = program.throw(news)
+                continue
+            try:
+                said = program.send(answers)
+            except StopIteration as done:
+                shared: Arrays = done.value
+                return shared

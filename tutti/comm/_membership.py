@@ -14,7 +14,8 @@ import numpy as np
 from tutti._arena import ShmLink
 
 _RUN, _GENERATION, _HEAD = 0, 1, 8
-_MEETINGS, _ALLOCATED, _FIRST = 0, 1, 2  # of a table; then, for each rank, the generation without it, 0 while it is there
+_MEETINGS, _ALLOCATED, _FIRST = range(3)
+"""Words of a table; from _FIRST on, for each rank, the generation that goes on without it, 0 while it is there."""
 
 
 @dataclass(frozen=True)

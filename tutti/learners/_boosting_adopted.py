@@ -31,11 +31,11 @@ def adopt(fit: Fit, shards: Mapping[int, ShardData]) -> None:
     f = np.repeat(fit.model.base[:, None], rows.n, axis=1)
     g, h = np.empty((k, rows.n), np.float32), np.empty((k, rows.n), np.float32)
     loss = np.empty(rows.n, np.float32)
-    flat = {**fit.bins.arrays(), **fit.model.arrays()}
-    offset, there = flat["offset"], fit.model.n_trees - fit.model.n_trees % k
-    Forest.of({**flat, "offset": offset[: there + 1]}).add_codes(rows.columns, f)
+    forest = Forest.of({**fit.bins.arrays(), **fit.model.arrays()})
+    there = forest.n_trees - forest.n_trees % k
+    forest.add_coded_rows(rows.codes, f, 0, there)
     fit.slopes(rows, f, g, h, loss)
-    Forest.of({**flat, "offset": offset[there:]}).add_codes(rows.columns, f)
+    forest.add_coded_rows(rows.codes, f, there, forest.n_trees)
     fit.rows = joined(fit.rows, rows)
     fit.f, fit.g, fit.h = (np.concatenate(both, axis=1) for both in ((fit.f, f), (fit.g, g), (fit.h, h)))
     fit.loss = np.concatenate([fit.loss, loss])

@@ -133,13 +133,14 @@ class _Held:
         self._learner, self._data, self._starts = learner, data, starts
         own = sorted(data)
         counts = [data[s].n_rows for s in own]
-        self.rows: Any = LocalRows(schema, data)
+        rows: Any = LocalRows(schema, data)
         for name, room in learner.rooms(shared).items():
             shape = (room.shape[0], sum(counts)) if name == "by_column" else (sum(counts), *room.shape[1:])
-            self.rows.rooms[name] = np.zeros(shape, room.dtype)
+            rows.rooms[name] = np.zeros(shape, room.dtype)
         self._places = dict(zip(own, np.cumsum([0, *counts]).tolist(), strict=False))
         for s in own:
-            _forest_rows.encode(learner, shared, self.rows, s, self._places[s])
+            _forest_rows.encode(learner, shared, rows, s, self._places[s])
+        self.rows = rows
         self.numbers = np.concatenate(
             [np.arange(starts[s], starts[s] + data[s].n_rows) for s in own] or [np.zeros(0, np.int64)]
         )

@@ -14,8 +14,6 @@ from tutti.errors import PlanError, Regrouped
 from tutti.protocols import Worker
 from tutti.types import Array, Arrays, Plan, Round, Schema
 
-IN_MEMORY = ("threads", "shm", "")
-
 
 def plan_counted(compress: Any, learner: Any, schema: Schema, draft: Plan, strategy: str) -> Plan:
     """Return the draft with the strategy's name, and with bytes by rank: shards have no state of their own.
@@ -42,16 +40,16 @@ def plan_counted(compress: Any, learner: Any, schema: Schema, draft: Plan, strat
 
 
 def withstands(draft: Plan) -> bool:
-    """Tell whether the run of exact sums goes on where a worker is lost: the others can reach its rows."""
-    return draft.size > 1 and draft.transport in IN_MEMORY
+    """Tell whether a run of exact sums goes on where a worker is lost; a thread cannot be lost without the others."""
+    return draft.size > 1 and draft.transport == "shm"
 
 
 def lost_notes(draft: Plan) -> list[str]:
     """Return what the plan says of lost workers."""
-    if draft.size == 1:
-        return []
     if withstands(draft):
         return ["a worker that is lost leaves its rows to the others, who go on to the same bits"]
+    if draft.size == 1 or draft.transport in ("threads", ""):
+        return []
     return [f"through {draft.transport!r} a lost worker ends the run"]
 
 

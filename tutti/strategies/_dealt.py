@@ -11,7 +11,7 @@ def dealt(n_shards: int, n_workers: int, worker: int) -> range:
 
 
 def dealt_again(n_shards: int, dropped: Sequence[int]) -> list[list[int]]:
-    """Return the shards of each worker after some were dropped: who has the fewest takes the next one, nobody gives any.
+    """Return the shards of each worker after some were dropped: who has fewest takes the next one, nobody gives any.
 
     Parameters
     ----------
