@@ -168,7 +168,7 @@ class Forest:
     def add_coded_rows(self, codes: Array, f: Array, first: int, last: int) -> None:
         """Add trees first..last - 1 to f (n_outputs, n) for rows of codes (n, n_features), the quick way of `add`."""
         a, (nodes, depth) = self.arrays, self._packed
-        cuts = np.where(a["feature"] < 0, np.inf, a["bin"])
+        cuts = np.where(a["feature"] < 0, np.inf, a["bin"]).astype(np.float32)
         set_at = a["set_at"] if len(a["sets"]) else a["set_at"][:0]
         for lo in range(0, len(codes), _CHUNK):
             here = codes[lo : lo + _CHUNK]
