@@ -7,11 +7,12 @@ import fcntl
 import mmap
 import os
 import weakref
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 
 import numpy as np
 
-from tutti._board import Board
+from tutti._board import Board, Members
 from tutti.types import Array
 
 
@@ -36,6 +37,15 @@ class Arena:
             mapped = mmap.mmap(self._fd, max(n_bytes, 1), offset=where)
             found = self._maps[where, n_bytes] = np.frombuffer(mapped, np.uint8)
         return found
+
+    @property
+    def end(self) -> int:
+        """Bytes handed out so far."""
+        return self._end
+
+    def go_on_from(self, end: int) -> None:
+        """Hand out what follows byte ``end``."""
+        self._end = end
 
     def lock(self) -> AbstractContextManager[object]:
         return _FileLock(self._fd)
@@ -74,7 +84,18 @@ class ShmLink:
 
     def __init__(self, arena: Arena, board: Board, rank: int, size: int, transport: str = "shm") -> None:
         self.rank, self.size, self.board, self.transport = rank, size, board, transport
+        self._arena = arena
         self.allocate, self.lock, self.locks = arena.allocate, arena.lock, arena.locks
 
     def abort(self) -> None:
         self.board.abort()
+
+    @property
+    def allocated(self) -> int:
+        """Bytes that this rank has asked for, its place in the memory of the run."""
+        return self._arena.end
+
+    def among(self, ranks: Sequence[int], allocated: int) -> ShmLink:
+        """Return this rank's link to some ranks alone, which hand out the memory that follows byte ``allocated``."""
+        self._arena.go_on_from(allocated)
+        return ShmLink(self._arena, Members(self.board, ranks), ranks.index(self.rank), len(ranks), self.transport)

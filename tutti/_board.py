@@ -15,7 +15,7 @@ import functools
 import platform
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 RECORD = 8  # words that describe a collective call; two records per rank, used in turn
@@ -165,6 +165,17 @@ class Board:
         import ctypes
 
         return ctypes.addressof(ctypes.c_char.from_buffer(self.words, 8 * (self.line(rank) + ARRIVED)))
+
+
+class Members(Board):
+    """The words of some ranks of a run, which are numbered anew: 0 is the first of ``ranks``."""
+
+    def __init__(self, board: Board, ranks: Sequence[int]) -> None:
+        self._ranks = tuple(ranks)
+        super().__init__(board.words, len(self._ranks))
+
+    def line(self, rank: int) -> int:
+        return super().line(self._ranks[rank])
 
 
 def doze(words: memoryview, index: int, value: int, seconds: float) -> bool:

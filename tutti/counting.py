@@ -20,6 +20,8 @@ class Sums(Protocol):
     - ``room(length)`` hands out int64 memory that ``total`` takes without a copy, valid until the next ``room``.
     - ``gather`` returns everybody's bytes, in a fixed order.
     - ``alone`` is True where nobody else has rows: all sums are what was given.
+    - Each of them raises `tutti.errors.Regrouped` where somebody was lost whose rows others have now (its ``shards``):
+      nobody has got what the call returns, and all that are left are at the same place of their program.
     """
 
     @property
@@ -43,6 +45,8 @@ class Counting(Protocol):
     --------
     - ``rounds`` works on the rows of all shards it is given, and yields the shared state after each round; the last
       one is the model.  All decisions follow from ``sums``, so they are the same wherever rows lie.
+    - Where ``sums`` raises `tutti.errors.Regrouped`, it may take the rows that have come and go on from any place that
+      is the same for all; if it does not catch it, its rounds are begun again with these rows.
     - ``prepare``, ``cost`` and ``progress`` are those of `Learner`; ``private_bytes`` are those of all rows together.
     """
 

@@ -10,11 +10,16 @@ TuttiError
 |   |-- RankError                    a rank raised: carries rank, host, pid, step, the original traceback
 |   |-- RankLost                     a rank died, was killed or fell silent
 |   |-- Unreachable                  seen inside a rank that is cut off from another one
+|   |-- RankGone                     seen inside ranks that can go on without another one
+|   |-- Regrouped                    seen inside ranks that have begun to
 |   `-- Aborted                      seen inside the other ranks when one of them failed
 `-- ModelError (ValueError)          a model folder is damaged, or newer than this library
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
 
 
 class TuttiError(Exception):
@@ -122,6 +127,25 @@ class RankLost(RunError):
 
 class Unreachable(RunError):
     """Raised inside a rank to which another one's host gives no answer any more, whose control connection may live."""
+
+
+class RankGone(RunError):
+    """Raised by a collective call that cannot end because a rank was lost, where those that are left can regroup."""
+
+
+class Regrouped(RunError):
+    """Raised inside the ranks that are left when they have regrouped; the call that raised it has done nothing.
+
+    Parameters
+    ----------
+    message : who was lost.
+    shards : what this rank hosts now, by shard: what it had and some of those that were left behind.
+    part, parts : its number among those that are left, and how many these are.
+    """
+
+    def __init__(self, message: str, shards: Mapping[int, Any], part: int, parts: int) -> None:
+        super().__init__(message)
+        self.shards, self.part, self.parts = shards, part, parts
 
 
 class Aborted(RunError):

@@ -81,6 +81,8 @@ class Spreading(Learner, Protocol):
     - ``spread`` is the program of one of ``size`` parts, which has the rows of some shards: it yields bytes for all
       parts, is sent those of all, by number, and returns the shared state, the same in each.  No bit of it depends on
       how many parts there are, or which shards each has.
+    - Where a part is lost, `tutti.errors.Regrouped` is raised at the same ``yield`` of all that are left, with the
+      shards that each has then.  If the program does not catch it, it is begun again.
     """
 
     def unspreadable(self) -> str | None: ...

@@ -452,19 +452,27 @@ def test_no_warning_on_the_way():
         model(early_stopping=True).fit(X, TWO).predict_log_proba(X)
 
 
-def test_a_killed_worker_is_one_error_that_names_it(monkeypatch):
-    from tutti.engines.processes import worker_pids
+@pytest.mark.parametrize("transport", ["shm", "tcp"])
+def test_a_killed_worker_changes_no_bit_or_over_sockets_is_one_error(monkeypatch, transport):
     from tutti.estimators import _boosted
 
     class Killer(_boosted.TreeProgress):
         def __call__(self, event):
             if getattr(event, "step", 0) == 3:
-                os.kill(worker_pids()[1], signal.SIGKILL)
+                os.kill(pids[1], signal.SIGKILL)
 
+    engine = tutti.Processes(2, transport=transport)
+    right = model(n_estimators=1000, engine=engine).fit(X, TWO).report_
+    pids = {report.rank: report.pid for report in right.ranks}
     monkeypatch.setattr(_boosted, "TreeProgress", Killer)
-    engine = tutti.Processes(2)
-    with pytest.raises(RankLost, match=r"rank [01]"):
-        model(n_estimators=3000, engine=engine).fit(X, TWO)
+    if transport == "shm":
+        with pytest.warns(RuntimeWarning, match="rank 1 .* was lost .* the others go on"):
+            found = model(n_estimators=1000, engine=engine).fit(X, TWO).report_
+        assert (found.sha256, found.faults) == (right.sha256, 1)
+        assert "1 go on with the rows of all shards" in str(found)
+    else:
+        with pytest.raises(RankLost, match="rank 1"):
+            model(n_estimators=1000, engine=engine).fit(X, TWO)
     monkeypatch.undo()
     assert model(engine=engine).fit(X, TWO).n_iter_ == 5, "the next fit has sound workers"
 

@@ -12,12 +12,16 @@ import os
 import platform
 import threading
 import time
+from typing import NoReturn, cast
 
 import numpy as np
 
-from tutti._board import ARRIVED, SLEEPING
+from tutti._arena import ShmLink
+from tutti._board import ARRIVED, SLEEPING, WAITING
+from tutti.comm._membership import Membership
 from tutti.comm._rank import GATHER, N
 from tutti.comm._shared import SharedComm
+from tutti.errors import RankGone
 from tutti.protocols import Link
 from tutti.types import Array
 
@@ -46,6 +50,28 @@ class ShmComm(SharedComm):
         self._usual = 0.0  # seconds of a wait that outlasts the spin
         self._payloads: Array | None = None
         self._gathers = 0
+        self._membership: Membership | None = None
+
+    def withstand(self) -> None:
+        """From now on a call that waits for a lost rank raises `RankGone`; all ranks call it at the same time."""
+        self._membership = Membership(cast(ShmLink, self._link))
+
+    def regroup(self) -> tuple[ShmComm, tuple[int, ...]]:
+        """Return the communicator of the ranks that are left; see `tutti.protocols.Regrouping`."""
+        assert self._membership is not None
+        for word in (WAITING, SLEEPING):
+            self._board.set(self._rank, word, 0)
+        link = self._membership.link
+        found = self._membership.regroup(self._meetings, link.allocated)
+        comm = ShmComm(link.among(found.left, found.allocated))
+        comm._membership, comm._meetings = self._membership, found.meetings
+        comm._sent, comm._waited = self._sent, self._waited
+        return comm, found.dropped
+
+    def _give_up(self, lost: int) -> NoReturn:
+        if lost >= 0 and self._membership is not None and self._board.lost(lost):
+            raise RankGone(f"rank {self._rank} waits in a collective call, but rank {lost} was lost")
+        super()._give_up(lost)
 
     def close(self) -> None:
         super().close()

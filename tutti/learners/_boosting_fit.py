@@ -6,16 +6,18 @@ Every number that another rank sees is a sum of whole numbers or a maximum, so a
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tutti.counting import Sums
-from tutti.errors import DataError
+from tutti.errors import DataError, Regrouped
 from tutti.learners._bins import Bins, weight_scale, whole_weights
+from tutti.learners._boosting_adopted import adopt
 from tutti.learners._boosting_model import Forest, Model
-from tutti.learners._boosting_rows import first_rows, make_bins, make_rows
+from tutti.learners._boosting_rows import Rows, first_rows, make_bins, make_rows
 from tutti.learners._boosting_tree import Grower, Grown, Shape
 from tutti.learners._kernels import boost, boost_loss
 from tutti.protocols import ShardData
@@ -43,22 +45,20 @@ class Fit:
         start: Arrays | None,
     ) -> None:  # fmt: skip
         self.learner, self.schema, self.sums, self.seed = learner, schema, sums, seed
-        firsts = first_rows(shards, sums.n_shards, sums)
+        self.shards, self.firsts = shards, first_rows(shards, sums.n_shards, sums)
         categorical = np.zeros(schema.n_features, bool)
         categorical[list(learner.categorical)] = True
         self.bins = Bins.from_arrays(start) if start is not None else make_bins(
-            schema, shards, firsts, sums, seed, categorical, learner.max_bins
+            schema, shards, self.firsts, sums, seed, categorical, learner.max_bins
         )  # fmt: skip
-        held = learner.validation_fraction if learner.early_stopping else 0.0
-        self.rows = rows = make_rows(schema, shards, firsts, self.bins, learner.class_weight, held, seed)
+        self.rows = self.encoded(shards)
         self.n_classes = len(schema.classes or ())
         self.n_outputs = self.n_classes if self.n_classes > 2 else 1
-        n = rows.n
+        n = self.rows.n
         self.g, self.h = np.empty((self.n_outputs, n), np.float32), np.empty((self.n_outputs, n), np.float32)
-        self.loss, self.gh = np.empty(n, np.float32), np.empty(n, np.int64)
+        self.loss = np.empty(n, np.float32)
         self._count(learner)
-        self.grower = self._grower(learner)
-        self.leaf = np.zeros(n, np.uint16 if self.grower.max_leaves < 1 << 16 else np.uint32)
+        self.make_room()
         self.model = Model(self.bins, self.n_outputs)
         self.train_scores: list[float] = []
         self.valid_scores: list[float] = []
@@ -67,6 +67,17 @@ class Fit:
             self.f = np.repeat(self.model.base[:, None], n, axis=1)
         else:
             self._resume(start)
+
+    def encoded(self, shards: Mapping[int, ShardData]) -> Rows:
+        """Return the rows of some shards as codes."""
+        learner = self.learner
+        held = learner.validation_fraction if learner.early_stopping else 0.0
+        return make_rows(self.schema, shards, self.firsts, self.bins, learner.class_weight, held, self.seed)
+
+    def make_room(self) -> None:
+        """Make what depends on how many rows there are."""
+        self.gh, self.grower = np.empty(self.rows.n, np.int64), self._grower(self.learner)
+        self.leaf = np.zeros(self.rows.n, np.uint16 if self.grower.max_leaves < 1 << 16 else np.uint32)
 
     def _count(self, learner: Boosting) -> None:
         rows = self.rows
@@ -141,18 +152,20 @@ class Fit:
 
     # a round
 
-    def gradients(self) -> tuple[Array, Array]:
-        """Write gradients, hessians and losses; return max |g| and max h of each output over all ranks."""
-        rows, learner = self.rows, self.learner
+    def slopes(self, rows: Rows, f: Array, g: Array, h: Array, loss: Array) -> None:
+        """Write gradients, hessians and losses of some rows."""
+        learner = self.learner
         if self.n_outputs > 1:
-            boost_loss.softmax(self.f, rows.y, rows.weight, self.g, self.h, self.loss)
+            boost_loss.softmax(f, rows.y, rows.weight, g, h, loss)
         elif learner.loss == "log_loss":
-            boost_loss.binary(self.f[0], rows.y, rows.weight, self.g[0], self.h[0], self.loss)
+            boost_loss.binary(f[0], rows.y, rows.weight, g[0], h[0], loss)
         else:
             code = _CODES[learner.loss]
-            boost_loss.regression(
-                code, learner.quantile, self.f[0], rows.y, rows.weight, self.g[0], self.h[0], self.loss
-            )
+            boost_loss.regression(code, learner.quantile, f[0], rows.y, rows.weight, g[0], h[0], loss)
+
+    def gradients(self) -> tuple[Array, Array]:
+        """Write gradients, hessians and losses; return max |g| and max h of each output over all ranks."""
+        self.slopes(self.rows, self.f, self.g, self.h, self.loss)
         mine = [boost.largest(self.loss), *map(boost.largest, self.g), *map(boost.largest, self.h)]
         top = self.sums.largest(np.array(mine, np.float64))
         if not np.isfinite(top).all():
@@ -178,9 +191,10 @@ class Fit:
             self.valid_scores.append(valid / self.valid_weight)
 
     def boost(self, tops: Array, hessians: Array) -> None:
-        """Grow the trees of one round, on gradients and hessians of at most ``tops`` and ``hessians``."""
+        """Grow the trees of one round that are not there, on gradients and hessians of at most so much."""
         rows, learner, train = self.rows, self.learner, self.rows.train
-        number = self.model.n_trees
+        there = self.model.n_trees % self.n_outputs
+        number = self.model.n_trees - there
         rest = rows.valid
         if learner.subsample < 1.0:
             train, out = rows.drawn(train, derive(self.seed, step=number // self.n_outputs, purpose="subsample"),
@@ -188,7 +202,7 @@ class Fit:
             rest = np.concatenate([rest, out])
         bits = ((1 << 31) - 1) // max(self.n_train, 1)
         bits = min(bits.bit_length() - 1, 20)
-        for k in range(self.n_outputs):
+        for k in range(there, self.n_outputs):
             up, beside = (power(bits - math.frexp(float(t))[1]) if t > 0 else 1.0 for t in (tops[k], hessians[k]))
             key = derive(self.seed, step=number + k, purpose="tree")
             for lo, hi, first in rows.pieces:
@@ -254,11 +268,19 @@ class Fit:
     def rounds(self) -> Iterator[Arrays]:
         """Grow until all trees are there or validation does not get better; yield how far it is after each round."""
         wanted = self.learner.n_estimators * self.n_outputs
-        tops, hessians = self.gradients()
+        tops, hessians = self._whole(self.gradients)
         while self.model.n_trees < wanted and not self._stalls():
-            self.boost(tops, hessians)
-            tops, hessians = self.gradients()  # they bring the loss, too
+            self._whole(partial(self.boost, tops, hessians))
+            tops, hessians = self._whole(self.gradients)  # they bring the loss, too
             yield self.status()
+
+    def _whole(self, step: Callable[[], Any]) -> Any:
+        """Return what a step returns; one in which a rank was lost is done again, with the rows that it has left."""
+        while True:
+            try:
+                return step()
+            except Regrouped as news:
+                adopt(self, news.shards)
 
     def _stalls(self) -> bool:
         learner, scores = self.learner, self.valid_scores

@@ -55,12 +55,12 @@ class Rows:
 
 
 def first_rows(shards: Mapping[int, ShardData], n_shards: int, sums: Sums) -> dict[int, int]:
-    """Return the number of the first row of each shard hosted here, all rows counted in the order of the shards."""
+    """Return the number of the first row of each shard, all rows counted in the order of the shards."""
     counts = np.zeros(n_shards, np.int64)
     for s, data in shards.items():
         counts[s] = data.n_rows
-    starts = np.cumsum(sums.total(counts))
-    return {s: int(starts[s]) - data.n_rows for s, data in shards.items()}
+    stops = np.cumsum(sums.total(counts)).tolist()
+    return dict(enumerate([0, *stops[:-1]]))
 
 
 def make_bins(

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from tutti._parcel import payload, value_of
+from tutti.errors import Regrouped
 from tutti.learners import _forest_draw, _forest_rows
 from tutti.protocols import ShardData
 from tutti.types import Array, Arrays, Schema
@@ -97,29 +98,60 @@ def spread(
     counts = yield from _by_shard({s: {"n": np.array([data[s].n_rows])} for s in own})
     starts = np.cumsum([0] + [int(c["n"][0]) for c in counts])
     summaries = {s: _forest_rows.summary(learner, schema, data[s], int(starts[s]), seed) for s in own}
-    shared = learner.assemble(shared, (yield from _by_shard(summaries)))
-    rows: Any = LocalRows(schema, data)
-    n = sum(data[s].n_rows for s in own)
-    for name, room in learner.rooms(shared).items():
-        shape = (room.shape[0], n) if name == "by_column" else (n, *room.shape[1:])
-        rows.rooms[name] = np.zeros(shape, room.dtype)
-    places = dict(zip(own, np.cumsum([0] + [data[s].n_rows for s in own]).tolist(), strict=False))
-    for s in own:
-        _forest_rows.encode(learner, shared, rows, s, places[s])
-    shared = learner.assemble(shared, [])
-    numbers = np.concatenate([np.arange(starts[s], starts[s] + data[s].n_rows) for s in own] or [np.zeros(0, np.int64)])
-    part = Part(learner, shared, rows, numbers, rank, size)
+    binned = learner.assemble(shared, (yield from _by_shard(summaries)))
+    held = _Held(learner, schema, binned, data, starts)
+    shared = learner.assemble(binned, [])
+    part = Part(learner, shared, held.rows, held.numbers, rank, size)
     trees: list[Arrays] = []
-    for first in range(0, learner.n_trees, BATCH):
-        trees += yield from part.grow(range(first, min(first + BATCH, learner.n_trees)))
+    while len(trees) < learner.n_trees:
+        try:
+            trees += yield from part.grow(range(len(trees), min(len(trees) + BATCH, learner.n_trees)))
+        except Regrouped as news:
+            held = _Held(learner, schema, binned, news.shards, starts)
+            part = Part(learner, shared, held.rows, held.numbers, news.part, news.parts)
     shared = learner.assemble(shared, trees)
-    if learner.oob:
-        found = {}
+    if not learner.oob:
+        return shared
+    while True:
+        try:
+            return learner.assemble(shared, (yield from _by_shard(held.votes(shared))))
+        except Regrouped as news:
+            held = _Held(learner, schema, binned, news.shards, starts)
+
+
+class _Held:
+    """The rows of the shards that a part holds, one shard after the other, as codes.
+
+    Parameters
+    ----------
+    shared : with the bins.   starts : number of the first row of each shard.
+    """
+
+    def __init__(
+        self, learner: Any, schema: Schema, shared: Arrays, data: Mapping[int, ShardData], starts: Array
+    ) -> None:
+        self._learner, self._data, self._starts = learner, data, starts
+        own = sorted(data)
+        counts = [data[s].n_rows for s in own]
+        rows: Any = LocalRows(schema, data)
+        for name, room in learner.rooms(shared).items():
+            shape = (room.shape[0], sum(counts)) if name == "by_column" else (sum(counts), *room.shape[1:])
+            rows.rooms[name] = np.zeros(shape, room.dtype)
+        self._places = dict(zip(own, np.cumsum([0, *counts]).tolist(), strict=False))
         for s in own:
-            at, m = places[s], data[s].n_rows
-            found[s] = _forest_rows.votes(learner, shared, rows, at, at + m, int(starts[s]))
-        shared = learner.assemble(shared, (yield from _by_shard(found)))
-    return shared
+            _forest_rows.encode(learner, shared, rows, s, self._places[s])
+        self.rows = rows
+        self.numbers = np.concatenate(
+            [np.arange(starts[s], starts[s] + data[s].n_rows) for s in own] or [np.zeros(0, np.int64)]
+        )
+
+    def votes(self, shared: Arrays) -> dict[int, Arrays]:
+        """Return what the trees say of the rows that they have not drawn, by shard."""
+        found: dict[int, Arrays] = {}
+        for s, at in self._places.items():
+            stop = at + self._data[s].n_rows
+            found[s] = _forest_rows.votes(self._learner, shared, self.rows, at, stop, int(self._starts[s]))
+        return found
 
 
 class Part:

@@ -14,7 +14,7 @@ from tutti.protocols import RankContext
 from tutti.runtime.checkpoint import Writer
 from tutti.types import Arrays
 
-_LOOK_SECONDS = 0.01
+_LOOKS = (2e-4, 1e-2)  # seconds between the first two looks, and at most
 
 
 class Speaker:
@@ -69,13 +69,15 @@ class Speaker:
         if not self._tolerant:
             return self.speaks()
         self._board.set(self._rank, WAITING, 1)
+        nap, longest = _LOOKS
         for rank in self._lower:
             while not self._board.lost(rank):
                 if self._board.returned(rank):
                     return False
                 if self._board.aborted():
                     raise Aborted(f"rank {self._rank}: the run was stopped while it waited for rank {rank} to return")
-                time.sleep(_LOOK_SECONDS)
+                time.sleep(nap)
+                nap = min(1.5 * nap, longest)
         return True
 
     def wait(self) -> None:

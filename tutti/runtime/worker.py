@@ -12,8 +12,10 @@ from typing import Any, cast
 
 import numpy as np
 
+from tutti._board import STEP
 from tutti.calling import Calls
 from tutti.comm.reduction import Layout, tree_sum
+from tutti.errors import RankGone, Regrouped
 from tutti.forms import Compress
 from tutti.protocols import (
     Claims,
@@ -23,6 +25,7 @@ from tutti.protocols import (
     Learner,
     Movable,
     RankContext,
+    Regrouping,
     ShardData,
     SharingMemory,
     Strategy,
@@ -33,7 +36,8 @@ from tutti.runtime.compressed import Compressed, Projected, compressed
 from tutti.runtime.early import Early
 from tutti.runtime.link import chosen_for
 from tutti.runtime.speaker import Speaker
-from tutti.types import Array, Arrays, Event, Fault, RankReport, Ready, Schema, Seat, Update
+from tutti.strategies._dealt import dealt_again
+from tutti.types import Array, Arrays, Event, Fault, Note, RankReport, Ready, Schema, Seat, Update
 
 _PIECE = 1 << 22
 
@@ -52,6 +56,7 @@ class RankWorker:
         start: Arrays | None,
         writer: Speaker | None = None,
         open_shard: Callable[[int], ShardData] | None = None,
+        shared_rows: bool = True,
         checkpoint: Checkpoint | None = None,
         job: str = "",
     ) -> None:
@@ -61,7 +66,8 @@ class RankWorker:
         self.private = {s: {name: np.array(a) for name, a in kept.get(s, {}).items()} for s in shards}
         self.job = job
         """`checkpoint.fingerprint` of the training."""
-        self._open, self._opened = open_shard, dict(shards)
+        self._open, self._opened = open_shard if shared_rows else None, dict(shards)
+        self._adopt = open_shard
         self._commons: Commons | None = None
         self.counts: dict[str, float] = {}
         self.seconds = {"read": 0.0, "compute": 0.0, "exchange": 0.0, "wait": 0.0}
@@ -77,13 +83,13 @@ class RankWorker:
 
     @property
     def size(self) -> int:
-        """Number of ranks."""
+        """Number of ranks; of those that are left, after they have regrouped."""
         return self._comm.size
 
     @property
     def lost(self) -> frozenset[int]:
         """Ranks that a tolerant run has lost for good; they have ended and write nothing any more."""
-        return frozenset(filter(self._ctx.link.board.lost, range(self.size)))
+        return frozenset(filter(self._ctx.link.board.lost, range(self._ctx.link.size)))
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -234,11 +240,42 @@ class RankWorker:
         with self._exchange():
             self._comm.barrier()
 
+    def withstand(self) -> None:
+        """From now on `total`, `all_gather` and `meet` raise `Regrouped` where a rank was lost and the others go on."""
+        if isinstance(self._comm, Regrouping) and self.size > 1:
+            self._comm.withstand()
+
+    @property
+    def sent_bytes(self) -> int:
+        """Bytes that this rank wrote or sent for others."""
+        return self._comm.sent_bytes
+
+    def _regroup(self) -> Regrouped:
+        """Go on with the ranks that are left: take over some of the shards that others have left behind."""
+        assert isinstance(self._comm, Regrouping)
+        assert self._adopt is not None
+        self._comm, dropped = self._comm.regroup()
+        held = dealt_again(self.n_shards, dropped)
+        rank, last = self.seat.rank, max(dropped)
+        taken = {s: self._adopt(s) for s in held[rank] if s not in self.shards}
+        self.shards = {**self.shards, **taken}
+        gone = ", ".join(str(r) for r, generation in enumerate(dropped) if generation == last)
+        step = self._ctx.link.board.get(rank, STEP)
+        message = (
+            f"rank {gone} was lost after step {max(step, 0)}; {self.size} go on with the rows of all shards, and what "
+            "was not whole yet is done again"
+        )
+        if rank == dropped.index(0):
+            self.emit(Note(message))
+        return Regrouped(message, self.shards, self._comm.rank, self.size)
+
     @contextmanager
     def _exchange(self) -> Iterator[None]:
         began, waited = time.perf_counter(), self._comm.wait_seconds
         try:
             yield
+        except RankGone as error:
+            raise self._regroup() from error
         finally:
             waited = self._comm.wait_seconds - waited
             self.seconds["wait"] += waited
@@ -353,7 +390,7 @@ def fit_rank(
         # rows that would be read anew at every step are left where they are
         seen = dataset.keeps(schema) == "memory" or getattr(strategy, "deals", False)
         worker = RankWorker(
-            ctx, comm, shards, schema, n_shards, seed, start, speaker, open_shard if seen else None, checkpoint, job
+            ctx, comm, shards, schema, n_shards, seed, start, speaker, open_shard, seen, checkpoint, job
         )
         worker.seconds["read"] += time.perf_counter() - opened
         placed = learner.on(ctx.seat.place.device) if isinstance(learner, Movable) else learner
@@ -364,7 +401,7 @@ def fit_rank(
             host=socket.gethostname(),
             pid=os.getpid(),
             seconds=worker.measured(),
-            sent_bytes=comm.sent_bytes,
+            sent_bytes=worker.sent_bytes,
             rounds=worker.rounds,
             counts=worker.counts,
         )

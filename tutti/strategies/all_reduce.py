@@ -12,7 +12,7 @@ from tutti.errors import PlanError
 from tutti.forms import Compress
 from tutti.protocols import Learner, Trainable, Worker
 from tutti.strategies._compress import check_compress, plan_compressed
-from tutti.strategies._counted import counted, plan_counted
+from tutti.strategies._counted import counted, lost_notes, plan_counted, withstands
 from tutti.strategies._rounds import Rounds
 from tutti.strategies._spread import run_spread
 from tutti.tasking import Spreading
@@ -69,7 +69,12 @@ class AllReduce(Spec):
             what = reason or "compress= is for gradients, and this learner sends whole numbers"
             raise PlanError(f"{what}; use strategy=tutti.TaskParallel()")
         note = "rows stay with their workers: sums of histograms travel, and the rows of small nodes, once"
-        return dataclasses.replace(draft, strategy=type(self).__name__, notes=(*draft.notes, note))
+        return dataclasses.replace(
+            draft,
+            strategy=type(self).__name__,
+            notes=(*draft.notes, note, *lost_notes(draft)),
+            tolerant=withstands(draft),
+        )
 
     def run(self, worker: Worker, learner: Learner) -> Arrays:
         """Run rounds until the learner says that it is done."""
