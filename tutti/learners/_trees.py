@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from tutti.learners._bins import rounded_down
+from tutti.learners._coded import Coded
 from tutti.types import Array, Arrays
 
 _ROWS_PER_THREAD = 8192
@@ -130,34 +131,22 @@ class Walker:
         self.missing_left, self.set_at, self.sets = trees.missing_left, trees.set_at, trees.sets
         self._plain = not len(trees.sets)
         self._value = trees.value
-        self._small: Array | None = None
-        fits = int(np.diff(trees.offset).max(initial=0)) < 1 << 20 and int(trees.feature.max(initial=0)) < 1 << 12
-        if self._plain and fits and np.dtype(dtype) == np.float32:
-            bits = (self.cut + np.float32(0)).view(np.uint32).astype(np.uint64)  # -0 is 0
-            ordered = np.where(bits >> 31, ~bits & 0xFFFFFFFF, bits | 0x80000000)
-            near = np.where(leaf, 0, right - np.arange(n)).astype(np.uint64)
-            upper = np.where(leaf, 0, ordered) << np.uint64(32)
-            self._small = upper | (np.maximum(trees.feature, 0).astype(np.uint64) << np.uint64(20)) | near
+        self._coded = Coded(trees, rounded_down(trees.cut, dtype)) if self._plain else None
 
-    def sums(self, x: Array, values: Array | None = None, threads: int = 1) -> Array:
-        """Return (rows, n_outputs) sums over the trees of the values of the leaves that rows end in.
-
-        ``values`` (n_nodes, k) stand for those of the trees.
-        """
-        from tutti.learners._kernels.tree_predict import add_small, add_values
+    def sums(self, x: Array, threads: int = 1) -> Array:
+        """Return (rows, n_outputs) sums over the trees of the values of the leaves that rows end in."""
+        from tutti.learners._kernels.tree_predict import add_values
 
         add: Any = add_values
-        small: Any = add_small
 
-        values = self._value if values is None else values
-        out = np.zeros((len(x), values.shape[1]))
-        nodes, d = self._small, x.shape[1]
+        out = np.zeros((len(x), self._value.shape[1]))
+        coded = self._coded
 
         def work(lo: int, hi: int, plain: bool) -> None:
-            if plain and nodes is not None:
-                small(x.view(np.uint32).reshape(-1), d, lo, hi, self.roots, nodes, values, out)
+            if plain and coded is not None and coded.made:
+                coded.add(x, lo, hi, out)
             else:
-                add(x.reshape(-1), d, lo, hi, *self._nodes(), plain, values, out)
+                add(x.reshape(-1), x.shape[1], lo, hi, *self._nodes(), plain, self._value, out)
 
         self._in_parts(work, x, threads)
         return out
