@@ -11,7 +11,7 @@ from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 
 from tutti.data import from_arrays
 from tutti.learners._kernels.tree_grow import times_drawn
-from tutti.learners._trees import Trees, Walker
+from tutti.learners._trees import Trees, Walker, packed
 from tutti.learners.forest import ForestLearner, poisson
 from tutti.testing.tasks import check_tasked, perform_all
 from tutti.types import Array
@@ -163,6 +163,38 @@ def test_float32_rows_go_where_float64_rows_go() -> None:
     np.testing.assert_array_equal(narrow.apply(x), wide.apply(x.astype(np.float64)))
     values = trees.value[narrow.apply(x) + trees.offset[:-1]].sum(axis=1)
     np.testing.assert_allclose(narrow.sums(x), values)
+
+
+@pytest.mark.parametrize(("n_values", "n_classes", "depth"), [(0, 2, 3), (0, 2, None), (0, 5, None), (3000, 2, None)])
+@pytest.mark.parametrize("n_rows", [1, 31, 600])
+def test_rows_as_codes_end_where_rows_as_numbers_do(
+    n_values: int, n_classes: int, depth: int | None, n_rows: int
+) -> None:
+    x = RNG.standard_normal((4000, 5)).astype(np.float32)
+    if n_values:  # more cuts of a column than a byte counts: between each two of 250 values in every node
+        x = RNG.choice(np.sort(RNG.standard_normal(250)), x.shape).astype(np.float32)
+    y = (np.abs(x[:, 0] * x[:, 1] + x[:, 2]) * n_classes).astype(int) % n_classes
+    trees = grown(x, y, n_trees=20, max_depth=depth, rate=1.0)
+    walker = Walker(trees, np.float32)
+    new = RNG.standard_normal((n_rows, 5)).astype(np.float32)
+    values = np.zeros((n_rows, n_classes))
+    leaves = walker.apply(new)  # goes down by numbers
+    for t in range(20):
+        values += trees.value[trees.offset[t] + leaves[:, t]]
+    np.testing.assert_array_equal(walker.sums(new), values)
+
+
+def test_two_classes_travel_as_counts() -> None:
+    x = RNG.standard_normal((500, 3))
+    tree = grown(x, (x[:, 0] * x[:, 1] > 0).astype(int)).tree(0)
+    reals = np.stack([tree.cut, tree.impurity, tree.weight], axis=1)
+    ints = np.zeros((len(tree.feature), 7), np.int32)
+    ints[:, 0], ints[:, 2], ints[:, 3] = tree.feature, tree.right, tree.n_rows
+    part = packed({"ints": ints, "reals": reals, "values": tree.value, "sets": tree.sets})
+    assert "second" in part
+    again = Trees.of_parts([part], 2)
+    for name in ("weight", "impurity", "value"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(tree, name))
 
 
 def test_categories_are_split_as_sets() -> None:

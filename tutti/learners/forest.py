@@ -19,6 +19,7 @@ from tutti._spec import Spec
 from tutti.errors import DataError
 from tutti.learners import _bins, _forest_draw, _forest_rows
 from tutti.learners._bins import Bins
+from tutti.learners._together import put_together
 from tutti.learners._trees import Trees, packed
 from tutti.protocols import ShardData
 from tutti.seeds import seed as derive
@@ -163,7 +164,7 @@ class ForestLearner(OnlyTasks, Spec):
             target = np.concatenate([p["target"] for p in parts])
             return {**shared, "stage": np.array([DONE]), "votes": votes, "oob_target": target}
         vars(_kept).clear()  # the scratch of this thread is as large as the rows
-        grown = Trees.of_parts(parts, int(shared["sizes"][2]))
+        grown = put_together(parts, int(shared["sizes"][2]))
         trees = Trees.from_arrays(shared)
         trees = grown if not trees.n_trees else trees.joined(grown)
         return {**shared, **trees.arrays(), "stage": np.array([VOTES if self.oob else DONE])}

@@ -37,6 +37,15 @@ EPSILON = 2.220446049250313e-16
 
 
 @njit(cache=True, nogil=True)
+def _more_rows(table, more):
+    """Copy a table to the beginning of a longer one; loops, since a slice is compiled ten times as long."""
+    for p in range(len(table)):
+        for q in range(table.shape[1]):
+            more[p, q] = table[p, q]
+    return more
+
+
+@njit(cache=True, nogil=True)
 def times_drawn(key, first, n, thresholds, out):
     """out[i] = how often row first + i is drawn: its own 32 random bits looked up in a Poisson distribution."""
     for i in range(n):
@@ -65,7 +74,8 @@ def draw(table, rules, key, thresholds, entries):
             if len(thresholds) > 0 and again == 0:
                 times_drawn(key, lo, n, thresholds, times)
             else:
-                times[:n] = 1
+                for i in range(n):
+                    times[i] = 1
             for i in range(n):
                 row = lo + i
                 w = np.int64(times[i])
@@ -294,11 +304,9 @@ def write_node(rules, stats, node, ints, reals, values):
 
 @njit(cache=True, nogil=True)
 def _larger(ints, reals, values):
-    n = len(ints)
-    wide, real = np.empty((2 * n, N_INTEGERS), np.int32), np.empty((2 * n, N_REALS))
-    value = np.empty((2 * n, values.shape[1]))
-    wide[:n], real[:n], value[:n] = ints, reals, values
-    return wide, real, value
+    n, k = 2 * len(ints), values.shape[1]
+    wide, real = np.empty((n, N_INTEGERS), np.int32), np.empty((n, N_REALS))
+    return _more_rows(ints, wide), _more_rows(reals, real), _more_rows(values, np.empty((n, k)))
 
 
 @njit(cache=True, nogil=True)
@@ -353,8 +361,7 @@ def write_split(table, work, node, ints, reals, sets, n_sets):
     if table.categorical[feature] != 0:
         if n_sets == len(sets):
             more = np.empty((2 * n_sets + 1, 8), np.uint32)
-            more[:n_sets] = sets
-            sets = more
+            sets = _more_rows(sets, more)
         _set_of(work.best_order, found[N_LEFT], found[N_ORDER], found[MISSING_LEFT] != 0, sets[n_sets])
         ints[node, SET] = n_sets
         return sets, n_sets + 1
@@ -400,7 +407,9 @@ def grow(table, rules, work, n_entries, root_key, local_rows):
         if top < base:
             base = -1
         lo, hi, depth, parent = places[top, 0], places[top, 1], places[top, 2], places[top, 3]
-        stats[:], key, node = sums[top], keys[top], n_nodes
+        key, node = keys[top], n_nodes
+        for q in range(width):
+            stats[q] = sums[top, q]
         if n_nodes == len(ints):
             ints, reals, values = _larger(ints, reals, values)
         n_nodes += 1
@@ -428,7 +437,8 @@ def grow(table, rules, work, n_entries, root_key, local_rows):
         if top + 2 > len(places):
             places, keys, sums = _deeper(places, keys, sums)
         small, first, last = (top + 1, lo, mid) if mid - lo <= hi - mid else (top, mid, hi)
-        right[:] = 0
+        for q in range(width):
+            right[q] = 0
         add_stats(rules, target, square, weight, entries, first, last, right)
         for q in range(width):
             sums[small, q] = right[q]
@@ -445,6 +455,11 @@ def grow(table, rules, work, n_entries, root_key, local_rows):
 @njit(cache=True, nogil=True)
 def _deeper(places, keys, sums):
     n = len(places)
-    p, q, s = np.empty((2 * n, 5), np.int64), np.empty(2 * n, np.uint64), np.empty((2 * n, sums.shape[1]), np.int64)
-    p[:n], q[:n], s[:n] = places, keys, sums
-    return p, q, s
+    more = np.empty(2 * n, np.uint64)
+    for p in range(n):
+        more[p] = keys[p]
+    both = (
+        _more_rows(places, np.empty((2 * n, 5), np.int64)),
+        _more_rows(sums, np.empty((2 * n, sums.shape[1]), np.int64)),
+    )
+    return both[0], more, both[1]

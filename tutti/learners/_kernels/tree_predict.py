@@ -93,45 +93,6 @@ def add_values(x, d, lo, hi, roots, meta, cut, missing_left, set_at, sets, plain
 
 
 @njit(cache=True, nogil=True)
-def add_small(bits, d, lo, hi, roots, nodes, values, out):
-    """`add_values` of float32 rows without missing values or categories, by whole numbers that are ordered alike.
-
-    ``bits`` : the flat rows as uint32.   ``nodes`` : the threshold so ordered (32 bits), the feature (12), and how far
-    the right child is behind its parent (20), 0 for a leaf, whose threshold is below all numbers.
-    """
-    none, one, sign = U(0), U(1), U(0x80000000)
-    keys, at = np.ones(BLOCK * d, np.uint32), np.empty(SIDE, np.uint64)  # rows that are none go left, and end in a leaf
-    wide, k = U(d), values.shape[1]
-    for first in range(lo, hi, BLOCK):
-        n = min(BLOCK, hi - first)
-        for i in range(n * d):
-            u = U(bits[first * d + i])
-            u = none if u == sign else u  # -0 is 0
-            keys[i] = (u ^ (sign | (none - (u >> U(31))))) & LOW
-        for t in range(len(roots)):
-            for r0 in range(0, n, SIDE):
-                for r in range(SIDE):
-                    at[r] = U(roots[t])
-                moved = True
-                while moved:
-                    changed = none
-                    start = U(r0) * wide
-                    for r in range(SIDE):
-                        node = at[r]
-                        w = nodes[node]
-                        left = none - (one if U(keys[start + ((w >> U(20)) & U(0xFFF))]) <= (w >> HALF) else none)
-                        far = w & U(0xFFFFF)
-                        step = far ^ ((far ^ one) & left)
-                        changed |= step
-                        at[r] = node + step
-                        start += wide
-                    moved = changed != none
-                for r in range(min(SIDE, n - r0)):
-                    for o in range(k):
-                        out[first + r0 + r, o] += values[at[r], o]
-
-
-@njit(cache=True, nogil=True)
 def apply(x, d, lo, hi, roots, meta, cut, missing_left, set_at, sets, plain, out):
     """out[i, t] = leaf of row i in tree t, counted inside the tree."""
     found, at = np.empty(BLOCK, np.int64), np.empty(SIDE, np.uint64)
