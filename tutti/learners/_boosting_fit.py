@@ -186,6 +186,8 @@ class Fit:
             train, out = rows.drawn(train, derive(self.seed, step=number // self.n_outputs, purpose="subsample"),
                                     learner.subsample)  # fmt: skip
             rest = np.concatenate([rest, out])
+        # no gradient has more than 2^bits units: |g| < 2^bits before rounding, and float32 adds chances of at most
+        # 1 - 2^-16 without reaching 2^bits + 1 for bits <= 20; so the sums of n rows stay below n 2^bits < 2^31
         bits = ((1 << 31) - 1) // max(self.n_train, 1)
         bits = min(bits.bit_length() - 1, 20)
         for k in range(self.n_outputs):

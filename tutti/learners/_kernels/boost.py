@@ -49,6 +49,7 @@ def _count(codes, width, idx, lo, hi, gh, out):
         i = np.uint64(idx[a])
         soon = np.uint64(idx[min(a + np.uint64(_AHEAD), last)])
         prefetch(flat, np.int64(soon * n_columns))
+        prefetch(flat, np.int64(soon * n_columns + n_columns - np.uint64(1)))  # a row may lie in two lines
         prefetch(gh, np.int64(soon))
         x = gh[i]
         at, p = np.uint64(0), i * n_columns
