@@ -35,6 +35,11 @@ def power(exponent: int) -> float:
     return math.ldexp(1.0, exponent)
 
 
+def _largest(values: Array) -> float:
+    """Return max |values| of float32, or NaN where there is one."""
+    return float(np.int32(boost.largest(values.view(np.int32))).view(np.float32))
+
+
 class Fit:
     """The state of one rank between rounds."""
 
@@ -153,7 +158,7 @@ class Fit:
             boost_loss.regression(
                 code, learner.quantile, self.f[0], rows.y, rows.weight, self.g[0], self.h[0], self.loss
             )
-        mine = [boost.largest(self.loss), *map(boost.largest, self.g), *map(boost.largest, self.h)]
+        mine = [_largest(self.loss), *map(_largest, self.g), *map(_largest, self.h)]
         top = self.sums.largest(np.array(mine, np.float64))
         if not np.isfinite(top).all():
             raise DataError("the loss overflowed: the targets are too large; scale y, or lower learning_rate")

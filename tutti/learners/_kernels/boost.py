@@ -191,13 +191,9 @@ def take(batch, n_batch, total, ints, pool):
             parent[c] -= left[c]
 
 
-def largest(values):
-    """Return max |values| of float32; NaN where there is one, for its bits are above those of every number."""
-    return np.int32(_largest(values.view(np.int32))).view(np.float32)
-
-
 @njit(cache=True, nogil=True)
-def _largest(bits):
+def largest(bits):
+    """Return the bits of max |x|, x float32 given as int32; NaN where there is one: its bits are above all others."""
     found = np.int32(0)
     for i in range(len(bits)):
         found = max(found, bits[i] & np.int32(0x7FFFFFFF))
