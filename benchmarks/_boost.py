@@ -1,6 +1,8 @@
 """One system of boosted trees on one set, alone in its process; prints a JSON line per fit.  Called by boosting.py.
 
-usage: python benchmarks/_boost.py SYSTEM SET DATA REPEATS    SYSTEM: tutti, xgboost, lightgbm, hgb, snapml
+usage: python benchmarks/_boost.py SYSTEM SET DATA REPEATS
+SYSTEM: tutti, xgboost, lightgbm, lightgbm-quantised, hgb, snapml.  SET: higgs, digits, friedman, mixed; or FAMILY:DRAW,
+whose repeats differ in what is chance: the seed of ours, the number of bins of the others.
 """
 
 from __future__ import annotations
@@ -25,6 +27,9 @@ def load() -> tuple[Any, ...]:
     if name == "higgs":
         parts = [np.load(folder / f"higgs/{s}.npy") for s in ("X_train", "y_train", "X_test", "y_test")]
         return (parts[0], parts[1].astype(np.int32), parts[2], parts[3], "classes", [])
+    if ":" in name:
+        x, y = drawn(*name.split(":"))
+        return (x[:100_000], y[:100_000], x[100_000:], y[100_000:], "classes", [])
     if name == "digits":
         from sklearn.datasets import load_digits
 
@@ -45,6 +50,24 @@ def load() -> tuple[Any, ...]:
     return (*_cut(x.astype(np.float32), y), "classes", [6, 7])
 
 
+def drawn(family: str, draw: str) -> tuple[Any, Any]:
+    """Return 200,000 rows: products of columns, sums of single effects, or rare positives in heavy tails."""
+    from data import higgs_rows
+
+    seed, n = 100 + int(draw), 200_000
+    if family == "products":
+        x, y = higgs_rows(seed, n)
+        return x, y.astype(np.int32)
+    r = np.random.default_rng(seed)
+    if family == "sums":
+        x = r.standard_normal((n, 20)).astype(np.float32)
+        z = np.sin(3 * x[:, 0]) + (x[:, 1] > 0.3) * x[:, 2] + np.abs(x[:, 3]) + np.exp(0.3 * x[:, 6]) - 2
+    else:
+        x = r.standard_t(2, (n, 20)).astype(np.float32)
+        z = np.tanh(x[:, 0]) + (x[:, 1] > 0.3) * np.tanh(x[:, 2]) + np.log1p(np.abs(x[:, 3])) - 4.5
+    return x, (r.random(n) < 1 / (1 + np.exp(-1.2 * z))).astype(np.int32)
+
+
 def _cut(x: Any, y: Any) -> tuple[Any, ...]:
     m = int(0.75 * len(y))
     return x[:m], y[:m], x[m:], y[m:]
@@ -63,13 +86,14 @@ def make(task: str, categorical: list[int], variant: int) -> Any:
 
         types = {"feature_types": ["c" if j in categorical else "q" for j in range(8)], "enable_categorical": True}
         cls = xgboost.XGBClassifier if task == "classes" else xgboost.XGBRegressor
-        bins = (256, 255, 250, 240, 300)[variant]
-        return cls(**common, tree_method="hist", n_jobs=2, max_bin=bins, **(types if categorical else {}))
-    if system == "lightgbm":
+        return cls(**common, tree_method="hist", n_jobs=2, max_bin=256 - 4 * variant, **(types if categorical else {}))
+    if system.startswith("lightgbm"):
         import lightgbm
 
         cls = lightgbm.LGBMClassifier if task == "classes" else lightgbm.LGBMRegressor
-        return cls(**common, num_leaves=63, n_jobs=2, verbose=-1)
+        same = {"num_leaves": 64, "reg_lambda": 1.0, "min_child_weight": 1.0, "min_child_samples": 1}
+        few = {"use_quantized_grad": True, "quant_train_renew_leaf": True} if system != "lightgbm" else {}
+        return cls(**common, **same, **few, max_bin=255 - 4 * variant, n_jobs=2, verbose=-1)
     if system == "hgb":
         from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 
@@ -108,19 +132,14 @@ def main() -> None:
     model.fit(x[small], y[small])
     score(model, xt[:3000], yt[:3000], task)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    for _ in range(repeats):
-        model = make(task, categorical, 0)
+    for variant in range(repeats):
+        model = make(task, categorical, variant if ":" in name else 0)
         began, cpu = time.perf_counter(), time.process_time()
         model.fit(x, y)
         fit, cpu = time.perf_counter() - began, time.process_time() - cpu
         peak = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
         found, predict = score(model, xt, yt, task)
         print(json.dumps({"fit": fit, "cpu": cpu, "predict": predict, "peak": peak, "score": found}), flush=True)
-    if name == "higgs" and system in ("tutti", "xgboost"):
-        for variant in range(1, 5):
-            model = make(task, categorical, variant)
-            model.fit(x, y)
-            print(json.dumps({"score": score(model, xt, yt, task)[0]}), flush=True)
 
 
 main()

@@ -32,6 +32,7 @@ PACKAGES = (
     "snapml",
     "scikit-learn-intelex",
     "xgboost-cpu",
+    "lightgbm",
     "joblib",
 )
 

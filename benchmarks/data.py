@@ -36,8 +36,8 @@ def dense(out: Path, n: int = 1_000_000, d: int = 100) -> None:
     np.save(folder / "y_train.npy", y[:m].astype(np.int8))
 
 
-def higgs(out: Path, n: int = 500_000, d: int = 28) -> None:
-    r = np.random.default_rng(3)
+def higgs_rows(seed: int, n: int, d: int = 28) -> tuple[np.ndarray, np.ndarray]:
+    r = np.random.default_rng(seed)
     x = r.standard_normal((n, d), dtype=np.float32)
     x[:, 21:] = np.abs(x[:, :7] * x[:, 7:14] + 0.5 * x[:, 21:])  # seven derived "masses"
     x[:, 14:18] = np.exp(0.5 * x[:, 14:18])  # skewed positive columns
@@ -45,7 +45,11 @@ def higgs(out: Path, n: int = 500_000, d: int = 28) -> None:
         0.8 * x[:, 0] * x[:, 1] + 0.7 * np.sin(2 * x[:, 2]) * x[:, 3] + 0.6 * (x[:, 21] - x[:, 22])
         + 0.5 * (x[:, 4] ** 2 - x[:, 5] ** 2) + 0.4 * x[:, 6] + 0.5 * np.tanh(x[:, 14] - x[:, 15]) - 0.1
     )  # fmt: skip
-    y = (r.random(n) < 1 / (1 + np.exp(-1.2 * z))).astype(np.int8)
+    return x, (r.random(n) < 1 / (1 + np.exp(-1.2 * z))).astype(np.int8)
+
+
+def higgs(out: Path, n: int = 500_000) -> None:
+    x, y = higgs_rows(3, n)
     folder = out / "higgs"
     folder.mkdir(parents=True, exist_ok=True)
     m = int(0.8 * n)

@@ -117,6 +117,40 @@ def test_rounding_has_no_bias_and_belongs_to_the_row():
     assert abs(np.corrcoef(up / 16 - g, beside / 8 - h)[0, 1]) < 0.02
 
 
+@pytest.mark.parametrize("bits", [2, 7, 14, 15, 16, 19, 20])
+def test_no_sum_overflows_though_every_row_has_the_largest_gradient(bits):
+    most = np.nextafter(np.float32(1), np.float32(0))  # what is the most below a power of two rounds up furthest
+    n = min(((1 << 31) - 1) // 2**bits, 1 << 18)
+    g, h, gh = np.full(n, most), np.full(n, most), np.empty(n, np.int64)
+    for sign in (1, -1):
+        boost.quantise(sign * g, h, 0, np.uint64(5), 2.0**bits, 2.0**bits, gh)
+        assert np.abs(gh >> 32).max() <= 2**bits
+        assert (gh & 0xFFFFFFFF).max() <= 2**bits
+        up, beside = int((gh >> 32).sum()), int((gh & 0xFFFFFFFF).sum())
+        total = int(gh.sum())
+        assert (total >> 32, total & 0xFFFFFFFF) == (up, beside)
+
+
+@pytest.mark.parametrize("n_codes", [256, 100])
+@pytest.mark.parametrize("counted", [False, True])
+@pytest.mark.parametrize("d", [1, 7, 8, 21])
+def test_histograms_are_those_of_numpy(d, counted, n_codes):
+    codes = R.integers(0, n_codes, (500, d)).astype(np.uint8)
+    gh = (R.integers(-900, 900, 500) << 32) + R.integers(0, 900, 500)
+    idx = np.flatnonzero(R.random(500) < 0.7).astype(np.int32)
+    pool = np.zeros((2, d * n_codes * (1 + counted)), np.int64)
+    boost.root(
+        codes, n_codes, idx, gh, np.zeros((1, boost.N_INTS), np.int64), np.zeros((1, boost.N_REALS)),
+        np.zeros(6, np.int64), pool, counted,
+    )  # fmt: skip
+    wanted = np.zeros((1 + counted, d, n_codes), np.int64)
+    for j in range(d):
+        np.add.at(wanted[0, j], codes[idx, j], gh[idx])
+        if counted:
+            np.add.at(wanted[1, j], codes[idx, j], 1)
+    np.testing.assert_array_equal(pool[0], wanted.reshape(-1))
+
+
 def test_drawn_rows_are_as_many_as_asked_for():
     marks = np.empty(100_000, np.uint8)
     boost.chosen(5, len(marks), np.uint64(3), np.uint64(0.3 * 2**32), marks)

@@ -37,6 +37,11 @@ def power(exponent: int) -> float:
     return math.ldexp(1.0, exponent)
 
 
+def _largest(values: Array) -> float:
+    """Return max |values| of float32, or NaN where there is one."""
+    return float(np.int32(boost.largest(values.view(np.int32))).view(np.float32))
+
+
 class Fit:
     """The state of one rank between rounds."""
 
@@ -166,7 +171,7 @@ class Fit:
     def gradients(self) -> tuple[Array, Array]:
         """Write gradients, hessians and losses; return max |g| and max h of each output over all ranks."""
         self.slopes(self.rows, self.f, self.g, self.h, self.loss)
-        mine = [boost.largest(self.loss), *map(boost.largest, self.g), *map(boost.largest, self.h)]
+        mine = [_largest(self.loss), *map(_largest, self.g), *map(_largest, self.h)]
         top = self.sums.largest(np.array(mine, np.float64))
         if not np.isfinite(top).all():
             raise DataError("the loss overflowed: the targets are too large; scale y, or lower learning_rate")
@@ -200,6 +205,8 @@ class Fit:
             train, out = rows.drawn(train, derive(self.seed, step=number // self.n_outputs, purpose="subsample"),
                                     learner.subsample)  # fmt: skip
             rest = np.concatenate([rest, out])
+        # no gradient has more than 2^bits units: |g| < 2^bits before rounding, and float32 adds chances of at most
+        # 1 - 2^-16 without reaching 2^bits + 1 for bits <= 20; so the sums of n rows stay below n 2^bits < 2^31
         bits = ((1 << 31) - 1) // max(self.n_train, 1)
         bits = min(bits.bit_length() - 1, 20)
         for k in range(there, self.n_outputs):

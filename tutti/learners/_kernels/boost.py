@@ -12,6 +12,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from tutti.learners._kernels.cells import add_eight
 from tutti.learners._kernels.prefetch import prefetch
 
 FEATURE, BIN, MISSING_LEFT, CATEGORICAL, LEFT, SLOT, START, STOP, DEPTH = range(9)
@@ -38,42 +39,47 @@ def to_rows(columns, codes):
                 codes[i, j] = columns[j, i]
 
 
-@njit(cache=True, nogil=True)
-def _build(codes, n_codes, idx, lo, hi, gh, out, counted):
-    """out = histogram of the rows idx[lo:hi]; unsigned numbers spare the check for a negative index."""
-    out[:] = 0
-    n_columns, width = np.uint64(codes.shape[1]), np.uint64(n_codes)
+@njit(inline="always")
+def _count(codes, width, idx, lo, hi, gh, out):
+    """`_build` for columns ``width`` cells apart; unsigned numbers spare the check for a negative index."""
+    n_columns = np.uint64(codes.shape[1])
     flat = codes.ravel()
-    plane = n_columns * width
-    two, three = width + width, width + width + width
-    fours = n_columns >> np.uint64(2)
     last = np.uint64(max(hi - 1, 0))
     for a in range(np.uint64(lo), np.uint64(hi)):
         i = np.uint64(idx[a])
         soon = np.uint64(idx[min(a + np.uint64(_AHEAD), last)])
         prefetch(flat, np.int64(soon * n_columns))
+        prefetch(flat, np.int64(soon * n_columns + n_columns - np.uint64(1)))  # a row may lie in two lines
         prefetch(gh, np.int64(soon))
         x = gh[i]
-        at = np.uint64(0)
-        if counted:
-            for j in range(n_columns):
-                c = at + codes[i, j]
-                out[c] += x
-                out[plane + c] += 1
-                at += width
-            continue
-        p = i * n_columns
-        for _ in range(fours):  # the cells of four columns differ, so their sums need not wait for each other
-            c0, c1 = at + flat[p], at + width + flat[p + np.uint64(1)]
-            c2, c3 = at + two + flat[p + np.uint64(2)], at + three + flat[p + np.uint64(3)]
-            x0, x1, x2, x3 = out[c0] + x, out[c1] + x, out[c2] + x, out[c3] + x
-            out[c0], out[c1], out[c2], out[c3] = x0, x1, x2, x3
-            at += two + two
-            p += np.uint64(4)
-        for _ in range(n_columns & np.uint64(3)):
+        at, p = np.uint64(0), i * n_columns
+        for _ in range(n_columns >> np.uint64(3)):
+            add_eight(out, at, flat, p, width, x)
+            at += width << np.uint64(3)
+            p += np.uint64(8)
+        for _ in range(n_columns & np.uint64(7)):
             out[at + flat[p]] += x
             at += width
             p += np.uint64(1)
+
+
+@njit(cache=True, nogil=True)
+def _build(codes, n_codes, idx, lo, hi, gh, out, counted):
+    """out = histogram of the rows idx[lo:hi]."""
+    out[:] = 0
+    width = np.uint64(n_codes)
+    if n_codes == 256:  # the usual case, where the cells of eight columns are constant distances apart
+        _count(codes, np.uint64(256), idx, lo, hi, gh, out)
+    else:
+        _count(codes, width, idx, lo, hi, gh, out)
+    if counted:
+        counts = out[codes.shape[1] * n_codes :]
+        for a in range(lo, hi):
+            i = np.uint64(idx[a])
+            at = np.uint64(0)
+            for j in range(np.uint64(codes.shape[1])):
+                counts[at + codes[i, j]] += 1
+                at += width
 
 
 @njit(cache=True, nogil=True)
@@ -89,7 +95,7 @@ def root(codes, n_codes, idx, gh, ints, reals, state, pool, counted):
     ints[0, STOP] = len(idx)
     reals[0, :] = 0.0
     reals[0, LOW], reals[0, HIGH] = -np.inf, np.inf
-    _build(codes, n_codes, idx, 0, len(idx), gh, pool[0], counted)
+    _build(codes, n_codes, idx, ints[0, START], ints[0, STOP], gh, pool[0], counted)
 
 
 @njit(inline="always")
@@ -154,7 +160,8 @@ def advance(batch, n_batch, columns, codes, n_codes, idx, spare, gh, ints, reals
                 mine[c] = parent[c] - right
                 parent[c] = right
         if len(out) > 0:
-            out[k, :] = mine
+            for c in range(len(mine)):
+                out[k, c] = mine[c]
 
 
 @njit(inline="always")
@@ -185,15 +192,12 @@ def take(batch, n_batch, total, ints, pool):
 
 
 @njit(cache=True, nogil=True)
-def largest(values):
-    """Return max |values| of float32; NaN where there is one, for its bits are above those of every number."""
-    bits = values.view(np.int32)
+def largest(bits):
+    """Return the bits of max |x|, x float32 given as int32; NaN where there is one: its bits are above all others."""
     found = np.int32(0)
     for i in range(len(bits)):
         found = max(found, bits[i] & np.int32(0x7FFFFFFF))
-    out = np.empty(1, np.int32)
-    out[0] = found
-    return out.view(np.float32)[0]
+    return found
 
 
 @njit(inline="always")

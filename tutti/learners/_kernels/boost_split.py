@@ -100,9 +100,8 @@ def _keep(ints, reals, p, gain, j, code, missing_left, categorical):
 
 
 @njit(inline="always", error_model="numpy")
-def _prefix(cells, plane, at, n, scales, gl, hl, cl, counted, base):
-    """Sums of the codes 1..b, with ``base`` (packed, count) added, as exact float64; returns nothing."""
-    packed, rows = base
+def _prefix(cells, plane, at, n, scales, gl, hl, cl, counted, packed, rows):
+    """Sums of the codes 1..b, added to ``packed`` and ``rows``, as exact float64; returns nothing."""
     for b in range(1, n + 1):
         packed += cells[at + b]
         gl[b] = np.float64(packed >> 32) * scales[0]
@@ -113,7 +112,7 @@ def _prefix(cells, plane, at, n, scales, gl, hl, cl, counted, base):
             cl[b] = np.float64(rows)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(inline="always", error_model="numpy")
 def _numeric(cells, plane, at, n, j, p, now, ints, reals, scales, rules, sign, gl, hl, cl, gain, counted):
     """Try every cut of an ordered column, missing values on either side."""
     missing = cells[at]
@@ -121,20 +120,15 @@ def _numeric(cells, plane, at, n, j, p, now, ints, reals, scales, rules, sign, g
     g, h = np.float64(ints[p, G]) * scales[0], np.float64(ints[p, H]) * scales[1]
     c = np.float64(ints[p, C])
     low, high = reals[p, LOW], reals[p, HIGH]
-    there = missing != 0 or rows != 0
-    _prefix(cells, plane, at, n, scales, gl, hl, cl, counted, (np.int64(0), np.int64(0)))
-    stop = n + 1 if there else n
-    _gains(gl, hl, cl, 1, stop, g, h, c, rules, sign, low, high, now, gain)
-    code = _best(gain, 1, stop, reals[p, GAIN] * _CLEARLY)
-    if code > 0:
-        _keep(ints, reals, p, gain[code], j, code, 0 if there else np.int64(hl[code] + hl[code] > h), 0)
-    if not there:
-        return
-    _prefix(cells, plane, at, n, scales, gl, hl, cl, counted, (missing, rows))
-    _gains(gl, hl, cl, 1, n, g, h, c, rules, sign, low, high, now, gain)
-    code = _best(gain, 1, n, reals[p, GAIN] * _CLEARLY)
-    if code > 0:
-        _keep(ints, reals, p, gain[code], j, code, 1, 0)
+    there, one = missing != 0 or rows != 0, np.int64(1)
+    for missing_left in range(2 if there else 1):
+        _prefix(cells, plane, at, n, scales, gl, hl, cl, counted, missing * missing_left, rows * missing_left)
+        stop = n + 1 if there and missing_left == 0 else n
+        _gains(gl, hl, cl, one, stop, g, h, c, rules, sign, low, high, now, gain)
+        code = _best(gain, 1, stop, reals[p, GAIN] * _CLEARLY)
+        if code > 0:
+            left = missing_left if there else np.int64(hl[code] + hl[code] > h)
+            _keep(ints, reals, p, gain[code], j, code, left, 0)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -155,7 +149,7 @@ def _category_order(cells, plane, at, n, scales, rules, order, ratio, counted):
     return m
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(inline="always", error_model="numpy")
 def _categories(cells, plane, at, n, j, p, now, ints, reals, scales, rules, order, gl, hl, cl, gain, counted):
     """Try the sets of categories that come first in the order of their mean gradient; missing is one of them.
 
@@ -171,13 +165,14 @@ def _categories(cells, plane, at, n, j, p, now, ints, reals, scales, rules, orde
             rows += cells[plane + at + order[k]]
             cl[k] = np.float64(rows)
     g, h = np.float64(ints[p, G]) * scales[0], np.float64(ints[p, H]) * scales[1]
-    _gains(gl, hl, cl, 0, m - 1, g, h, np.float64(ints[p, C]), rules, 0, reals[p, LOW], reals[p, HIGH], now, gain)
+    c, low, high, no = np.float64(ints[p, C]), reals[p, LOW], reals[p, HIGH], np.int64(0)
+    _gains(gl, hl, cl, no, m - 1, g, h, c, rules, no, low, high, now, gain)
     found = _best(gain, 0, m - 1, reals[p, GAIN] * _CLEARLY)
     if found >= 0:
         _keep(ints, reals, p, gain[found], j, found, 0, 1)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(inline="always", error_model="numpy")
 def _settle(cells, plane, n_codes, n_bins, p, ints, reals, scales, rules, signs, go, order, gain, counted):
     """Write down which codes of the chosen column go left, the sums of the left side and the values of both."""
     j = ints[p, FEATURE]
@@ -211,7 +206,7 @@ def _settle(cells, plane, n_codes, n_bins, p, ints, reals, scales, rules, signs,
     reals[p, RIGHT_VALUE] = _value(g - gl, h - hl, l2, low, high)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@njit(inline="always", error_model="numpy")
 def find(p, cells, n_codes, n_bins, categorical, signs, wanted, ints, reals, scales, rules, go, room, counted):
     """Find the best split of node p and open the node, or leave it closed; returns whether it is open."""
     gl, hl, cl, gain = room[0], room[1], room[2], room[3]
