@@ -122,7 +122,8 @@ def _tasks(results: dict[str, str]) -> list[str]:
     forest, ten = "random forest, 100 trees of depth 10, 400,000 x 28", "SVM (rbf), ten classes, 20,000 x 784"
     deep, even = "random forest, 100 deep trees, 200,000 x 28", "SVM (rbf), two classes, 20,000 x 784"
     boosted, search = "boosted trees, 200 of depth 6, 400,000 x 28", "search, 60 logistic fits of 66,667 x 100"
-    same = r"^tutti, same estimator +([\d.]+)"
+    same, mine = r"^tutti, same estimator +([\d.]+)", r"^tutti, own estimator +([\d.]+)"
+    ours = "the same search with `tutti.LogisticRegression`"
     own, fit = r"^tutti +([\d.]+)", r"^{} +tutti +fit +([\d.]+) s"
     intelex = r"^even +scikit-learn-intelex / tutti: ([\d.]+)"
     return [
@@ -135,6 +136,8 @@ def _tasks(results: dict[str, str]) -> list[str]:
         *row("svc_even", even, fit.format("even"), "scikit-learn", r"^even +scikit-learn / tutti: ([\d.]+)"),
         *row("search", search, same, "joblib threads, the same estimator", r"^tutti, same estimator .* ([\d.]+)x "),
         *row("search", search, same, "joblib loky, the same estimator", r"^joblib loky against tutti: ([\d.]+)x"),
+        *row("search", search, same, "Ray tasks, the same estimator", r"^Ray against tutti: ([\d.]+)x"),
+        *row("search", ours, mine, "joblib threads, scikit-learn's estimator", r"^tutti, own estimator .* ([\d.]+)x "),
     ]
 
 

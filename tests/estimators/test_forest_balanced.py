@@ -58,9 +58,14 @@ def test_same_bits_on_threads_processes_and_rows_that_stay() -> None:
     assert digest(tutti.Threads(2), "auto", THREE, WEIGHT, n_shards=3) == right
 
 
-@pytest.mark.thorough
-@pytest.mark.parametrize("y", [TWO, THREE], ids=["two", "three"])
-@pytest.mark.parametrize("params", [{}, {"max_depth": 4, "class_weight": "balanced_subsample"}, {"max_samples": 0.5}])
+@pytest.mark.parametrize(
+    ("y", "params"),
+    [
+        pytest.param(THREE, {"max_depth": 4, "class_weight": "balanced_subsample"}, marks=pytest.mark.thorough),
+        pytest.param(TWO, {"max_samples": 0.5}, marks=pytest.mark.thorough),
+        pytest.param(THREE, {}, marks=pytest.mark.slow),
+    ],
+)
 def test_same_bits_for_any_number_of_workers(y: Any, params: dict[str, Any]) -> None:
     right = digest(tutti.Threads(1), "auto", y, **params)
     for n in (2, 3, 5, 8):

@@ -35,6 +35,16 @@ def digest(engine: Any, kind: str, **params: Any) -> str:
     return sha
 
 
+def diagonal(*params: dict[str, Any]) -> list[Any]:
+    """Return each kind with parameters of its own; with those of the others it is slow."""
+    kinds = ("two", "three", "regression")
+    return [
+        pytest.param(kind, chosen, marks=pytest.mark.thorough if i == j else pytest.mark.slow)
+        for i, kind in enumerate(kinds)
+        for j, chosen in enumerate(params)
+    ]
+
+
 @pytest.mark.parametrize("kind", ["two", "three", "regression"])
 def test_same_bits_for_one_and_three_threads_and_two_processes(kind: str) -> None:
     one = digest(tutti.Threads(1), kind, oob_score=True)
@@ -42,9 +52,7 @@ def test_same_bits_for_one_and_three_threads_and_two_processes(kind: str) -> Non
     assert digest(tutti.Processes(2), kind) == one
 
 
-@pytest.mark.thorough
-@pytest.mark.parametrize("kind", ["two", "three", "regression"])
-@pytest.mark.parametrize("params", [{}, {"max_leaf_nodes": 20}, {"max_depth": 4, "ccp_alpha": 0.001}])
+@pytest.mark.parametrize(("kind", "params"), diagonal({}, {"max_leaf_nodes": 20}, {"max_depth": 4, "ccp_alpha": 0.001}))
 def test_same_bits_for_any_number_of_workers(kind: str, params: dict[str, Any]) -> None:
     one = digest(tutti.Threads(1), kind, **params)
     for n in (2, 3, 5, 8):
@@ -90,10 +98,9 @@ def test_rows_that_stay_with_their_workers_give_the_same_forest(kind: str) -> No
     assert spread_digest(kind, tutti.Threads(3), tutti.AllReduce()) == right
 
 
-@pytest.mark.thorough
-@pytest.mark.parametrize("kind", ["two", "three", "regression"])
 @pytest.mark.parametrize(
-    "params", [{"max_depth": 3}, {"min_samples_leaf": 20, "ccp_alpha": 0.001}, {"bootstrap": False, "oob_score": False}]
+    ("kind", "params"),
+    diagonal({"max_depth": 3}, {"min_samples_leaf": 20, "ccp_alpha": 0.001}, {"bootstrap": False, "oob_score": False}),
 )
 def test_rows_that_stay_give_the_same_forest_for_any_number_of_workers(kind: str, params: dict[str, Any]) -> None:
     x, y, weight = many_rows(kind)

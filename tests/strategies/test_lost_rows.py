@@ -83,7 +83,7 @@ def first(size: int, rank: int) -> int:
 
 SETUP, BINS, COUNT, BASE, SLOPES, ROOT, DEEP = 1, 2, 3, 4, 5, 7, 9  # numbers of calls: each rank makes the same ones
 LAST = {"two": 45, "three": 115, "weighted": 118}  # in the last tree
-thorough = pytest.mark.thorough
+thorough, slow = pytest.mark.thorough, pytest.mark.slow
 
 
 @pytest.mark.parametrize(
@@ -93,8 +93,8 @@ thorough = pytest.mark.thorough
         (1, BASE),
         (0, DEEP),
         pytest.param(1, SETUP, marks=thorough),
-        pytest.param(1, COUNT, marks=thorough),
-        pytest.param(0, SLOPES, marks=thorough),
+        pytest.param(1, COUNT, marks=slow),
+        pytest.param(0, SLOPES, marks=slow),
         pytest.param(1, ROOT, marks=thorough),
         pytest.param(0, LAST["two"], marks=thorough),
     ],
@@ -105,14 +105,13 @@ def test_the_one_that_is_left_ends_the_fit_alone(rank: int, call: int, tmp_path:
 
 @pytest.mark.parametrize("kind", ["three", "weighted"])
 @pytest.mark.parametrize(
-    "places", [{2: 30, 0: 40}, pytest.param({0: DEEP}, marks=thorough), pytest.param({1: 55, 2: 55}, marks=thorough)]
+    "places", [{2: 30, 0: 40}, pytest.param({0: DEEP}, marks=slow), pytest.param({1: 55, 2: 55}, marks=thorough)]
 )
 def test_workers_are_lost_one_after_the_other(kind: str, places: dict[int, int], tmp_path: Path) -> None:
     goes_on(kind, 3, [f"{first(3, rank)}-{call}" for rank, call in places.items()], tmp_path)
 
 
-@pytest.mark.thorough
-@pytest.mark.parametrize("kind", ["three", "weighted"])
+@pytest.mark.parametrize("kind", [pytest.param("three", marks=slow), pytest.param("weighted", marks=thorough)])
 def test_a_worker_is_lost_at_the_end(kind: str, tmp_path: Path) -> None:
     goes_on(kind, 3, [f"{first(3, 1)}-{LAST[kind]}"], tmp_path)
 
@@ -130,8 +129,8 @@ def test_four_of_five_are_lost(places: dict[int, int], tmp_path: Path) -> None:
     [
         {2: 4, 0: 9},
         pytest.param({0: 1}, marks=thorough),
-        pytest.param({1: 2}, marks=thorough),
-        pytest.param({1: 12}, marks=thorough),
+        pytest.param({1: 2}, marks=slow),
+        pytest.param({1: 12}, marks=slow),
         pytest.param({0: 15, 1: 15}, marks=thorough),
     ],
 )

@@ -114,7 +114,7 @@ OTHERS = [
 ]
 
 
-@pytest.mark.parametrize("sparse", [False, True], ids=["dense", "sparse"])
+@pytest.mark.parametrize("sparse", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["dense", "sparse"])
 @pytest.mark.parametrize(("model", "classes"), OTHERS, ids=[str(m)[:40] for m, _ in OTHERS])
 def test_many_outputs_weights_of_rows_and_other_intercepts(model: Any, classes: int, sparse: bool) -> None:
     x: Any = SPARSE if sparse else DENSE

@@ -9,6 +9,7 @@ turn: nobody enters a stage while somebody still reads the one before the last.
 from __future__ import annotations
 
 import heapq
+import mmap
 import time
 from collections.abc import Sequence
 
@@ -22,6 +23,7 @@ _HOLDER, _BYTES, _TEXT, _THERE = range(4)  # words of a task: rank + 1, bytes + 
 _RUN, _STAGE = range(2)
 _LEFT, _PACE, _BEGAN, _COST = range(4)  # words of a rank: stages it has left; the others are float64
 _LINE = 8
+_LARGE = 1 << 18  # bytes of a part
 _MANY = 64  # tasks left: nobody thinks about leaving some to others before
 
 
@@ -85,7 +87,7 @@ class Dealer:
             if words[_RUN] != self._commons.run or words[_STAGE] != stage:
                 table[:] = 0
                 words[_RUN], words[_STAGE] = self._commons.run, stage
-        self._kept: dict[int, Arrays] = {}
+        self._kept: dict[int, Array] = {}
         self._area: Array | None = None
 
     def live(self) -> list[int]:
@@ -125,13 +127,15 @@ class Dealer:
         self._spent += time.perf_counter() - own[_BEGAN]
         self._worked += max(self._costs[task], 1e-300)
         own[_PACE], own[_COST] = self._spent / self._worked, 0.0
-        text, _, n_bytes = lay_out(dict(part))
+        text, arrays, n_bytes = lay_out(dict(part))
         self._table[_TEXT, task] = len(text)
         self._table[_BYTES, task] = n_bytes + 1
         if self._area is None:
-            self._kept[task] = part
+            self._kept[task] = block = _block(n_bytes)
+            _write(text, arrays, block)
         else:
-            self._put(task, part)
+            _write(text, arrays, self._place(task))
+            self._table[_THERE, task] = 1
         self._commons.ring()
 
     def parts(self) -> list[Arrays]:
@@ -196,9 +200,11 @@ class Dealer:
         sizes = self._table[_BYTES] - 1
         self._ends = np.cumsum(sizes)
         self._area = self._areas[self._stage & 1].of(int(self._ends[-1]))
-        for task, part in self._kept.items():
-            self._put(task, part)
-        self._kept.clear()
+        while self._kept:
+            task, block = self._kept.popitem()
+            self._place(task)[:] = block
+            self._table[_THERE, task] = 1
+            del block
         self._commons.ring()
 
     def _place(self, task: int) -> Array:
@@ -206,13 +212,19 @@ class Dealer:
         end = int(self._ends[task])
         return self._area[end - int(self._table[_BYTES, task]) + 1 : end]
 
-    def _put(self, task: int, part: Arrays) -> None:
-        text, arrays, _ = lay_out(dict(part))
-        place = self._place(task)
-        place[: len(text)] = np.frombuffer(text, np.uint8)
-        for at, array in arrays:
-            place[at : at + array.nbytes] = np.frombuffer(raw(array), np.uint8)
-        self._table[_THERE, task] = 1
+
+def _block(n_bytes: int) -> Array:
+    """Return private memory that goes back to the system at once when nobody refers to it, if it is large."""
+    if n_bytes < _LARGE:
+        return np.empty(n_bytes, np.uint8)
+    return np.frombuffer(mmap.mmap(-1, n_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS), np.uint8)
+
+
+def _write(text: bytes, arrays: Sequence[tuple[int, Array]], place: Array) -> None:
+    """Write what `lay_out` has laid out."""
+    place[: len(text)] = np.frombuffer(text, np.uint8)
+    for at, array in arrays:
+        place[at : at + array.nbytes] = np.frombuffer(raw(array), np.uint8)
 
 
 def finished(now: float, others: Sequence[tuple[float, float, float]], costs: Sequence[float]) -> float:
