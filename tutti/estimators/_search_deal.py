@@ -26,7 +26,7 @@ from tutti.engines._limits import one_thread
 from tutti.engines.processes import Processes
 from tutti.engines.threads import Threads
 from tutti.errors import ParameterError, PlanError
-from tutti.estimators._search_path import walk
+from tutti.estimators._search_path import values_of, walk
 from tutti.learners.calls import Calls, answers
 from tutti.nesting import inside
 from tutti.nesting import task as nested
@@ -40,6 +40,7 @@ Done = Callable[[Sequence[Any], Outcomes], None]
 
 _SHORT_SECONDS = 0.02  # what is left of a search: below that nobody is asked to help
 _PROCESS_SECONDS = 3.0  # what is left: below that processes start in vain
+_MANY_VALUES = 1e8  # that fits of our own read: that is some tenths of a second, so nobody needs a look at the first
 _FREE = 0.5  # share of its looks that another thread gets in while a fit lets go of the interpreter
 _LOOK_SECONDS = 0.001
 _WEEK = 7 * 86400.0  # a fit may take long; a thread cannot be ended anyway
@@ -124,12 +125,15 @@ class Dealer:
             self._run(engine, left, done)
 
     def _chosen(self, units: list[Sequence[Any]], done: Done) -> tuple[Engine, list[Sequence[Any]]]:
-        """Do the first unit here, watch it, and decide where the others go."""
+        """Decide where the units are done; if that is not plain, do the first one here, and watch it."""
         if inside() or n_cores() == 1:
             self.reason = "one core is free"
             return Threads(1, timeout_seconds=_WEEK), units
         left, rest = list(units), math.inf
         own = len(units[0]) > 1  # a path: fits of our own, whose kernels let go of the interpreter
+        if own and sum(values_of(unit) for unit in units if len(unit) > 1) > _MANY_VALUES:
+            self.reason = "fits of tutti's own, which let go of the interpreter"
+            return Threads(timeout_seconds=_WEEK), left
         for _ in range(1 if own else 2):  # the first may have imported and compiled; nobody starts processes for that
             if not left or rest <= _PROCESS_SECONDS:
                 break
