@@ -47,7 +47,8 @@ def main() -> None:
         make(given.data / f"flat-{n}", n)
     results: dict[str, list[str]] = {}
     for name in given.jobs:
-        lines = results.setdefault("flat_trees" if name in ("forest", "boosting") else "flat", [header(), ""])
+        result = "flat_trees" if name in ("forest", "boosting") else "flat"
+        lines = results.setdefault(result, [header(), ""])
         alone("_flat.py", str(given.data / f"flat-{sizes[0]}"), name)  # compile
         cap = CAP_TREES if name in ("forest", "boosting") else CAP
         per_row = []
@@ -59,7 +60,6 @@ def main() -> None:
                 f"{row['passes']:5.2f} passes  peak {row['peak'] / 1e9:.2f} GB (cap {cap / 1e9:.1f})"
             )
         lines.append(f"{name:9} cost per row, largest against smallest: {per_row[-1] / per_row[0]:.2f}")
-    for result, lines in results.items():
         save(result, "\n".join(lines))
 
 
