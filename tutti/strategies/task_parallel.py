@@ -20,13 +20,13 @@ from tutti.protocols import Learner, ShardData, Worker
 from tutti.seeds import generator
 from tutti.strategies._dealer import Dealer
 from tutti.strategies._dealt import dealt
+from tutti.strategies._spread import exchanged
 from tutti.tasking import Room, Tasked
 from tutti.types import Array, Arrays, Kind, Plan, Round, Schema, Stage, TaskDone
 
 Assign = Literal["balanced", "round_robin", "random", "static"]
 
 _IN_MEMORY = ("threads", "shm", "")
-_PIECE = 1 << 22
 _TELL_SECONDS = 0.1
 _HOW = {
     "balanced": "taken by whoever is free, the largest first",
@@ -224,20 +224,10 @@ class _Tasks:
         own = [task for task in range(n) if ranks[task] == worker.seat.rank]
         parts = {task: self._perform(shared, task, stage, n, i * worker.size) for i, task in enumerate(own)}
         found: dict[int, Arrays] = {}
-        for sent in self._exchanged(b"".join(payload({str(t): dict(part) for t, part in parts.items()}))):
+        for sent in exchanged(worker, b"".join(payload({str(t): dict(part) for t, part in parts.items()}))):
             found.update({int(task): part for task, part in value_of(sent).items()})
         with worker.phase("assemble"):
             return self._learner.assemble(shared, [found[task] for task in range(n)])
-
-    def _exchanged(self, own: bytes) -> list[bytearray]:
-        """Return the bytes of all ranks, sent in pieces, for communicators may keep the room that they once needed."""
-        worker = self._worker
-        longest = max(int.from_bytes(n) for n in worker.all_gather(len(own).to_bytes(8)))
-        found = [bytearray() for _ in range(worker.size)]
-        for at in range(0, longest, _PIECE):
-            for rank, piece in enumerate(worker.all_gather(own[at : at + _PIECE])):
-                found[rank] += piece
-        return found
 
     def _tell(self, shared: Arrays, stage: int, n: int) -> None:
         worker = self._worker
