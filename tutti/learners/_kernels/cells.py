@@ -32,4 +32,4 @@ def _add_eight(typing_context, out, at, codes, p, width, x):
 
 
 add_eight: Any = intrinsic(_add_eight)
-"""Little-endian; one load of codes, and each addition one instruction: a third less time than byte by byte."""
+"""Little-endian; one load of codes for eight additions, each one instruction."""
