@@ -43,7 +43,7 @@ class Bounds(NamedTuple):
 
 def n_sides(problem: LinearProblem) -> int:
     """Return S: how many sides of v a pass has to keep apart."""
-    return 2 if problem.intercept == "free" and problem.loss in ("logistic", "hinge", "squared_hinge") else 1
+    return 1 if problem.intercept != "free" or problem.loss in ("multinomial", "squared") else 2
 
 
 def reached(gap: float, objective: float, tol: float) -> bool:

@@ -1,10 +1,13 @@
-"""Hinge and squared hinge by an interior-point method: per row a dual variable and its slacks, all strictly positive.
+"""Hinge losses by an interior-point method: per row a dual variable and its slacks, all strictly positive.
 
     m + xi - s = 1,   a s = mu,   w = sum_i a_i y_i x_i,   mu -> 0;   hinge (C - a) xi = mu, squared hinge xi = a / 2C
 
 Newton's step on these equations needs one weighted Gram matrix of all rows, as every other Newton step here, and no
 line search; its iterations (15-30) hardly depend on C or on how many rows sit on the margin.  Row states stay with the
 shard.  A step is two rounds: `probe` finds how far every row may go, `settle` goes there and sums the next equations.
+
+The epsilon-insensitive loss is two hinges a row that share the one output: m = s (u - y) + 1 + epsilon, s = -1, +1.
+Arrays of a row's hinges are (H, rows): H = K outputs with a hinge each, or one output with two.
 
 Source: Ferris, Munson (2002), "Interior-point methods for massive support vector machines".
 """
@@ -17,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from tutti.learners._certificate import n_sides
 from tutti.learners._finite import check_finite
 from tutti.learners._margins import Rows, add_hessian, margins_of, pieces, scatter, scatter_sides
 from tutti.learners._problem import LinearProblem
@@ -30,7 +34,7 @@ _INSIDE = 0.995
 
 @dataclass(frozen=True)
 class RowState:
-    """One piece of rows: signs and weights, margins, duals, slacks, and the directions of the last probe; (K, rows)."""
+    """One piece of rows: signs and weights, margins, duals, slacks, and the directions of the last probe; (H, rows)."""
 
     sign: Array
     c: Array
@@ -61,8 +65,8 @@ def settle(
     product is to become mu.
     """
     d, n_outputs = point[0].shape
-    hinge = problem.loss == "hinge"
-    sides = 2 if problem.intercept == "free" else 1
+    power = 2 if problem.loss == "squared_hinge" else 1
+    sides = n_sides(problem)
     size = d + (problem.intercept != "none")
     v, pull = np.zeros((sides, d, n_outputs)), np.zeros((d, n_outputs))
     hess, totals, found = np.zeros((n_outputs, size, size)), np.zeros((8, n_outputs)), []
@@ -75,22 +79,24 @@ def settle(
         found.append(state)
         curvature, extra = _newton(problem, state, mu[:, None])
         positive, live = state.sign > 0, state.c > 0
-        loss = state.c * np.maximum(1.0 - state.m, 0.0) ** (1 if hinge else 2)
-        phi = -state.a if hinge else np.where(live, state.a**2 / np.where(live, 4.0 * state.c, 1.0), 0.0) - state.a
-        scatter_sides(block, state.a * state.sign, v)
-        scatter(block.x, extra * state.sign, pull)
+        loss = state.c * np.maximum(1.0 - state.m, 0.0) ** power
+        phi = _conjugate(problem, block, state, point[1])
+        _scatter(problem, block, state.a * state.sign, v)
+        scatter(block.x, _joined(extra * state.sign, n_outputs), pull)
+        joint = _joined(curvature, n_outputs)
         for k in range(n_outputs):
-            add_hessian(block.x, curvature[k], problem.intercept != "none", hess[k])
-        totals += [
-            np.where(positive, 0.0, loss).sum(axis=1),
-            np.where(positive, loss, 0.0).sum(axis=1),
-            np.where(positive, 0.0, state.a).sum(axis=1),
-            np.where(positive, state.a, 0.0).sum(axis=1),
-            (extra * state.sign).sum(axis=1),
-            (2.0 if hinge else 1.0) * live.sum(axis=1),
-            np.where(positive, 0.0, phi).sum(axis=1),
-            np.where(positive, phi, 0.0).sum(axis=1),
+            add_hessian(block.x, joint[k], problem.intercept != "none", hess[k])
+        sums = [
+            np.where(positive, 0.0, loss),
+            np.where(positive, loss, 0.0),
+            np.where(positive, 0.0, state.a),
+            np.where(positive, state.a, 0.0),
+            extra * state.sign,
+            (1.0 if power == 2 else 2.0) * live,
+            np.where(positive, 0.0, phi),
+            np.where(positive, phi, 0.0),
         ]
+        totals += [_joined(each, n_outputs).sum(axis=1) for each in sums]
     named = {"loss": totals[0:2], "a": totals[2:4], "phi": totals[6:8], "v": v}
     return named | {"pull": pull, "pull_a": totals[4], "hess": hess, "products": totals[5]}, found
 
@@ -107,7 +113,7 @@ def probe(
     stopped, product, found = np.zeros((n_outputs, len(STEPS))), np.zeros((3, n_outputs)), []
     for i, block in enumerate(b for part in rows for b in pieces(part, d, np.float64)):
         old = states[i]
-        dm = old.sign * margins_of(block.x, *direction)
+        dm = old.sign * margins_of(block.x, *direction)  # (K, rows), the same for both hinges of a tube
         curvature, extra = _newton(problem, old, mu[:, None])
         da = extra - curvature * dm
         live, rest = old.c > 0, old.c - old.a
@@ -115,21 +121,23 @@ def probe(
             ds = np.where(live, (mu[:, None] - old.s * da) / old.a - old.s, 0.0)
             dxi = np.zeros_like(ds)
             pairs = [(old.a, da), (old.s, ds)]
-            if problem.loss == "hinge":
+            if problem.loss != "squared_hinge":
                 dxi = np.where(live, (mu[:, None] + old.xi * da) / rest - old.xi, 0.0)
                 pairs += [(rest, -da), (old.xi, dxi)]
             far = np.full(dm.shape, np.inf)
             for value, change in pairs:
                 far = np.minimum(far, np.where(live & (change < 0), _INSIDE * value / -change, np.inf))
+        far = far.reshape(n_outputs, -1)
         for k in range(n_outputs):
             # STEPS descend: a row stops all steps before the first one that it allows
             first = np.searchsorted(-STEPS, -far[k], side="left")
             stopped[k] += np.bincount(first, minlength=len(STEPS) + 1)[::-1].cumsum()[::-1][1:]
-        product += [
-            np.where(live, old.a * old.s + rest * old.xi, 0.0).sum(axis=1),
-            (da * (old.s - old.xi) + old.a * ds + rest * dxi).sum(axis=1),
-            (da * (ds - dxi)).sum(axis=1),
+        sums = [
+            np.where(live, old.a * old.s + rest * old.xi, 0.0),
+            da * (old.s - old.xi) + old.a * ds + rest * dxi,
+            da * (ds - dxi),
         ]
+        product += [_joined(each, n_outputs).sum(axis=1) for each in sums]
         found.append(RowState(old.sign, old.c, old.m, old.a, old.s, old.xi, dm, da, ds, dxi))
     return {"stopped": stopped, "product": product}, found
 
@@ -152,17 +160,53 @@ def next_mu(step: Array, product: Array, products: Array) -> Array:
 
 def _begin(problem: LinearProblem, block: Any, point: tuple[Array, Array], width: Array) -> RowState:
     n_outputs = point[0].shape[1]
-    sign = np.ascontiguousarray(problem.signs(block.y, n_outputs).T)
+    if problem.loss == "epsilon_insensitive":
+        sign = np.broadcast_to(np.array([[-1.0], [1.0]]), (2, len(block.y)))
+        m = sign * (margins_of(block.x, *point) - block.y) + (1.0 + problem.epsilon)
+    else:
+        sign = np.ascontiguousarray(problem.signs(block.y, n_outputs).T)
+        m = sign * margins_of(block.x, *point)
     c = np.broadcast_to(problem.row_weights(block), sign.shape)
-    m = sign * margins_of(block.x, *point)
     h, u = width[:, None], 1.0 - m
     s = np.maximum(-u, 0.0) + 0.5 * h
-    if problem.loss == "hinge":
-        a, xi = c * np.clip(0.5 + 0.5 * u / h, 0.05, 0.95), np.maximum(u, 0.0) + 0.5 * h
-    else:
+    if problem.loss == "squared_hinge":
         a, xi = 2.0 * c * (np.maximum(u, 0.0) + 0.05 * h), np.zeros_like(m)
+    else:
+        a, xi = c * np.clip(0.5 + 0.5 * u / h, 0.05, 0.95), np.maximum(u, 0.0) + 0.5 * h
     nothing = np.zeros_like(m)
     return RowState(sign, c, m, a, s, xi, nothing, nothing, nothing, nothing)
+
+
+def _joined(hinges: Array, n_outputs: int) -> Array:
+    """Return (K, rows) sums of (H, rows) over the hinges of an output."""
+    return hinges if len(hinges) == n_outputs else hinges.sum(axis=0, keepdims=True)
+
+
+def _conjugate(problem: LinearProblem, block: Any, state: RowState, intercept: Array) -> Array:
+    """Return C_i l*(-a_i / C_i), (H, rows).
+
+    Of a tube it holds the target; less a constant, here the intercept, since a free intercept makes sum_i s_i a_i = 0,
+    so that targets far from zero cost the bound no digits.
+    """
+    if problem.loss == "epsilon_insensitive":
+        base = intercept if problem.intercept == "free" else 0.0
+        tube: Array = state.a * (problem.epsilon - state.sign * (block.y - base))
+        return tube
+    if problem.loss == "hinge":
+        return -state.a
+    live = state.c > 0
+    squared: Array = np.where(live, state.a**2 / np.where(live, 4.0 * state.c, 1.0), 0.0) - state.a
+    return squared
+
+
+def _scatter(problem: LinearProblem, block: Any, signed: Array, v: Array) -> None:
+    """Add X' (a s) to v (S, d, K)."""
+    if problem.loss != "epsilon_insensitive":
+        scatter_sides(block, signed, v)
+        return
+    both = np.zeros((v.shape[1], 2))
+    scatter(block.x, signed, both)
+    v += both.T[:, :, None] if len(v) == 2 else both.sum(axis=1)[None, :, None]
 
 
 def _moved(old: RowState, t: Array) -> RowState:
@@ -173,11 +217,11 @@ def _moved(old: RowState, t: Array) -> RowState:
 def _newton(problem: LinearProblem, state: RowState, mu: Array) -> tuple[Array, Array]:
     """Return 1 / theta and e of da = e - dm / theta, zero where C = 0."""
     with np.errstate(divide="ignore", invalid="ignore"):
-        if problem.loss == "hinge":
+        if problem.loss == "squared_hinge":
+            theta, xi = 0.5 / state.c + state.s / state.a, 0.5 * state.a / state.c
+        else:
             rest = state.c - state.a
             theta, xi = state.xi / rest + state.s / state.a, mu / rest
-        else:
-            theta, xi = 0.5 / state.c + state.s / state.a, 0.5 * state.a / state.c
         extra = (1.0 - state.m - xi + mu / state.a) / theta
     live = state.c > 0
     return np.where(live, 1.0 / theta, 0.0), np.where(live, extra, 0.0)

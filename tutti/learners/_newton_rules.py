@@ -2,7 +2,7 @@
 
 Phases of the shared array "mode": Newton steps on ever larger samples and then on all rows ("trial" is evaluated,
 "base" is the last accepted point); polish, which re-optimises the sample's dual variables; the two rounds of an
-interior step.
+interior step, before which the epsilon-insensitive loss looks at some targets.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ LEVEL, PHASE, FRESH, WIDE, EXACT, TRIES, FULL, WARM = range(8)
 """Places in "mode": index into "fractions"; phase; 1 if the next point is accepted as it is; 1 for float64 arithmetic;
 1 once Hessians are of all rows; rounds of the present level or polish, refused trials; passes over all rows; 1 while
 the point is the one that the caller gave."""
-NEWTON, POLISH, SETTLE, PROBE = range(4)
+NEWTON, POLISH, SETTLE, PROBE, LOOK = range(5)
 PARTS = ("loss", "a", "v", "curve")
 """Sums that a polish takes apart into those of the sample and those of all other rows."""
 
@@ -71,6 +71,8 @@ def begin(groups: Groups, n_rows: int, fractions: Sequence[float], wide: bool, s
         "width": np.full(shape[1], width),
         "mu": np.zeros(n),
     }
+    if groups.problem.loss == "epsilon_insensitive":
+        mode[[PHASE, FRESH, WIDE, EXACT]] = LOOK, 1, 1, 1
     return _interior(state, groups) if alone and groups.problem.loss == "hinge" else state
 
 
@@ -136,6 +138,8 @@ class Rules:
         state["mode"], state["status"] = shared["mode"].copy(), shared["status"].copy()
         mode = state["mode"]
         phase = mode[PHASE]
+        if phase == LOOK:
+            return self._looked(state, sums)
         if phase == PROBE:
             return self._probed(state, sums)
         state["status"][2] += state["fractions"][level_of(state)]
@@ -293,9 +297,9 @@ class Rules:
         self._conclude(state)
 
     def _conclude(self, state: State) -> None:
-        """Write objective, gap and the verdict into the status."""
+        """Write objective, gap and the verdict into the status; an objective >= 0 that is all rounding is optimal."""
         objective, gap = float(state["primal"].sum()), float(_gaps(state).sum())
-        converged = reached(gap, objective, self.tol)
+        converged = reached(gap, objective, self.tol) or objective <= float(state["rounding"].sum())
         done = converged or state["mode"][FULL] >= self.max_iter
         state["status"] = status(objective, gap, state["status"][2], done, converged, state["status"][5])
 
@@ -348,6 +352,16 @@ class Rules:
             return self._aim_polish(state, *point, self.groups.ridge() * self.groups.pack(*point) - pull)
         mode[PHASE] = NEWTON
         return _go(state, self.groups)
+
+    def _looked(self, state: State, sums: Arrays) -> State:
+        """Begin at the mean of some targets, then as wide as they lie around it."""
+        _, total, apart = sums["few"] / max(sums["few"][0], 1.0)
+        mode = state["mode"]
+        if self.groups.has_intercept and not mode[WARM] and mode[TRIES] == 0:
+            state["base_intercept"], mode[TRIES] = state["base_intercept"] + total, 1
+            return state
+        state["width"], mode[TRIES] = np.full_like(state["width"], apart if apart > 0 else 1.0), 0
+        return _interior(state, self.groups)
 
     def _settled(self, state: State, sums: Arrays) -> State:
         """Certify the point that the interior step led to, keep the best one, and aim for the next target."""

@@ -8,9 +8,11 @@
     l: logistic ln(1 + e^-m); hinge max(0, 1 - m); squared_hinge max(0, 1 - m)^2 with m = y (w'x + b), y = +-1, one
     output per class against the rest (one output for two classes: the second class is +1);
     multinomial ln sum_k e^(u_k) - u_y; squared 1/2 (u - y)^2 (Ridge: C = 1 / alpha; C = inf: no 1/2 |W|^2 at all,
-    the weights of the loss are then the sample weights alone).
+    the weights of the loss are then the sample weights alone); epsilon_insensitive max(0, |u - y| - epsilon): the sum
+    of two hinges a row, s = +-1, of the margins m = s (u - y) + 1 + epsilon.
 
-Source: Fan, Chang, Hsieh, Wang, Lin (2008), "LIBLINEAR: a library for large linear classification".
+Source: Fan, Chang, Hsieh, Wang, Lin (2008), "LIBLINEAR: a library for large linear classification"; Vapnik (1995),
+"The nature of statistical learning theory".
 """
 
 from __future__ import annotations
@@ -25,19 +27,24 @@ import numpy as np
 from tutti._spec import Spec
 from tutti.types import Array, Arrays, Block, Progress, Schema
 
-Loss = Literal["logistic", "multinomial", "hinge", "squared_hinge", "squared"]
+Loss = Literal["logistic", "multinomial", "hinge", "squared_hinge", "squared", "epsilon_insensitive"]
 Intercept = Literal["none", "free", "regularised"]
 
 
 @dataclass(frozen=True)
 class LinearProblem(Spec):
-    """What is minimised.  ``class_weight`` holds one factor per class, in the order of ``Schema.classes``."""
+    """What is minimised.
+
+    ``class_weight`` holds one factor per class, in the order of ``Schema.classes``; ``epsilon`` is half the width of
+    the tube in which errors of the epsilon-insensitive loss count nothing, in units of the targets.
+    """
 
     loss: Loss = "logistic"
     C: float = 1.0
     intercept: Intercept = "free"
     intercept_scaling: float = 1.0
     class_weight: tuple[float, ...] | None = None
+    epsilon: float = 0.0
 
     def n_outputs(self, schema: Schema) -> int:
         """Number of columns of W: 1 for a regression or two classes, else one per class (multinomial: always)."""

@@ -57,6 +57,8 @@ class DualCoordinateDescent(Spec):
     max_iter: int = 1000
 
     def __post_init__(self) -> None:
+        if self.problem.loss == "epsilon_insensitive":
+            raise ParameterError("loss", self.problem.loss, "dual coordinate ascent does not minimise it: use newton")
         if self.problem.loss == "multinomial":
             raise ParameterError(
                 "loss", "multinomial", "dual coordinate ascent takes one class against the rest: write 'logistic'"

@@ -50,8 +50,8 @@ class LBFGS(Spec):
     memory: int = 10
 
     def __post_init__(self) -> None:
-        if self.problem.loss == "hinge":
-            raise ParameterError("problem.loss", "hinge", "L-BFGS needs a smooth loss; use solver='dual' or 'newton'")
+        if self.problem.loss in ("hinge", "epsilon_insensitive"):
+            raise ParameterError("problem.loss", self.problem.loss, "L-BFGS needs a smooth loss; use solver='newton'")
 
     @property
     def offers(self) -> frozenset[Kind]:

@@ -18,12 +18,12 @@ from tutti.errors import ParameterError
 from tutti.learners import _newton_rules as rules
 from tutti.learners._groups import Groups
 from tutti.learners._interior import RowState, probe, settle
-from tutti.learners._margins import Nowhere, Request, Rows, all_rows, arithmetic, collect, two_rows, warm_up
+from tutti.learners._margins import Nowhere, Request, Rows, all_rows, arithmetic, collect, margins_of, two_rows, warm_up
 from tutti.learners._newton_rules import Rules
 from tutti.learners._problem import LinearProblem, progress_of
 from tutti.learners._sample import sample_rows
 from tutti.protocols import ShardData
-from tutti.types import Arrays, Cost, Kind, Order, Progress, Proposal, Schema, Update
+from tutti.types import Array, Arrays, Cost, Kind, Order, Progress, Proposal, Schema, Update
 
 
 @dataclass(frozen=True)
@@ -36,11 +36,12 @@ class _Private:
 
 @dataclass(frozen=True)
 class SampledNewton(Spec):
-    """Damped Newton for logistic, hinge, squared hinge and multinomial losses, up to about 2,000 unknowns an output.
+    """Damped Newton for all losses but the squared one, up to about 2,000 unknowns an output.
 
     The hinge is smoothed (Nesterov's way, width h) while that suffices for the certificate of the exact hinge; then an
-    interior-point method takes over, as it does where the squared hinge's kinks let Newton zigzag.  Memory and traffic
-    grow with K (d + 1)^2 (multinomial: (K (d + 1))^2).
+    interior-point method takes over, as it does where the squared hinge's kinks let Newton zigzag; the
+    epsilon-insensitive loss, two kinks a row, is its from the start.  Memory and traffic grow with K (d + 1)^2
+    (multinomial: (K (d + 1))^2).
 
     Parameters
     ----------
@@ -70,7 +71,8 @@ class SampledNewton(Spec):
     def prepare(self, schema: Schema) -> None:
         """Compile or load the kernels for this kind of data."""
         groups = Groups(self.problem, schema.n_features, self.problem.n_outputs(schema))
-        if self.problem.loss == "hinge" and len(self._fractions(schema, groups.size)) == 1:
+        whole = self.problem.loss == "hinge" and len(self._fractions(schema, groups.size)) == 1
+        if whole or self.problem.loss == "epsilon_insensitive":
             point, ones = (np.zeros((1, groups.n_outputs)), np.zeros(groups.n_outputs)), np.ones(groups.n_outputs)
             settle(self.problem, Nowhere(), [two_rows(schema)], None, point, ones, ones, ones)
         else:
@@ -91,6 +93,8 @@ class SampledNewton(Spec):
         return rules.begin(groups, schema.n_rows, self._fractions(schema, groups.size), wide, start)
 
     def _fractions(self, schema: Schema, size: int) -> list[float]:
+        if self.problem.loss == "epsilon_insensitive":
+            return [1.0]
         n = max(schema.n_rows, 1)
         first, second = (max(f, k * size / n) for f, k in zip(self.sample, (20, 50), strict=True))
         return [f for f, most in ((first, 0.25), (second, 0.4)) if f <= most] + [1.0]
@@ -101,6 +105,8 @@ class SampledNewton(Spec):
     def propose(self, shared: Arrays, private: Any, data: ShardData, order: Order) -> Proposal:
         """Sum losses, gradients and, where the phase asks for them, Hessians at the trial point."""
         phase = shared["mode"][rules.PHASE]
+        if phase == rules.LOOK:
+            return Proposal(Update("gradient", {"few": _look(data, (shared["base"], shared["base_intercept"]))}), private)
         if phase in (rules.SETTLE, rules.PROBE):
             return self._propose_interior(shared, private, data)
         level, n_rows = rules.level_of(shared), data.n_rows
@@ -148,3 +154,12 @@ class SampledNewton(Spec):
 
     def progress(self, shared: Arrays) -> Progress:
         return progress_of(shared)
+
+
+def _look(data: ShardData, point: tuple[Array, Array]) -> Array:
+    """Return [rows, sum of r, sum of |r|] of the residuals r = y - u of a shard's first block at a point."""
+    if not data.n_rows:
+        return np.zeros(3)
+    block = data.block(0)
+    rest = block.y - margins_of(block.x, *point)[0]
+    return np.array([len(rest), rest.sum(), np.abs(rest).sum()])

@@ -32,7 +32,7 @@ _SOLVERS: dict[str, tuple[str, frozenset[str]]] = {
     "gram": ("tutti.learners.gram:Gram", frozenset({"squared"})),
     "newton": (
         "tutti.learners.newton:SampledNewton",
-        frozenset({"logistic", "multinomial", "hinge", "squared_hinge"}),
+        frozenset({"logistic", "multinomial", "hinge", "squared_hinge", "epsilon_insensitive"}),
     ),
     "lbfgs": ("tutti.learners.lbfgs:LBFGS", frozenset({"logistic", "multinomial", "squared_hinge", "squared"})),
     "dual": (
@@ -141,6 +141,8 @@ def _by_shape(problem: LinearProblem, schema: Schema, wants: frozenset[str] | No
         if dual_able and schema.sparse and wants is None:
             return "dual", f"squared loss and {shape}: X'X would not fit, dual coordinate descent needs no matrix"
         return "lbfgs", f"squared loss and {shape}: X'X would not fit"
+    if loss == "epsilon_insensitive":
+        return "newton", f"{loss} loss and {shape}: an interior-point method, some twenty passes with a d x d Hessian"
     if loss == "multinomial":
         size = d * len(schema.classes or ())
         if d <= limit and size <= NEWTON_MAX_MULTINOMIAL:
