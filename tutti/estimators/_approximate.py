@@ -1,4 +1,4 @@
-"""`SVC(approximate=...)`: features that stand for the kernel, then a linear machine, one class against the rest."""
+"""Machines with ``approximate``: features that stand for the kernel, then a linear machine on them."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def fitted(learner: Featured, result: Result) -> Linear:
 
 def restored(model: Any, arrays: Mapping[str, Array], gamma: float, d: int) -> Linear:
     """Return the machine of a model's folder; ModelError if its arrays do not fit together."""
-    k = len(model.classes_)
+    k = len(getattr(model, "classes_", (0, 1)))
     for name in ("coef", "intercept", "left", "right", "center"):
         if name not in arrays or not np.isfinite(arrays[name]).all():
             raise ModelError(f"the array {name!r} is missing, or holds NaN or infinity")
@@ -75,20 +75,11 @@ def check(model: Any) -> None:
     require_whole("n_components", model.n_components, 1, "the number of features, at least 1")
     if model.approximate == "fourier" and model.kernel != "rbf":
         raise ParameterError("approximate", "fourier", 'random features stand for kernel="rbf"; write "nystroem"')
-    if model.probability:
-        raise ParameterError(
-            "probability", True, "an approximate machine has none; calibrate it with sklearn's CalibratedClassifierCV"
-        )
-    if model.decision_function_shape != "ovr":
-        raise ParameterError(
-            "decision_function_shape", "ovo", 'approximate sets one class against the rest: write "ovr"'
-        )
 
 
-def job(model: Any, dataset: Any, schema: Schema, class_weight: Any) -> tuple[Choice, Explanation]:
+def job(model: Any, dataset: Any, schema: Schema, problem: LinearProblem) -> tuple[Choice, Explanation]:
     """Return the choice and the plan of the fit; one pass over the rows has been made for the features."""
     features = features_of(model, dataset, schema)
-    problem = LinearProblem("hinge", float(model.C), class_weight=class_weight)
     made = featured_schema(schema, features.n_components)
     n_shards, engine = int(model.n_shards), model.engine
     found = choose(problem, made, strategy=model.strategy, engine=engine, n_shards=n_shards, tol=float(model.tol))

@@ -13,6 +13,7 @@ import numpy as np
 from tutti.data.memory import cores
 from tutti.engines._limits import one_thread
 from tutti.errors import DataError, ModelError, ParameterError
+from tutti.estimators import _approximate
 from tutti.estimators._base import ConvergenceWarning, Estimator, warn
 from tutti.estimators._decision import check_finite
 from tutti.estimators._intake import as_dataset, is_dataset
@@ -20,6 +21,7 @@ from tutti.estimators._linear import labels_array, require_real, require_whole
 from tutti.estimators._progress import TaskProgress
 from tutti.learners._kernel_rows import Kernel, dense, points
 from tutti.learners._pieces import Pieces, alone
+from tutti.learners._problem import LinearProblem
 from tutti.learners.kernel_svm import KernelMachine, KernelProblem
 from tutti.planner import Choice, Explanation, explain
 from tutti.planner.choose import engine_of
@@ -31,6 +33,7 @@ from tutti.strategies.task_parallel import TaskParallel
 from tutti.types import Array, Csr, Result, Schema
 
 _KERNELS = ("linear", "rbf", "poly", "sigmoid")
+_SOMETIMES = ("probA_", "probB_", "_linear", "support_", "support_vectors_", "n_support_", "dual_coef_")
 _ROWS = 256  # that a thread predicts at once
 _PRECOMPUTED = (
     "a row of a precomputed kernel holds its values with all other rows, so rows cannot be dealt to shards, and no "
@@ -50,6 +53,8 @@ class KernelEstimator(Estimator):
     tol: float
     cache_size: float
     max_iter: int
+    approximate: str | None
+    n_components: int
     random_state: Any
     strategy: Any
     engine: Any
@@ -120,8 +125,18 @@ class KernelEstimator(Estimator):
     def _problem(self, schema: Schema) -> KernelProblem:
         raise NotImplementedError
 
+    def _linear_problem(self, schema: Schema) -> LinearProblem:
+        """Return what an approximate machine minimises over its features."""
+        raise NotImplementedError
+
     def _folds(self) -> int:
         return 0
+
+    def _check_exported(self) -> None:
+        self._check_fitted()
+        if hasattr(self, "_linear"):
+            name = type(self).__name__
+            raise ModelError(f"scikit-learn's {name} has no form of an approximate machine: fit with approximate=None")
 
     # the flow
 
@@ -141,11 +156,15 @@ class KernelEstimator(Estimator):
             require_real("gamma", self.gamma, 0.0, inclusive=True, wanted='"scale", "auto" or a number')
         elif self.gamma not in ("scale", "auto"):
             raise ParameterError("gamma", self.gamma, 'write "scale", "auto" or a number >= 0')
+        if self.approximate is not None:
+            _approximate.check(self)
         if self.strategy != "auto" and (not isinstance(self.strategy, Strategy) or isinstance(self.strategy, type)):
             raise ParameterError("strategy", self.strategy, 'write "auto" or an object such as tutti.TaskParallel()')
 
     def _job(self, dataset: Any) -> tuple[Schema, Choice, Explanation]:
         schema = dataset.schema(self._task)
+        if self.approximate is not None:
+            return schema, *_approximate.job(self, dataset, schema, self._linear_problem(schema))
         learner = KernelMachine(
             problem=self._problem(schema),
             tol=float(self.tol),
@@ -188,9 +207,16 @@ class KernelEstimator(Estimator):
 
     def _forget(self) -> None:
         """Remove what only some fits leave."""
+        for name in _SOMETIMES:
+            self.__dict__.pop(name, None)
 
     def _take(self, result: Result, learner: Any) -> None:
         """Set the fitted attributes."""
+        if self.approximate is not None:
+            self._linear = _approximate.fitted(learner, result)
+            self._gamma, self.intercept_ = learner.features.kernel.gamma, self._linear.intercept
+            self.objective_, self.n_iter_ = result.progress.objective, np.array([max(len(result.history), 1)], np.int32)
+            return
         found = {name: np.array(array) for name, array in result.arrays.items()}
         self.support_, self.support_vectors_ = found["row"].astype(np.int32), found["vectors"]
         self.dual_coef_, self.intercept_ = found["dual"], found["intercept"]
@@ -204,6 +230,8 @@ class KernelEstimator(Estimator):
         """Take what else the tasks found; nothing by default."""
 
     def _model_arrays(self) -> dict[str, Array]:
+        if hasattr(self, "_linear"):
+            return self._linear.arrays()
         return {
             "support": self.support_,
             "support_vectors": self.support_vectors_,
@@ -216,7 +244,9 @@ class KernelEstimator(Estimator):
 
     @property
     def coef_(self) -> Array:
-        """The weights of the features, (n_outputs, n_features); only with kernel="linear"."""
+        """The weights of the columns with kernel="linear", or of the features of an approximate machine."""
+        if hasattr(self, "_linear"):
+            return self._linear.coef
         if self.kernel != "linear":
             raise AttributeError("coef_ is only available when using a linear kernel")
         self._check_fitted()
@@ -244,6 +274,8 @@ class KernelEstimator(Estimator):
 
     def _values_of(self, x: Array | Csr) -> Array:
         check_finite(x)
+        if hasattr(self, "_linear"):
+            return self._linear.values(x)
         outputs = self._outputs()
         kernel = Kernel(self.kernel, self._gamma, float(self.coef0), int(self.degree))  # type: ignore[arg-type]
         vectors = self.support_vectors_
@@ -289,6 +321,10 @@ class KernelEstimator(Estimator):
         self.report_ = restored_report(facts["report"])
 
     def _restore(self, arrays: Mapping[str, Array], d: int) -> None:
+        if self.approximate is not None:
+            self._linear = _approximate.restored(self, arrays, self._gamma, d)
+            self.intercept_ = self._linear.intercept
+            return
         self._check_arrays(arrays, d)
         self.support_, self.support_vectors_ = arrays["support"], arrays["support_vectors"]
         self.n_support_, self.dual_coef_ = arrays["n_support"], arrays["dual_coef"]

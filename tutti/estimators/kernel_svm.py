@@ -8,21 +8,18 @@ from typing import Any, ClassVar
 import numpy as np
 
 from tutti.errors import ModelError, ParameterError
-from tutti.estimators import _approximate
 from tutti.estimators._base import NotFittedError, known_to_sklearn
 from tutti.estimators._classifier import accuracy, check_classes, class_factors
-from tutti.estimators._decision import check_finite
 from tutti.estimators._intake import is_dataset
 from tutti.estimators._kernel_machine import KernelEstimator
 from tutti.estimators._linear import require_real
 from tutti.estimators._probability import expit, fit_sigmoid
 from tutti.estimators.svm import OnlyWithProbability
+from tutti.learners._problem import LinearProblem
 from tutti.learners.kernel_svm import KernelProblem, pairs
-from tutti.planner import Choice, Explanation
-from tutti.types import Array, Csr, Result, Schema
+from tutti.types import Array, Result, Schema
 
 _FOLDS = 5
-_EXACT = ("support_", "support_vectors_", "n_support_", "dual_coef_")
 _LEAST = 1e-7  # of a probability between two classes, as in libsvm
 
 
@@ -183,9 +180,7 @@ class SVC(KernelEstimator):
         """Return scikit-learn's SVC with this model in it."""
         from tutti.estimators._kernel_export import classifier
 
-        self._check_fitted()
-        if hasattr(self, "_linear"):
-            raise ModelError("scikit-learn's SVC has no form of an approximate machine: fit with approximate=None")
+        self._check_exported()
         return classifier(self)
 
     def _index(self, values: Array) -> Array:
@@ -218,9 +213,22 @@ class SVC(KernelEstimator):
             if not isinstance(getattr(self, name), bool | np.bool_):
                 raise ParameterError(name, getattr(self, name), "write True or False")
         if self.approximate is not None:
-            _approximate.check(self)
+            self._check_linear()
         if self.break_ties and shape == "ovo":
             raise ParameterError("break_ties", True, "ties are broken by the values of decision_function_shape='ovr'")
+
+    def _check_linear(self) -> None:
+        """Refuse what an approximate machine cannot give."""
+        if self.probability:
+            raise ParameterError(
+                "probability",
+                True,
+                "an approximate machine has none; calibrate it with sklearn's CalibratedClassifierCV",
+            )
+        if self.decision_function_shape != "ovr":
+            raise ParameterError(
+                "decision_function_shape", "ovo", 'approximate sets one class against the rest: write "ovr"'
+            )
 
     def _problem(self, schema: Schema) -> KernelProblem:
         check_classes(schema, type(self).__name__)
@@ -236,36 +244,14 @@ class SVC(KernelEstimator):
     def _folds(self) -> int:
         return _FOLDS if self.probability else 0
 
-    def _forget(self) -> None:
-        for name in ("probA_", "probB_", "_linear", *_EXACT):
-            self.__dict__.pop(name, None)
-
-    def _job(self, dataset: Any) -> tuple[Schema, Choice, Explanation]:
-        if self.approximate is None:
-            return super()._job(dataset)
-        schema = dataset.schema(self._task)
+    def _linear_problem(self, schema: Schema) -> LinearProblem:
         check_classes(schema, type(self).__name__)
-        return schema, *_approximate.job(self, dataset, schema, class_factors(self.class_weight, schema))
+        return LinearProblem("hinge", float(self.C), class_weight=class_factors(self.class_weight, schema))
 
     def _take(self, result: Result, learner: Any) -> None:
-        if self.approximate is None:
-            super()._take(result, learner)
-            return
-        self._linear = _approximate.fitted(learner, result)
-        self._gamma, self.intercept_ = learner.features.kernel.gamma, self._linear.intercept
-        self.objective_, self.n_iter_ = result.progress.objective, np.array([max(len(result.history), 1)], np.int32)
-        self.class_weight_ = np.array(learner.problem.class_weight or [1.0] * len(self.classes_))
-
-    @property
-    def coef_(self) -> Array:
-        """The weights of the features of an approximate machine, or of the columns with kernel="linear"."""
-        return self._linear.coef if hasattr(self, "_linear") else super().coef_
-
-    def _values_of(self, x: Array | Csr) -> Array:
-        if not hasattr(self, "_linear"):
-            return super()._values_of(x)
-        check_finite(x)
-        return self._linear.values(x)
+        super()._take(result, learner)
+        if self.approximate is not None:
+            self.class_weight_ = np.array(learner.problem.class_weight or [1.0] * len(self.classes_))
 
     def _extra(self, found: Mapping[str, Array]) -> None:
         k = len(self.classes_)
@@ -281,17 +267,8 @@ class SVC(KernelEstimator):
             self.probA_, self.probB_ = np.array(fitted).T.copy()
 
     def _model_arrays(self) -> dict[str, Array]:
-        if hasattr(self, "_linear"):
-            return {**self._linear.arrays(), "class_weight": self.class_weight_}
         found = {**super()._model_arrays(), "class_weight": self.class_weight_}
         return found if not hasattr(self, "probA_") else {**found, "probA": self.probA_, "probB": self.probB_}
-
-    def _restore(self, arrays: Mapping[str, Array], d: int) -> None:
-        if self.approximate is None:
-            super()._restore(arrays, d)
-            return
-        self._linear = _approximate.restored(self, arrays, self._gamma, d)
-        self.intercept_ = self._linear.intercept
 
     def _from_store(self, arrays: dict[str, Array], facts: Mapping[str, Any]) -> None:
         super()._from_store(arrays, facts)
@@ -316,7 +293,7 @@ class SVR(KernelEstimator):
     ----------
     C : inverse strength of the regularisation, > 0.
     epsilon : half the width of the tube in which errors count nothing, >= 0.
-    kernel, degree, gamma, coef0, tol, cache_size, max_iter : as in `SVC`.
+    kernel, degree, gamma, coef0, tol, cache_size, max_iter, approximate, n_components : as in `SVC`.
     random_state, strategy, engine, n_shards, verbose : as in `SVC`.
 
     Attributes
@@ -349,6 +326,8 @@ class SVR(KernelEstimator):
         tol: float = 1e-3,
         cache_size: float = 200.0,
         max_iter: int = -1,
+        approximate: str | None = None,
+        n_components: int = 500,
         random_state: Any = None,
         strategy: Any = "auto",
         engine: Any = "auto",
@@ -364,6 +343,8 @@ class SVR(KernelEstimator):
         self.tol = tol
         self.cache_size = cache_size
         self.max_iter = max_iter
+        self.approximate = approximate
+        self.n_components = n_components
         self.random_state = random_state
         self.strategy = strategy
         self.engine = engine
@@ -396,7 +377,7 @@ class SVR(KernelEstimator):
         """Return scikit-learn's SVR with this model in it."""
         from tutti.estimators._kernel_export import regressor
 
-        self._check_fitted()
+        self._check_exported()
         return regressor(self)
 
     def _check_params(self) -> None:
@@ -412,6 +393,9 @@ class SVR(KernelEstimator):
             C=float(self.C),
             epsilon=float(self.epsilon),
         )
+
+    def _linear_problem(self, schema: Schema) -> LinearProblem:
+        return LinearProblem("epsilon_insensitive", float(self.C), epsilon=float(self.epsilon))
 
 
 def _votes(values: Array, k: int) -> Array:

@@ -127,10 +127,10 @@ def probe(
             far = np.full(dm.shape, np.inf)
             for value, change in pairs:
                 far = np.minimum(far, np.where(live & (change < 0), _INSIDE * value / -change, np.inf))
-        far = far.reshape(n_outputs, -1)
+        reach = far.reshape(n_outputs, -1)
         for k in range(n_outputs):
             # STEPS descend: a row stops all steps before the first one that it allows
-            first = np.searchsorted(-STEPS, -far[k], side="left")
+            first = np.searchsorted(-STEPS, -reach[k], side="left")
             stopped[k] += np.bincount(first, minlength=len(STEPS) + 1)[::-1].cumsum()[::-1][1:]
         sums = [
             np.where(live, old.a * old.s + rest * old.xi, 0.0),

@@ -106,7 +106,9 @@ class SampledNewton(Spec):
         """Sum losses, gradients and, where the phase asks for them, Hessians at the trial point."""
         phase = shared["mode"][rules.PHASE]
         if phase == rules.LOOK:
-            return Proposal(Update("gradient", {"few": _look(data, (shared["base"], shared["base_intercept"]))}), private)
+            return Proposal(
+                Update("gradient", {"few": _look(data, (shared["base"], shared["base_intercept"]))}), private
+            )
         if phase in (rules.SETTLE, rules.PROBE):
             return self._propose_interior(shared, private, data)
         level, n_rows = rules.level_of(shared), data.n_rows
