@@ -1,8 +1,8 @@
 """The state machine of `newton.SampledNewton`: from the shared state and merged sums to the next state, without data.
 
 Phases of the shared array "mode": Newton steps on ever larger samples and then on all rows ("trial" is evaluated,
-"base" is the last accepted point); polish, which re-optimises the sample's dual variables; the two rounds of an
-interior step, before which the epsilon-insensitive loss looks at some targets.
+"base" is the last accepted point); polish, which re-optimises the sample's dual variables; the three rounds of an
+interior step.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ LEVEL, PHASE, FRESH, WIDE, EXACT, TRIES, FULL, WARM = range(8)
 """Places in "mode": index into "fractions"; phase; 1 if the next point is accepted as it is; 1 for float64 arithmetic;
 1 once Hessians are of all rows; rounds of the present level or polish, refused trials; passes over all rows; 1 while
 the point is the one that the caller gave."""
-NEWTON, POLISH, SETTLE, PROBE, LOOK = range(5)
+NEWTON, POLISH, SETTLE, PREDICT, PROBE, RIDGE = range(6)
 PARTS = ("loss", "a", "v", "curve")
 """Sums that a polish takes apart into those of the sample and those of all other rows."""
 
@@ -70,10 +70,9 @@ def begin(groups: Groups, n_rows: int, fractions: Sequence[float], wide: bool, s
         "slack": np.zeros(n),
         "width": np.full(shape[1], width),
         "mu": np.zeros(n),
+        "open": np.ones(n),
     }
-    if groups.problem.loss == "epsilon_insensitive":
-        mode[[PHASE, FRESH, WIDE, EXACT]] = LOOK, 1, 1, 1
-    return _interior(state, groups) if alone and groups.problem.loss == "hinge" else state
+    return interior(state) if alone and groups.problem.loss == "hinge" else state
 
 
 def level_of(shared: Arrays) -> int:
@@ -111,11 +110,10 @@ def _again(state: State, groups: Groups) -> State:
     return _go(state, groups)
 
 
-def _interior(state: State, groups: Groups) -> State:
-    """Hand (squared) hinges over to the interior-point method, in float64."""
+def interior(state: State) -> State:
+    """Hand hinges over to the interior-point method, in float64."""
     state["mode"][[PHASE, FRESH, WIDE, EXACT]] = SETTLE, 1, 1, 1
     state["mode"][LEVEL] = len(state["fractions"]) - 1
-    state["mu"] = 0.02 * groups.problem.C * state["width"]
     return state
 
 
@@ -138,8 +136,8 @@ class Rules:
         state["mode"], state["status"] = shared["mode"].copy(), shared["status"].copy()
         mode = state["mode"]
         phase = mode[PHASE]
-        if phase == LOOK:
-            return self._looked(state, sums)
+        if phase == PREDICT:
+            return self._predicted(state, sums)
         if phase == PROBE:
             return self._probed(state, sums)
         state["status"][2] += state["fractions"][level_of(state)]
@@ -261,7 +259,7 @@ class Rules:
         if mode[EXACT]:
             mode[TRIES] += not accepted.all()
             if problem.loss == "squared_hinge" and mode[TRIES] > _MOST_TRIES:
-                return _interior(state, self.groups)
+                return interior(state)
             state["step"] = np.where(_gaps(state) <= 0.1 * self.tol * np.abs(state["primal"]), 0.0, state["step"])
             return _go(state, self.groups)
         room = allowed - state["slack"].sum()
@@ -278,7 +276,7 @@ class Rules:
         factor = np.clip(np.sqrt(0.2 * allowed / max(state["slack"].sum(), 1e-300)), 0.1, 0.7)
         width = factor * state["width"]
         if hopeless or width.min() < _LEAST_WIDTH:
-            return _interior(state, self.groups)
+            return interior(state)
         state["width"], state["decrement"] = width, np.full_like(state["decrement"], np.inf)
         state["mode"][FRESH] = 1
         return _go(state, self.groups)
@@ -309,7 +307,7 @@ class Rules:
         if not mode[WIDE]:
             mode[WIDE] = 1
         elif self.groups.problem.loss in ("hinge", "squared_hinge"):
-            return _interior(state, self.groups)
+            return interior(state)
         elif not mode[EXACT]:
             mode[EXACT] = 1
         else:
@@ -353,16 +351,6 @@ class Rules:
         mode[PHASE] = NEWTON
         return _go(state, self.groups)
 
-    def _looked(self, state: State, sums: Arrays) -> State:
-        """Begin at the mean of some targets, then as wide as they lie around it."""
-        _, total, apart = sums["few"] / max(sums["few"][0], 1.0)
-        mode = state["mode"]
-        if self.groups.has_intercept and not mode[WARM] and mode[TRIES] == 0:
-            state["base_intercept"], mode[TRIES] = state["base_intercept"] + total, 1
-            return state
-        state["width"], mode[TRIES] = np.full_like(state["width"], apart if apart > 0 else 1.0), 0
-        return _interior(state, self.groups)
-
     def _settled(self, state: State, sums: Arrays) -> State:
         """Certify the point that the interior step led to, keep the best one, and aim for the next target."""
         mode, groups = state["mode"], self.groups
@@ -379,18 +367,26 @@ class Rules:
         if state["status"][3]:
             return state
         pull = groups.pack(sums["v"].sum(axis=0) + sums["pull"], sums["a"][1] - sums["a"][0] + sums["pull_a"])
-        open_ = _gaps(state) > 0.1 * self.tol * np.abs(state["primal"])
-        direction = groups.aim(sums["hess"], 1.0, groups.ridge() * groups.pack(*base) - pull, open_, single=False)
-        state["direction"], state["step"] = direction, open_.astype(np.float64)
+        state["open"] = (_gaps(state) > 0.1 * self.tol * np.abs(state["primal"])).astype(np.float64)
+        state["grad"], state["hess"] = groups.ridge() * groups.pack(*base) - pull, sums["hess"].copy()
         state["products"] = sums["products"].copy()
-        mode[PHASE], mode[FRESH] = PROBE, 0
+        mode[PHASE], mode[FRESH] = PREDICT, 0
+        return self._aim_interior(state, state["grad"])
+
+    def _aim_interior(self, state: State, gradient: Array) -> State:
+        state["direction"] = self.groups.aim(state["hess"], 1.0, gradient, state["open"] > 0, single=False)
         return state
+
+    def _predicted(self, state: State, sums: Arrays) -> State:
+        """Choose the target by how far the prediction leads, and correct the direction to second order."""
+        mu = next_mu(longest(sums["stopped"]), sums["product"], state["products"])
+        pull, pull_a = mu * sums["pull_mu"] + sums["pull_second"], mu * sums["pull_mu_a"] + sums["pull_second_a"]
+        state["mu"], state["mode"][PHASE] = mu, PROBE
+        return self._aim_interior(state, state["grad"] - self.groups.pack(pull, pull_a))
 
     def _probed(self, state: State, sums: Arrays) -> State:
         """Go as far as no row forbids."""
-        step = longest(sums["stopped"]) * state["step"]
-        target = next_mu(step, sums["product"], state["products"])
-        state["mu"] = np.where(state["step"] > 0, target, state["mu"])
+        step = longest(sums["stopped"]) * state["open"]
         state["step"] = step
         coef, intercept = self.groups.unpack(step[:, None] * state["direction"])
         state["base"], state["base_intercept"] = state["base"] + coef, state["base_intercept"] + intercept

@@ -81,7 +81,7 @@ class Gram(Spec):
         if start is not None and start.keys() >= set(MOMENTS):
             scale = self._scale()
             sums = {name: start[name] * scale for name in ("gram", "total", "weight")}
-            return self._solved({**shared, "shift": start["shift"]}, sums, passes=0.0)
+            return self.solved({**shared, "shift": start["shift"]}, sums, passes=0.0)
         return shared
 
     def adopt(self, schema: Schema, data: ShardData) -> Any:
@@ -110,9 +110,10 @@ class Gram(Spec):
         if "gram" not in sums:
             few = sums["few"] / max(sums["n"][0], 1.0)
             return {**shared, "shift": few, "shifted": np.array([True])}
-        return self._solved(shared, sums, passes=1.0)
+        return self.solved(shared, sums, passes=1.0)
 
-    def _solved(self, shared: Arrays, sums: Arrays, passes: float) -> Arrays:
+    def solved(self, shared: Arrays, sums: Arrays, passes: float) -> Arrays:
+        """Return the state with the solution of the normal equations of ``sums``, moments weighted by C_i."""
         gram = sums["gram"] + np.triu(sums["gram"], 1).T
         coef, intercept, objective, gap = _solve(self.problem, gram, sums["total"], sums["weight"][0], shared["shift"])
         done = status(objective, gap, passes=passes, done=True, converged=math.isfinite(objective))

@@ -7,8 +7,9 @@ those of all other rows held fixed, which proves a gap that the plain dual point
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -17,13 +18,14 @@ from tutti._spec import Spec
 from tutti.errors import ParameterError
 from tutti.learners import _newton_rules as rules
 from tutti.learners._groups import Groups
-from tutti.learners._interior import RowState, probe, settle
-from tutti.learners._margins import Nowhere, Request, Rows, all_rows, arithmetic, collect, margins_of, two_rows, warm_up
+from tutti.learners._interior import RowState, predict, probe, settle
+from tutti.learners._margins import Nowhere, Request, Rows, all_rows, arithmetic, collect, two_rows, warm_up
 from tutti.learners._newton_rules import Rules
 from tutti.learners._problem import LinearProblem, progress_of
 from tutti.learners._sample import sample_rows
+from tutti.learners.gram import MOMENTS, Gram
 from tutti.protocols import ShardData
-from tutti.types import Array, Arrays, Cost, Kind, Order, Progress, Proposal, Schema, Update
+from tutti.types import Arrays, Cost, Kind, Order, Progress, Proposal, Schema, Update
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,9 @@ class SampledNewton(Spec):
         whole = self.problem.loss == "hinge" and len(self._fractions(schema, groups.size)) == 1
         if whole or self.problem.loss == "epsilon_insensitive":
             point, ones = (np.zeros((1, groups.n_outputs)), np.zeros(groups.n_outputs)), np.ones(groups.n_outputs)
-            settle(self.problem, Nowhere(), [two_rows(schema)], None, point, ones, ones, ones)
+            if not whole:
+                self._ridge().prepare(schema)
+            settle(self.problem, Nowhere(), [two_rows(schema)], None, point, ones, ones)
         else:
             warm_up(self.problem, schema, arithmetic(self.problem, schema, self.tol), hessian=True)
 
@@ -90,7 +94,11 @@ class SampledNewton(Spec):
         """Return the shared state before the first round."""
         groups = Groups(self.problem, schema.n_features, self.problem.n_outputs(schema))
         wide = arithmetic(self.problem, schema, self.tol) == np.float64
-        return rules.begin(groups, schema.n_rows, self._fractions(schema, groups.size), wide, start)
+        state = rules.begin(groups, schema.n_rows, self._fractions(schema, groups.size), wide, start)
+        if self.problem.loss == "epsilon_insensitive":
+            state["mode"][rules.PHASE] = rules.RIDGE
+            state = {**self._ridge().init(schema, seed=seed), **state}
+        return state
 
     def _fractions(self, schema: Schema, size: int) -> list[float]:
         if self.problem.loss == "epsilon_insensitive":
@@ -105,11 +113,9 @@ class SampledNewton(Spec):
     def propose(self, shared: Arrays, private: Any, data: ShardData, order: Order) -> Proposal:
         """Sum losses, gradients and, where the phase asks for them, Hessians at the trial point."""
         phase = shared["mode"][rules.PHASE]
-        if phase == rules.LOOK:
-            return Proposal(
-                Update("gradient", {"few": _look(data, (shared["base"], shared["base_intercept"]))}), private
-            )
-        if phase in (rules.SETTLE, rules.PROBE):
+        if phase == rules.RIDGE:
+            return replace(self._ridge().propose(shared, None, data, order), private=private)
+        if phase in (rules.SETTLE, rules.PREDICT, rules.PROBE):
             return self._propose_interior(shared, private, data)
         level, n_rows = rules.level_of(shared), data.n_rows
         rows: Iterable[Rows] = all_rows(data)
@@ -138,30 +144,50 @@ class SampledNewton(Spec):
         if shared["mode"][rules.PHASE] == rules.SETTLE:
             point = shared["base"], shared["base_intercept"]
             begun = None if shared["mode"][rules.FRESH] else private.states
-            move = shared["step"], shared["mu"], shared["width"]
-            sums, states = settle(self.problem, data, rows, begun, point, *move)
+            sums, states = settle(self.problem, data, rows, begun, point, shared["step"], shared["width"])
+            return Proposal(Update("gradient", sums), _Private(private.samples, states))
+        direction = Groups(self.problem, *shared["base"].shape).unpack(shared["direction"])
+        if shared["mode"][rules.PHASE] == rules.PREDICT:
+            sums, states = predict(self.problem, rows, private.states, direction)
         else:
-            groups = Groups(self.problem, *shared["base"].shape)
-            direction = groups.unpack(shared["direction"])
             sums, states = probe(self.problem, rows, private.states, direction, shared["mu"])
         return Proposal(Update("gradient", sums), _Private(private.samples, states))
 
     def apply(self, shared: Arrays, merged: Update, scale: float) -> Arrays:
         """Judge the trial point and choose the next one."""
+        if shared["mode"][rules.PHASE] == rules.RIDGE:
+            return self._begun(shared, merged)
         groups = Groups(self.problem, *shared["base"].shape)
         return Rules(groups, self.tol, self.max_iter).advance(shared, merged.arrays)
+
+    def _ridge(self, width: float = 1.0) -> Gram:
+        """Return what minimises the tube's loss with squares of the residuals over 2 ``width`` in its place."""
+        return Gram(replace(self.problem, loss="squared", C=self.problem.C / width))
+
+    def _begun(self, shared: Arrays, merged: Update) -> Arrays:
+        """Begin an interior-point method where squares of the residuals do best; any start given is left aside.
+
+        With a_+ - a_- proportional to the residuals the dual variables then fit the weights, which saves the steps
+        that would bring both together.
+        """
+        if "gram" not in merged.arrays:
+            return self._ridge().apply(shared, merged, 1.0)
+        weight, middle, square = (float(merged.arrays[k].flat[-1]) for k in ("weight", "total", "gram"))
+        spread = math.sqrt(max(square / weight - (middle / weight) ** 2, 0.0)) if weight > 0 else 0.0
+        sums = {name: merged.arrays[name] / (spread or 1.0) for name in MOMENTS if name != "shift"}
+        found = self._ridge(spread or 1.0).solved(shared, sums, 1.0)
+        coef = found["coef"]
+        left = found["status"][0] - 0.5 * float((coef**2).sum())  # half the sum of the squares, over the spread
+        state = {name: array for name, array in shared.items() if name not in ("shift", "shifted")}
+        state |= {"mode": shared["mode"].copy(), "status": shared["status"].copy()}
+        state |= {"base": coef, "base_intercept": found["intercept"], "coef": coef, "intercept": found["intercept"]}
+        rest = math.sqrt(max(2.0 * left * spread / weight, 0.0)) if weight > 0 else 0.0
+        state["width"] = np.full_like(shared["width"], rest or spread or 1.0)
+        state["status"][2] += 1.0
+        return rules.interior(state)
 
     def commit(self, private: Any, proposal: Proposal, scale: float) -> Any:
         return proposal.private
 
     def progress(self, shared: Arrays) -> Progress:
         return progress_of(shared)
-
-
-def _look(data: ShardData, point: tuple[Array, Array]) -> Array:
-    """Return [rows, sum of r, sum of |r|] of the residuals r = y - u of a shard's first block at a point."""
-    if not data.n_rows:
-        return np.zeros(3)
-    block = data.block(0)
-    rest = block.y - margins_of(block.x, *point)[0]
-    return np.array([len(rest), rest.sum(), np.abs(rest).sum()])
