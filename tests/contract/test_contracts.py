@@ -30,6 +30,7 @@ LEARNERS: dict[str, tuple[Any, str, dict[str, float]]] = {
     "mean": (Mean(rounds=2), "gradient", {}),
     "gram": (Gram(LinearProblem("squared")), "gradient", {}),
     "newton-hinge": (SampledNewton(LinearProblem("hinge", intercept="regularised")), "gradient", {}),
+    "newton-tube": (SampledNewton(LinearProblem("epsilon_insensitive", epsilon=0.1)), "gradient", {}),
     "newton-multinomial": (SampledNewton(LinearProblem("multinomial")), "gradient", {}),
     "lbfgs": (LBFGS(LinearProblem("multinomial")), "gradient", {}),
     "dual-logistic": (DualCoordinateDescent(LinearProblem("logistic"), max_iter=3), "dual", {"sigma": 2.0}),
@@ -50,8 +51,9 @@ def data(learner: Any, sparse: bool) -> tuple[tutti.Dataset, Any]:
 
     loss = getattr(getattr(learner, "problem", None), "loss", "none")
     x = sp.csr_matrix(np.where(np.abs(X) > 0.5, X, 0.0)) if sparse else X
-    ds = tutti.from_arrays(x, SUM if loss == "squared" else CODES, WEIGHT)
-    return ds, ds.schema("regression" if loss == "squared" else "classification")
+    numbers = loss in ("squared", "epsilon_insensitive")
+    ds = tutti.from_arrays(x, SUM if numbers else CODES, WEIGHT)
+    return ds, ds.schema("regression" if numbers else "classification")
 
 
 @pytest.mark.parametrize("sparse", [False, True], ids=["dense", "sparse"])

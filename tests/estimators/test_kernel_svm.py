@@ -327,6 +327,43 @@ def test_an_approximate_machine_comes_near_the_exact_one(approximate: str, tmp_p
     assert hasattr(again, "support_")
 
 
+@pytest.mark.parametrize("approximate", ["fourier", "nystroem"])
+def test_an_approximate_regression_comes_near_the_exact_one(approximate: str, tmp_path: Path) -> None:
+    x, y = datasets.make_friedman1(1500, 6, noise=0.5, random_state=0)
+    weight = np.random.default_rng(0).random(len(y)) + 0.5
+    settings = {"approximate": approximate, "n_components": 200, "random_state": 1, "C": 10.0, "epsilon": 0.2}
+    models = [
+        tutti.SVR(**settings, engine=e).fit(x[::2], y[::2], weight[::2])
+        for e in (tutti.Threads(1), tutti.Threads(3), tutti.Processes(2))
+    ]
+    assert len({model.report_.sha256 for model in models}) == 1
+    model = models[0]
+    exact = tutti.SVR(C=10.0, epsilon=0.2).fit(x[::2], y[::2], weight[::2])
+    assert model.score(x[1::2], y[1::2]) > exact.score(x[1::2], y[1::2]) - 0.04
+    assert model.coef_.shape == (1, 200)
+    assert model.fit_status_ == 0
+    assert not hasattr(model, "support_")
+    gap = model.history_[-1]
+    assert gap["objective"] == model.objective_
+    model.save(tmp_path / "m")
+    np.testing.assert_array_equal(tutti.load(tmp_path / "m").predict(x), model.predict(x))
+    with pytest.raises(ModelError, match="SVR has no form of an approximate machine: fit with approximate=None"):
+        model.to_sklearn()
+    again = model.set_params(approximate=None).fit(x[::2], y[::2])
+    assert hasattr(again, "support_")
+    assert not hasattr(again, "_linear")
+
+
+def test_an_approximate_regression_is_libsvms_on_the_same_features() -> None:
+    x, y = datasets.make_friedman1(400, 6, noise=0.5, random_state=0)
+    model = tutti.SVR(approximate="nystroem", n_components=60, epsilon=0.3, tol=1e-6).fit(x, y)
+    z = model._linear.features.of(x)
+    rival = svm.SVR(kernel="linear", epsilon=0.3, tol=1e-10).fit(z, y)
+    loss = np.maximum(np.abs(y - rival.predict(z)) - 0.3, 0.0).sum()
+    assert model.objective_ == pytest.approx(0.5 * float((rival.coef_**2).sum()) + loss, rel=2e-6)
+    np.testing.assert_allclose(model.predict(x), rival.predict(z), atol=0.02)
+
+
 def test_features_stand_for_the_kernel() -> None:
     x = DIGITS[:200] / 16
     for approximate, n in (("fourier", 20_000), ("nystroem", 200)):
@@ -375,6 +412,21 @@ def test_features_are_made_of_a_few_rows_at_a_time() -> None:
 def test_a_wrong_parameter_is_refused_by_name(params: dict[str, Any], message: str) -> None:
     with pytest.raises(ParameterError, match=message):
         tutti.SVC(**params).fit(MADE, MADE_Y)
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"approximate": "random"}, 'write None, "fourier" or "nystroem"'),
+        ({"approximate": "fourier", "kernel": "linear"}, 'write "nystroem"'),
+        ({"n_components": 0, "approximate": "nystroem"}, "at least 1"),
+        ({"approximate": "nystroem", "strategy": tutti.CoCoA()}, "epsilon_insensitive loss here has none"),
+        ({"epsilon": -0.1}, "half the width of the tube"),
+    ],
+)
+def test_a_wrong_parameter_of_a_regression_is_refused_by_name(params: dict[str, Any], message: str) -> None:
+    with pytest.raises((ParameterError, PlanError), match=message):
+        tutti.SVR(**params).fit(MADE, MADE[:, 0])
 
 
 def test_wrong_data_is_refused() -> None:

@@ -62,12 +62,13 @@ def settle(
     point: tuple[Array, Array],
     step: Array,
     width: Array,
+    middle: float = 0.0,
 ) -> tuple[dict[str, Array], list[RowState]]:
     """Go ``step`` (K,) along the last directions, or begin at ``point``, and sum what the next direction needs.
 
     Returns sums and new states.  ``loss``, ``a``, ``phi`` (2, K), ``v`` (S, d, K) certify; ``pull`` (d, K), ``pull_a``
     (K,) and ``hess`` (K, D, D) make the equations for mu = 0; ``products`` (K,) counts the pairs whose product is to
-    become mu.
+    become mu.  Of a tube, targets and the intercept of ``point`` are less ``middle``.
     """
     d, n_outputs = point[0].shape
     power = 2 if problem.loss == "squared_hinge" else 1
@@ -77,7 +78,7 @@ def settle(
     hess, totals, found = np.zeros((n_outputs, size, size)), np.zeros((8, n_outputs)), []
     for i, block in enumerate(b for part in rows for b in pieces(part, d, np.float64)):
         if states is None:
-            state = _begin(problem, block, point, width)
+            state = _begin(problem, block, point, width, middle)
             check_finite(float(state.m.sum()), block.x, block.start, data)
         else:
             state = _moved(states[i], step[:, None])
@@ -85,7 +86,7 @@ def settle(
         curvature, extra, _, _ = _newton(problem, state)
         positive, live = state.sign > 0, state.c > 0
         loss = state.c * np.maximum(1.0 - state.m, 0.0) ** power
-        phi = _conjugate(problem, block, state, point[1])
+        phi = _conjugate(problem, block, state, middle)
         _scatter(problem, block, state.a * state.sign, v)
         scatter(block.x, _joined(extra * state.sign, n_outputs), pull)
         joint = _joined(curvature, n_outputs)
@@ -203,11 +204,11 @@ def next_mu(step: Array, product: Array, products: Array) -> Array:
     return target
 
 
-def _begin(problem: LinearProblem, block: Any, point: tuple[Array, Array], width: Array) -> RowState:
+def _begin(problem: LinearProblem, block: Any, point: tuple[Array, Array], width: Array, middle: float) -> RowState:
     n_outputs = point[0].shape[1]
     if problem.loss == "epsilon_insensitive":
         sign = np.broadcast_to(np.array([[-1.0], [1.0]]), (2, len(block.y)))
-        m = sign * (margins_of(block.x, *point) - block.y) + (1.0 + problem.epsilon)
+        m = sign * (margins_of(block.x, *point) - (block.y - middle)) + (1.0 + problem.epsilon)
     else:
         sign = np.ascontiguousarray(problem.signs(block.y, n_outputs).T)
         m = sign * margins_of(block.x, *point)
@@ -227,15 +228,13 @@ def _joined(hinges: Array, n_outputs: int) -> Array:
     return hinges if len(hinges) == n_outputs else hinges.sum(axis=0, keepdims=True)
 
 
-def _conjugate(problem: LinearProblem, block: Any, state: RowState, intercept: Array) -> Array:
+def _conjugate(problem: LinearProblem, block: Any, state: RowState, middle: float) -> Array:
     """Return C_i l*(-a_i / C_i), (H, rows).
 
-    Of a tube it holds the target; less a constant, here the intercept, since a free intercept makes sum_i s_i a_i = 0,
-    so that targets far from zero cost the bound no digits.
+    Of a tube it holds the target less ``middle``: a free intercept makes sum_i s_i a_i = 0, so any constant will do.
     """
     if problem.loss == "epsilon_insensitive":
-        base = intercept if problem.intercept == "free" else 0.0
-        tube: Array = state.a * (problem.epsilon - state.sign * (block.y - base))
+        tube: Array = state.a * (problem.epsilon - state.sign * (block.y - middle))
         return tube
     if problem.loss == "hinge":
         return -state.a

@@ -71,6 +71,7 @@ def begin(groups: Groups, n_rows: int, fractions: Sequence[float], wide: bool, s
         "width": np.full(shape[1], width),
         "mu": np.zeros(n),
         "open": np.ones(n),
+        "middle": np.zeros(1),
     }
     return interior(state) if alone and groups.problem.loss == "hinge" else state
 
@@ -359,7 +360,7 @@ class Rules:
         found = bounds(groups.problem, *base, sums)
         better = found.primal < state["primal"]
         state["coef"] = np.where(better, base[0], state["coef"])
-        state["intercept"] = np.where(better, base[1], state["intercept"])
+        state["intercept"] = np.where(better, base[1] + state["middle"], state["intercept"])
         state["primal"] = np.where(better, found.primal, state["primal"])
         state["rounding"] = np.where(better, found.rounding, state["rounding"])
         state["lower"] = np.fmax(state["lower"], found.dual - found.rounding)

@@ -144,7 +144,8 @@ class SampledNewton(Spec):
         if shared["mode"][rules.PHASE] == rules.SETTLE:
             point = shared["base"], shared["base_intercept"]
             begun = None if shared["mode"][rules.FRESH] else private.states
-            sums, states = settle(self.problem, data, rows, begun, point, shared["step"], shared["width"])
+            middle = float(shared["middle"][0])
+            sums, states = settle(self.problem, data, rows, begun, point, shared["step"], shared["width"], middle)
             return Proposal(Update("gradient", sums), _Private(private.samples, states))
         direction = Groups(self.problem, *shared["base"].shape).unpack(shared["direction"])
         if shared["mode"][rules.PHASE] == rules.PREDICT:
@@ -172,15 +173,17 @@ class SampledNewton(Spec):
         """
         if "gram" not in merged.arrays:
             return self._ridge().apply(shared, merged, 1.0)
-        weight, middle, square = (float(merged.arrays[k].flat[-1]) for k in ("weight", "total", "gram"))
-        spread = math.sqrt(max(square / weight - (middle / weight) ** 2, 0.0)) if weight > 0 else 0.0
+        weight, total, square = (float(merged.arrays[k].flat[-1]) for k in ("weight", "total", "gram"))
+        mean, square = (total / weight, square / weight) if weight > 0 else (0.0, 0.0)
+        spread = math.sqrt(max(square - mean**2, 0.0))
         sums = {name: merged.arrays[name] / (spread or 1.0) for name in MOMENTS if name != "shift"}
         found = self._ridge(spread or 1.0).solved(shared, sums, 1.0)
         coef = found["coef"]
         left = found["status"][0] - 0.5 * float((coef**2).sum())  # half the sum of the squares, over the spread
         state = {name: array for name, array in shared.items() if name not in ("shift", "shifted")}
         state |= {"mode": shared["mode"].copy(), "status": shared["status"].copy()}
-        state |= {"base": coef, "base_intercept": found["intercept"], "coef": coef, "intercept": found["intercept"]}
+        middle = np.array([shared["shift"][-1] + mean]) * (self.problem.intercept == "free")
+        state |= {"base": coef, "base_intercept": found["intercept"] - middle, "middle": middle}
         rest = math.sqrt(max(2.0 * left * spread / weight, 0.0)) if weight > 0 else 0.0
         state["width"] = np.full_like(shared["width"], rest or spread or 1.0)
         state["status"][2] += 1.0
