@@ -142,7 +142,7 @@ def _by_shape(problem: LinearProblem, schema: Schema, wants: frozenset[str] | No
             return "dual", f"squared loss and {shape}: X'X would not fit, dual coordinate descent needs no matrix"
         return "lbfgs", f"squared loss and {shape}: X'X would not fit"
     if loss == "epsilon_insensitive":
-        return "newton", f"{loss} loss and {shape}: an interior-point method, some twenty passes with a d x d Hessian"
+        return "newton", f"{loss} loss and {shape}: an interior-point method, about ten passes with a d x d Hessian"
     if loss == "multinomial":
         size = d * len(schema.classes or ())
         if d <= limit and size <= NEWTON_MAX_MULTINOMIAL:
