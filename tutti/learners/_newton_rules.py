@@ -298,7 +298,8 @@ class Rules:
     def _conclude(self, state: State) -> None:
         """Write objective, gap and the verdict into the status; an objective >= 0 that is all rounding is optimal."""
         objective, gap = float(state["primal"].sum()), float(_gaps(state).sum())
-        converged = reached(gap, objective, self.tol) or objective <= float(state["rounding"].sum())
+        nothing = bool(state["mode"][WIDE]) and objective <= float(state["rounding"].sum())
+        converged = reached(gap, objective, self.tol) or nothing
         done = converged or state["mode"][FULL] >= self.max_iter
         state["status"] = status(objective, gap, state["status"][2], done, converged, state["status"][5])
 
