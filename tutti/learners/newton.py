@@ -185,7 +185,7 @@ class SampledNewton(Spec):
         middle = np.array([shared["shift"][-1] + mean]) * (self.problem.intercept == "free")
         state |= {"base": coef, "base_intercept": found["intercept"] - middle, "middle": middle}
         rest = math.sqrt(max(2.0 * left * spread / weight, 0.0)) if weight > 0 else 0.0
-        state["width"] = np.full_like(shared["width"], rest or spread or 1.0)
+        state["width"] = np.full_like(shared["width"], max(rest, 1e-3 * spread) or 1.0)
         state["status"][2] += 1.0
         return rules.interior(state)
 
