@@ -141,7 +141,7 @@ def test_histograms_are_those_of_numpy(d, counted, n_codes):
     pool = np.zeros((2, d * n_codes * (1 + counted)), np.int64)
     boost.root(
         codes, n_codes, idx, gh, np.zeros((1, boost.N_INTS), np.int64), np.zeros((1, boost.N_REALS)),
-        np.zeros(6, np.int64), pool, counted,
+        np.zeros(6, np.int64), pool, counted, np.inf,
     )  # fmt: skip
     wanted = np.zeros((1 + counted, d, n_codes), np.int64)
     for j in range(d):

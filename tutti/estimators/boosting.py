@@ -191,7 +191,9 @@ class GradientBoostingRegressor(BoostedTrees):
         F_t(x) = F_(t-1)(x) + learning_rate * tree_t(x),    prediction = F, or exp(F) for loss="poisson",
 
     grown as those of `GradientBoostingClassifier`.  With the absolute and the quantile loss a leaf holds the weighted
-    quantile of what its rows still lack (the smallest value at or below which lies that part of the weight).
+    quantile of what its rows still lack (the smallest value at or below which lies that part of the weight).  With the
+    Poisson loss a leaf holds at most 0.7 and a hessian is e^0.7 exp(F), as in XGBoost: a few huge targets move it by
+    bounded steps, each of which makes the loss smaller.
 
     Parameters
     ----------
