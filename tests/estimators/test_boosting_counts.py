@@ -1,10 +1,10 @@
-"""Boosted trees with the Poisson loss: heavy tails, many zeros, exposures."""
+"""Boosted trees with the Poisson and the gamma loss: heavy tails, many zeros, exposures, values near zero."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-from sklearn.metrics import mean_poisson_deviance
+from sklearn.metrics import mean_gamma_deviance, mean_poisson_deviance
 
 import tutti
 from tutti.errors import DataError
@@ -121,3 +121,61 @@ def test_a_rate_that_overflows_is_named():
     x, y, _ = (rows[:N_TRAIN] for rows in drawn("heavy pareto"))
     with pytest.raises(DataError, match="lower learning_rate"):
         ours(learning_rate=1000.0).fit(x, y)
+
+
+# ---- gamma
+
+SPREADS = {"exponential": 1.0, "narrow": 20.0, "near zero": 0.1}
+
+
+def positive(kind, seed=0):
+    """Return X and y > 0 whose mean is a product of effects and whose spread is in proportion to it."""
+    r = np.random.default_rng(seed)
+    n = N_TRAIN + N_TEST
+    x = r.standard_normal((n, 8)).astype(np.float32)
+    mean = np.exp(0.6 * x[:, 0] + 0.5 * np.sin(2 * x[:, 1]) + 0.4 * x[:, 2] * x[:, 3])
+    if kind == "lognormal":
+        return x, mean * np.exp(3 * r.standard_normal(n))
+    return x, np.maximum(mean * r.gamma(SPREADS[kind], 1 / SPREADS[kind], n), 1e-12)
+
+
+def of_gamma(**params):
+    return tutti.GradientBoostingRegressor(loss="gamma", **{"engine": tutti.Threads(1), **params})
+
+
+@pytest.mark.parametrize("kind", [*SPREADS, "lognormal"])
+@pytest.mark.parametrize("rate", [0.1, 1.0])
+def test_every_round_makes_the_gamma_loss_smaller(kind, rate):
+    x, y = (rows[:N_TRAIN] for rows in positive(kind))
+    fitted = of_gamma(learning_rate=rate, n_estimators=60).fit(x, y)
+    assert np.isfinite(fitted.predict(x)).all()
+    assert (np.diff(fitted.train_score_) <= 1e-6 * np.abs(fitted.train_score_[1:])).all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [*SPREADS, "lognormal"])
+def test_the_gamma_deviance_is_that_of_xgboost_and_of_scikit_learn(kind):
+    from sklearn.ensemble import HistGradientBoostingRegressor
+
+    xgboost = pytest.importorskip("xgboost", reason="xgboost is not installed")
+    x, y = positive(kind)
+    made = {
+        "tutti": of_gamma(),
+        "xgboost": xgboost.XGBRegressor(objective="reg:gamma", learning_rate=0.1, n_jobs=1),
+        "tutti, large leaves": of_gamma(min_samples_leaf=20, min_child_weight=0.0, l2_regularization=0.0),
+        "scikit-learn": HistGradientBoostingRegressor(
+            loss="gamma", max_depth=6, max_leaf_nodes=64, early_stopping=False
+        ),
+    }
+    found = {}
+    for name, one in made.items():
+        mean = one.fit(x[:N_TRAIN], y[:N_TRAIN]).predict(x[N_TRAIN:]).astype(float)
+        found[name] = mean_gamma_deviance(y[N_TRAIN:], mean)
+    assert found["tutti"] <= 1.02 * found["xgboost"]
+    assert found["tutti, large leaves"] <= 1.02 * found["scikit-learn"]
+
+
+def test_targets_of_gamma_lie_above_zero():
+    x, y, _ = (rows[:N_TRAIN] for rows in drawn("zeros"))
+    with pytest.raises(DataError, match="targets > 0"):
+        of_gamma().fit(x, y)

@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 _FIXED_BITS = 62
 _MOST_ROWS = 1 << 28  # with three bits a gradient, sums of 31 bits hold no more
 _CODES = {"squared_error": boost_loss.SQUARED, "absolute_error": boost_loss.ABSOLUTE, "quantile": boost_loss.QUANTILE,
-          "poisson": boost_loss.POISSON}  # fmt: skip
+          "poisson": boost_loss.POISSON, "gamma": boost_loss.GAMMA}  # fmt: skip
+_STEPS = {"poisson": boost_loss.POISSON_STEP, "gamma": boost_loss.GAMMA_STEP}
 
 
 def power(exponent: int) -> float:
@@ -114,7 +115,7 @@ class Fit:
             learner.max_depth, learner.max_leaf_nodes, learner.grow == "leafwise", learner.l2, least,
             learner.min_samples_leaf, learner.min_gain, learner.columns_per_node(self.schema.n_features),
             learner.min_samples_leaf > 1 and not told,
-            boost_loss.POISSON_STEP if learner.loss == "poisson" else math.inf,
+            _STEPS.get(learner.loss, math.inf),
         )  # fmt: skip
         signs = np.array(learner.monotonic or (0,) * self.schema.n_features, np.int64)
         return Grower(rows, self.bins.n_bins, self.bins.categorical, signs, shape, self.sums, self.n_train)
@@ -146,6 +147,10 @@ class Fit:
         if loss == "poisson":
             if mean <= 0 or self.sums.largest(np.array([-y.min(initial=0.0)]))[0] > 0:
                 raise DataError("loss='poisson' needs targets >= 0 that are not all zero")
+            return np.array([math.log(mean)])
+        if loss == "gamma":
+            if self.sums.largest(np.array([-y.min(initial=np.inf)]))[0] >= 0:
+                raise DataError("loss='gamma' needs targets > 0: leave zeros out, or write loss='poisson'")
             return np.array([math.log(mean)])
         return np.array([mean])
 

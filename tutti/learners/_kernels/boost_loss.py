@@ -14,7 +14,9 @@ CHUNK = 512
 POISSON_STEP = 0.7
 """Most that a tree of Poisson boosting adds to a logarithm, before the learning rate: XGBoost's default."""
 _STEEPEST = math.exp(POISSON_STEP)
-BINARY, SOFTMAX, SQUARED, ABSOLUTE, QUANTILE, POISSON = range(6)
+GAMMA_STEP = 1.0
+"""That of gamma boosting: steps up are never longer, and a longer one down could make the loss larger."""
+BINARY, SOFTMAX, SQUARED, ABSOLUTE, QUANTILE, POISSON, GAMMA = range(7)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -95,7 +97,7 @@ def _weigh(weight, g, h, loss, lo, m):
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def regression(code, alpha, f, y, weight, g, h, loss):
-    """Squared, absolute, quantile and Poisson loss (f is the logarithm of the mean there).
+    """Squared, absolute, quantile, Poisson and gamma loss (f is the logarithm of the mean of the last two).
 
     The hessian of the Poisson loss is the largest within a step: with that at its beginning, a leaf whose targets are
     many times their mean would step so far that exp overflows.  So every leaf makes the loss smaller.
@@ -115,6 +117,12 @@ def regression(code, alpha, f, y, weight, g, h, loss):
             g[i] = mean - y[i]
             h[i] = _STEEPEST * mean
             loss[i] = mean - y[i] * f[i]
+    elif code == GAMMA:
+        for i in range(n):
+            ratio = y[i] * math.exp(-f[i])
+            g[i] = 1.0 - ratio
+            h[i] = ratio
+            loss[i] = ratio + f[i]
     else:
         for i in range(n):
             r = y[i] - f[i]
