@@ -30,8 +30,8 @@ Z = 2 * np.nan_to_num(X[:, 0]) + np.nan_to_num(X[:, 1] * X[:, 2])
 TWO = (Z + 0.5 * R.standard_normal(N) > 0).astype(int)
 THREE = np.digitize(Z, [-1, 1])
 WEIGHT = R.integers(1, 4, N).astype(float)
-TARGETS = {"log_loss": TWO, "multi": THREE, "poisson": np.exp(Z / 3)}
-LOSSES = ["log_loss", "multi", "squared_error", "absolute_error", "quantile", "poisson"]
+TARGETS = {"log_loss": TWO, "multi": THREE, "poisson": np.exp(Z / 3), "gamma": np.exp(Z / 2)}
+LOSSES = ["log_loss", "multi", "squared_error", "absolute_error", "quantile", "poisson", "gamma"]
 
 
 def model(loss="log_loss", **params):

@@ -148,6 +148,7 @@ OTHERS: dict[str, tuple[Callable[[], object], str]] = {
         lambda: MADE["boosting"](monotonic_cst=[1, 0, 0], categorical_features=[0]).fit(np.round(X), Y),
         "column 0 is categorical and has no order",
     ),
+    "no waiting time": (lambda: MADE["boosting of targets"](loss="gamma").fit(X, np.abs(Z) * (Z > 0)), "targets > 0"),
     "counts below zero": (lambda: MADE["boosting of targets"](loss="poisson").fit(X, Z), "targets >= 0"),
     "no grid": (lambda: search(None).fit(X, Y), "write {name: values}"),
     "empty grid": (lambda: search({}).fit(X, Y), "at least one value for every name"),

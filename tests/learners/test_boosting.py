@@ -141,7 +141,7 @@ def test_histograms_are_those_of_numpy(d, counted, n_codes):
     pool = np.zeros((2, d * n_codes * (1 + counted)), np.int64)
     boost.root(
         codes, n_codes, idx, gh, np.zeros((1, boost.N_INTS), np.int64), np.zeros((1, boost.N_REALS)),
-        np.zeros(6, np.int64), pool, counted,
+        np.zeros(6, np.int64), pool, counted, np.inf,
     )  # fmt: skip
     wanted = np.zeros((1 + counted, d, n_codes), np.int64)
     for j in range(d):
@@ -157,7 +157,7 @@ def test_drawn_rows_are_as_many_as_asked_for():
     assert abs(marks.mean() - 0.3) < 0.01
 
 
-@pytest.mark.parametrize("code", [boost_loss.SQUARED, boost_loss.ABSOLUTE, boost_loss.QUANTILE, boost_loss.POISSON])
+@pytest.mark.parametrize("code", range(boost_loss.SQUARED, boost_loss.GAMMA + 1))
 def test_gradients_are_those_of_the_loss(code):
     f, y = R.standard_normal(50), R.random(50) + 0.1
     weight = (R.random(50) + 0.5).astype(np.float32)

@@ -14,6 +14,8 @@ from tutti.comm._shared import Buffer, SharedComm
 from tutti.protocols import ThreadLink
 from tutti.types import Array
 
+_KEPT = 1 << 16  # bytes of a gathered payload that may stay until the call after the next one
+
 
 class _Gates:
     """One lock per rank: closed, and opened once to let the rank through."""
@@ -73,7 +75,11 @@ class ThreadComm(SharedComm):
         self._gathers += 1
         payloads[self._rank] = payload
         self._agree(GATHER)
-        return list(payloads)
+        found = list(payloads)
+        if sum(map(len, found)) > _KEPT:
+            self._meet()  # all have taken it
+            payloads[self._rank] = b""
+        return found
 
     def _put(self, buffer: Buffer, parts: Mapping[int, Array], mirror: Array | None) -> None:
         if mirror is not None:

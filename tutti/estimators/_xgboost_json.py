@@ -21,6 +21,7 @@ _OBJECTIVES = {
     "absolute_error": "reg:absoluteerror",
     "quantile": "reg:quantileerror",
     "poisson": "count:poisson",
+    "gamma": "reg:gamma",
 }
 _NO_PARENT = 2147483647
 
@@ -78,7 +79,7 @@ def _base_score(loss: str, base: Array) -> str:
     elif loss == "log_loss":
         values = 1 / (1 + np.exp(-base))
     else:
-        values = np.exp(base) if loss == "poisson" else base
+        values = np.exp(base) if loss in ("poisson", "gamma") else base
     return "[" + ",".join(f"{v:.9E}" for v in values.tolist()) + "]"
 
 
@@ -92,7 +93,7 @@ def _objective(model: BoostedTrees, k: int) -> dict[str, Any]:
     if model.loss == "quantile":
         quantile = getattr(model, "quantile", 0.5)
         return {"name": name, "quantile_loss_param": {"quantile_alpha": f"[{quantile!r}]"}}
-    return {"name": name} if model.loss == "absolute_error" else found
+    return {"name": name} if model.loss in ("absolute_error", "gamma") else found
 
 
 def _tree(arrays: dict[str, Array], t: int, d: int) -> dict[str, Any]:

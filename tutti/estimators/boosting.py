@@ -188,21 +188,23 @@ class GradientBoostingClassifier(BoostedTrees):
 class GradientBoostingRegressor(BoostedTrees):
     """Boosted trees for a number:
 
-        F_t(x) = F_(t-1)(x) + learning_rate * tree_t(x),    prediction = F, or exp(F) for loss="poisson",
+        F_t(x) = F_(t-1)(x) + learning_rate * tree_t(x),    prediction = F, or exp(F) for "poisson" and "gamma",
 
     grown as those of `GradientBoostingClassifier`.  With the absolute and the quantile loss a leaf holds the weighted
-    quantile of what its rows still lack (the smallest value at or below which lies that part of the weight).
+    quantile of what its rows still lack (the smallest value at or below which lies that part of the weight).  With the
+    Poisson loss a leaf holds at most 0.7 and a hessian is e^0.7 exp(F), as in XGBoost: a few huge targets move it by
+    bounded steps, each of which makes the loss smaller.  With the gamma loss, y exp(-F) + F, a leaf holds at least -1.
 
     Parameters
     ----------
-    loss : "squared_error", "absolute_error", "quantile" or "poisson".
+    loss : "squared_error", "absolute_error", "quantile", "poisson" (targets >= 0) or "gamma" (targets > 0).
     quantile : the part of the rows that should lie below the prediction, for loss="quantile".
     learning_rate : factor of every leaf, > 0.
     n_estimators : rounds; each grows a tree.
     max_depth, max_leaf_nodes : bounds of a tree; at most one of them None.
     grow : "depthwise" splits all nodes of a level, "leafwise" the node that gains most.
     min_samples_leaf : least rows of a leaf.
-    min_child_weight : least sum of hessians of a leaf (the sum of weights but for loss="poisson").
+    min_child_weight : least sum of hessians of a leaf (the sum of weights but for "poisson" and "gamma").
     min_gain : least gain of a split.
     l2_regularization : added to the hessian of every leaf.
     subsample : part of the rows that is drawn for a round.
@@ -241,7 +243,7 @@ class GradientBoostingRegressor(BoostedTrees):
 
     _estimator_type: ClassVar[str] = "regressor"
     _task: ClassVar[str] = "regression"
-    _losses: ClassVar[tuple[str, ...]] = ("squared_error", "absolute_error", "quantile", "poisson")
+    _losses: ClassVar[tuple[str, ...]] = ("squared_error", "absolute_error", "quantile", "poisson", "gamma")
     quantile: float
 
     def __init__(
@@ -322,7 +324,7 @@ class GradientBoostingRegressor(BoostedTrees):
 
     def _mean(self, raw: Array) -> Array:
         values = raw[:, 0].copy()
-        return np.exp(values) if self.loss == "poisson" else values
+        return np.exp(values) if self.loss in ("poisson", "gamma") else values
 
     def _check_params(self) -> None:
         super()._check_params()

@@ -38,7 +38,6 @@ def adopt(fit: Fit, shards: Mapping[int, ShardData]) -> None:
     forest.add_coded_rows(rows.codes, f, there, forest.n_trees)
     fit.rows = joined(fit.rows, rows)
     fit.f, fit.g, fit.h = (np.concatenate(both, axis=1) for both in ((fit.f, f), (fit.g, g), (fit.h, h)))
-    fit.loss = np.concatenate([fit.loss, loss])
     fit.make_room()
 
 

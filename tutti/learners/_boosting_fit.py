@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 _FIXED_BITS = 62
 _MOST_ROWS = 1 << 28  # with three bits a gradient, sums of 31 bits hold no more
 _CODES = {"squared_error": boost_loss.SQUARED, "absolute_error": boost_loss.ABSOLUTE, "quantile": boost_loss.QUANTILE,
-          "poisson": boost_loss.POISSON}  # fmt: skip
+          "poisson": boost_loss.POISSON, "gamma": boost_loss.GAMMA}  # fmt: skip
+_STEPS = {"poisson": boost_loss.POISSON_STEP, "gamma": boost_loss.GAMMA_STEP}
 
 
 def power(exponent: int) -> float:
@@ -61,7 +62,6 @@ class Fit:
         self.n_outputs = self.n_classes if self.n_classes > 2 else 1
         n = self.rows.n
         self.g, self.h = np.empty((self.n_outputs, n), np.float32), np.empty((self.n_outputs, n), np.float32)
-        self.loss = np.empty(n, np.float32)
         self._count(learner)
         self.make_room()
         self.model = Model(self.bins, self.n_outputs)
@@ -81,16 +81,20 @@ class Fit:
 
     def make_room(self) -> None:
         """Make what depends on how many rows there are."""
-        self.gh, self.grower = np.empty(self.rows.n, np.int64), self._grower(self.learner)
-        self.leaf = np.zeros(self.rows.n, np.uint16 if self.grower.max_leaves < 1 << 16 else np.uint32)
+        n = self.rows.n
+        self.gh, self.grower = np.empty(n, np.int64), self._grower(self.learner)
+        # what is needed at different times lies in the same place: losses are added up before gradients are rounded,
+        # and rows get the numbers of their leaves when no row changes its place any more
+        self.loss = self.gh.view(np.float32)[:n]
+        self.leaf = self.grower.spare.view(np.uint16 if self.grower.max_leaves < 1 << 16 else np.uint32)[:n]
 
     def _count(self, learner: Boosting) -> None:
         rows = self.rows
-        held = rows.weight[rows.valid] if len(rows.weight) else np.ones(len(rows.valid), np.float32)
-        used = rows.weight[rows.train] if len(rows.weight) else np.ones(len(rows.train), np.float32)
         scale = power(weight_scale(self.schema))
-        mine = [len(rows.train), len(rows.valid), int((used * scale).astype(np.int64).sum()),
-                int((held * scale).astype(np.int64).sum())]  # fmt: skip
+        mine = [len(rows.train), len(rows.valid)]
+        for own in (rows.train, rows.valid):
+            whole = (rows.weight[own] * scale).astype(np.int64).sum() if len(rows.weight) else len(own) * scale
+            mine.append(int(whole))
         n, n_valid, weight, held_weight = self.sums.total(np.array(mine, np.int64)).tolist()
         self.n_train, self.n_valid = int(n), int(n_valid)
         self.train_weight, self.valid_weight = weight / scale, held_weight / scale
@@ -111,6 +115,7 @@ class Fit:
             learner.max_depth, learner.max_leaf_nodes, learner.grow == "leafwise", learner.l2, least,
             learner.min_samples_leaf, learner.min_gain, learner.columns_per_node(self.schema.n_features),
             learner.min_samples_leaf > 1 and not told,
+            _STEPS.get(learner.loss, math.inf),
         )  # fmt: skip
         signs = np.array(learner.monotonic or (0,) * self.schema.n_features, np.int64)
         return Grower(rows, self.bins.n_bins, self.bins.categorical, signs, shape, self.sums, self.n_train)
@@ -119,12 +124,15 @@ class Fit:
 
     def _base(self) -> Array:
         """Return the constant that fits best, (n_outputs,)."""
-        rows, y = self.rows, self.rows.y[self.rows.train]
-        weight = rows.weight[rows.train] if len(rows.weight) else np.ones(len(y), np.float32)
-        loss = self.learner.loss
+        rows, loss = self.rows, self.learner.loss
+        y = rows.y if len(rows.train) == rows.n else rows.y[rows.train]
+        weight: Any = rows.weight[rows.train] if len(rows.weight) else 1.0
         if loss == "log_loss":
-            whole = (weight * power(weight_scale(self.schema))).astype(np.int64)
-            counts = np.array([whole[y == k].sum() for k in range(self.n_classes)], np.int64)
+            if len(rows.weight):
+                whole = (weight * power(weight_scale(self.schema))).astype(np.int64)
+                counts = np.array([whole[y == k].sum() for k in range(self.n_classes)], np.int64)
+            else:
+                counts = np.array([np.count_nonzero(y == k) for k in range(self.n_classes)], np.int64)
             share = np.maximum(self.sums.total(counts).astype(np.float64), 1e-9)
             share /= share.sum()
             if self.n_outputs == 1:
@@ -139,6 +147,10 @@ class Fit:
         if loss == "poisson":
             if mean <= 0 or self.sums.largest(np.array([-y.min(initial=0.0)]))[0] > 0:
                 raise DataError("loss='poisson' needs targets >= 0 that are not all zero")
+            return np.array([math.log(mean)])
+        if loss == "gamma":
+            if self.sums.largest(np.array([-y.min(initial=np.inf)]))[0] >= 0:
+                raise DataError("loss='gamma' needs targets > 0: leave zeros out, or write loss='poisson'")
             return np.array([math.log(mean)])
         return np.array([mean])
 

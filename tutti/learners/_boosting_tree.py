@@ -23,6 +23,7 @@ class Shape:
     Parameters
     ----------
     counted : True if rows are counted besides, for ``min_samples_leaf`` where hessians do not tell it.
+    max_step : the value of a leaf, before the learning rate, is not further from 0.
     """
 
     max_depth: int | None
@@ -34,6 +35,7 @@ class Shape:
     min_gain: float
     columns_per_node: int
     counted: bool
+    max_step: float = math.inf
     smooth: float = 10.0
 
 
@@ -103,11 +105,12 @@ class Grower:
         gh : (n,) gradient and hessian of each row, see `_kernels.boost`.   scales : what one unit of each is worth.
         key : of the random numbers of this tree.
         """
-        rows, counted = self.rows, self.shape.counted
+        rows, shape, counted = self.rows, self.shape, self.shape.counted
         idx = self.idx[: len(train)]
         idx[:] = train
-        scale, wanted = np.array(scales), self.shape.columns_per_node
-        boost.root(rows.codes, self.n_codes, idx, gh, self.ints, self.reals, self.state, self.own, counted)
+        scale, wanted = np.array(scales), shape.columns_per_node
+        boost.root(rows.codes, self.n_codes, idx, gh, self.ints, self.reals, self.state, self.own, counted,
+                   shape.max_step)  # fmt: skip
         if not self.sums.alone:
             self.all[0] = self.sums.total(self.own[0])
         n = self._decide(0, scale, wanted, key)

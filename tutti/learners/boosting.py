@@ -19,7 +19,7 @@ from tutti.counting import Sums
 from tutti.protocols import ShardData
 from tutti.types import Arrays, Cost, Kind, Progress, Schema
 
-Loss = Literal["log_loss", "squared_error", "absolute_error", "quantile", "poisson"]
+Loss = Literal["log_loss", "squared_error", "absolute_error", "quantile", "poisson", "gamma"]
 
 
 @dataclass(frozen=True)

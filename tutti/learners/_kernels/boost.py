@@ -83,8 +83,8 @@ def _build(codes, n_codes, idx, lo, hi, gh, out, counted):
 
 
 @njit(cache=True, nogil=True)
-def root(codes, n_codes, idx, gh, ints, reals, state, pool, counted):
-    """Begin a tree: node 0 holds all of idx and has its histogram in slot 0."""
+def root(codes, n_codes, idx, gh, ints, reals, state, pool, counted, most):
+    """Begin a tree: node 0 holds all of idx and has its histogram in slot 0; values lie within -most..most."""
     n_slots = len(pool)
     state[N_NODES] = state[N_LEAVES] = 1
     state[N_FREE] = n_slots - 1
@@ -94,7 +94,7 @@ def root(codes, n_codes, idx, gh, ints, reals, state, pool, counted):
     ints[0, LEFT] = -1
     ints[0, STOP] = len(idx)
     reals[0, :] = 0.0
-    reals[0, LOW], reals[0, HIGH] = -np.inf, np.inf
+    reals[0, LOW], reals[0, HIGH] = -most, most
     _build(codes, n_codes, idx, ints[0, START], ints[0, STOP], gh, pool[0], counted)
 
 

@@ -67,11 +67,25 @@ def _free_gains(gl, hl, g, h, l2, least, now, gain):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
+def _bounded_gains(gl, hl, g, h, l2, least, low, high, now, gain):
+    """`_free_gains` where the values of both sides are moved into bounds; NaN, which gains nothing, where 0 / 0."""
+    for b in range(len(gl)):
+        gr, hr = g - gl[b], h - hl[b]
+        p, q = hl[b] + l2, hr + l2
+        u, v = min(max(-gl[b] / p, low), high), min(max(-gr / q, low), high)
+        found = -(2.0 * gl[b] + p * u) * u - (2.0 * gr + q * v) * v - now
+        gain[b] = found if min(hl[b], hr) >= least else -1.0
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
 def _gains(gl, hl, cl, first, stop, g, h, c, rules, sign, low, high, now, gain):
     """gain[first:stop] over ``now`` of splits after each code; -1 where a side is too light."""
     l2, least, rows = rules[L2], rules[LEAST_HESSIAN], rules[LEAST_ROWS]
-    if sign == 0 and low == -np.inf and high == np.inf:
-        _free_gains(gl[first:stop], hl[first:stop], g, h, l2, least, now, gain[first:stop])
+    if sign == 0:
+        if low == -np.inf and high == np.inf:
+            _free_gains(gl[first:stop], hl[first:stop], g, h, l2, least, now, gain[first:stop])
+        else:
+            _bounded_gains(gl[first:stop], hl[first:stop], g, h, l2, least, low, high, now, gain[first:stop])
         if rows > 0:
             for b in range(first, stop):
                 gain[b] = gain[b] if cl[b] >= rows and c - cl[b] >= rows else -1.0
