@@ -291,7 +291,7 @@ def _value_of(part: Arrays) -> Array:
 
 
 class _Stored(Mapping[str, Array]):
-    """`Trees.stored`."""
+    """`Trees.stored`; what is made of the nodes can be had piece by piece, see `tutti.runtime.digest`."""
 
     def __init__(self, trees: Trees) -> None:
         self._trees = trees
@@ -301,6 +301,15 @@ class _Stored(Mapping[str, Array]):
             raise KeyError(name)
         found: Array = getattr(self._trees, name.removeprefix("tree_"))
         return found
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        t = self._trees
+        nodes = {"offset": t.offset.shape, "sets": t.sets.shape, "value": (len(t.feature), t.n_outputs)}
+        return nodes.get(name.removeprefix("tree_"), t.feature.shape)
+
+    def pieces(self, name: str) -> Iterator[Array]:
+        whole = name in ("tree_offset", "tree_sets")
+        return iter([self[name]]) if whole else (_Stored(some)[name] for _, some in self._trees.groups())
 
     def __iter__(self) -> Iterator[str]:
         return (f"tree_{name}" for name in STORED)
