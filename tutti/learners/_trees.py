@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from functools import cached_property
@@ -195,15 +196,11 @@ class Trees:
         return cls(inner_offset=np.concatenate([[0], np.cumsum(inner)])[offset].astype(np.int64), **held)
 
     @classmethod
-    def of_parts(cls, parts: Sequence[Arrays], n_outputs: int) -> Trees:
-        """Return the trees that `packed` made parts of, each number copied once."""
-        sizes = [len(p["feature"]) for p in parts]
-        inner = [len(p["inner_cut"]) for p in parts]
-        offsets = {
-            "offset": np.cumsum([0, *sizes], dtype=np.int64),
-            "inner_offset": np.cumsum([0, *inner], dtype=np.int64),
-        }
-        return cls(**offsets, **_one_after_the_other(parts, n_outputs))
+    def of_parts(cls, parts: Sequence[Arrays], n_outputs: int, read: Callable[[int], None] | None = None) -> Trees:
+        """Return the trees that `packed` made parts of, each number copied once; ``read(i)``: part i has been."""
+        sizes, inner = ([len(p[name]) for p in parts] for name in ("feature", "inner_cut"))
+        offset, inner_offset = (np.cumsum([0, *n], dtype=np.int64) for n in (sizes, inner))
+        return cls(offset=offset, inner_offset=inner_offset, **_one_after_the_other(parts, n_outputs, read))
 
     def joined(self, other: Trees) -> Trees:
         """Return these trees followed by others."""
@@ -257,33 +254,55 @@ class Trees:
         return out
 
 
-def _one_after_the_other(parts: Sequence[Arrays], n_outputs: int) -> dict[str, Array]:
-    """Return what `Trees` holds, but for the offsets; a form that one part does not have is written out for all."""
-    n_sets = np.cumsum([0, *[len(p["sets"]) for p in parts]])
-    empty = {"feature": np.int32, "n_rows": np.int32, "own_weight": np.int32, "inner_cut": np.float64}
-    empty |= {"inner_bin": np.uint8, "inner_right": np.int32, "inner_missing_left": np.uint8}
-    out = {name: np.concatenate([np.empty(0, dtype), *[p[name] for p in parts]]) for name, dtype in empty.items()}
-    out["sets"] = np.concatenate([np.empty((0, 8), np.uint32), *[p["sets"] for p in parts]])
-    own = [_moved(p, at) for p, at in zip(parts, n_sets, strict=False)] if n_sets[-1] else []
-    out["own_set_at"] = np.concatenate([np.empty(0, np.int32), *own])
+def _one_after_the_other(
+    parts: Sequence[Arrays], n_outputs: int, read: Callable[[int], None] | None = None
+) -> dict[str, Array]:
+    """Return what `Trees` holds, but for the offsets; what one part has to write out is written out for all."""
+    n, n_inner, n_sets = (sum(len(p[name]) for p in parts) for name in ("feature", "inner_cut", "sets"))
     counted = all(len(p["own_counts"]) for p in parts)
-    counts, values = ([p["own_counts"] for p in parts], []) if counted else ([], [_value_of(p) for p in parts])
-    out["own_counts"] = np.concatenate([np.empty((0, n_outputs - 1), np.int32), *counts])
-    out["own_value"] = np.concatenate([np.empty((0, n_outputs)), *values])
     follows = not any(len(p["own_impurity"]) for p in parts)
-    impurity = [] if follows else [p["own_impurity"] if len(p["own_impurity"]) else _gini(_value_of(p)) for p in parts]
-    out["own_impurity"] = np.concatenate([np.empty(0), *impurity])
+    whole = all(p["own_weight"].dtype == np.int32 for p in parts)
+    out = _one_block(
+        feature=((n,), "i4"),
+        n_rows=((n,), "i4"),
+        inner_cut=((n_inner,), "f8"),
+        inner_bin=((n_inner,), "u1"),
+        inner_right=((n_inner,), "i4"),
+        inner_missing_left=((n_inner,), "u1"),
+        own_set_at=((n if n_sets else 0,), "i4"),
+        sets=((n_sets, 8), "u4"),
+        own_weight=((n,), "i4" if whole else "f8"),
+        own_counts=((n if counted else 0, n_outputs - 1), "i4"),
+        own_value=((0 if counted else n, n_outputs), "f8"),
+        own_impurity=((0 if follows else n,), "f8"),
+    )
+    at = dict.fromkeys(out, 0)
+    for i, part in enumerate(parts):
+        written = dict(part)
+        if n_sets:
+            own = part["own_set_at"] if len(part["own_set_at"]) else np.full(len(part["feature"]), -1)
+            written["own_set_at"] = np.where(own >= 0, own + at["sets"], -1)
+        if len(part["own_counts"]) and not counted:
+            written["own_counts"], written["own_value"] = part["own_counts"][:0], _value_of(part)
+        if not len(part["own_impurity"]) and not follows:
+            written["own_impurity"] = _gini(_value_of(part))
+        for name, array in out.items():
+            stop = at[name] + len(written[name])
+            array[at[name] : stop] = written[name]
+            at[name] = stop
+        if read is not None:
+            read(i)
     return out
 
 
-def _moved(part: Arrays, n_sets: int) -> Array:
-    """Return (n_nodes,) rows of the sets of all parts."""
-    own = part["own_set_at"]
-    return (
-        np.where(own >= 0, own + n_sets, -1).astype(np.int32)
-        if len(own)
-        else np.full(len(part["feature"]), -1, np.int32)
-    )
+def _one_block(**arrays: tuple[tuple[int, ...], str]) -> dict[str, Array]:
+    """Return arrays of these shapes and types in one block of memory: a large one goes back to the system at once."""
+    sizes = [math.prod(shape) * np.dtype(dtype).itemsize for shape, dtype in arrays.values()]
+    ends = np.cumsum([-(-n // 64) * 64 for n in sizes])
+    block = np.empty(int(ends[-1]), np.uint8)
+    begins = [0, *ends[:-1].tolist()]
+    places = zip(arrays.items(), begins, sizes, strict=True)
+    return {name: block[at : at + n].view(dtype).reshape(shape) for (name, (shape, dtype)), at, n in places}
 
 
 def _value_of(part: Arrays) -> Array:
