@@ -175,16 +175,20 @@ class Commons(Protocol):
       then; it raises `Aborted` if the run was stopped.  ``waited`` is what all waits took, in seconds.
     - ``gone(rank)`` tells that a rank has returned or is lost, and writes nothing any more.
     - ``run`` is a number that no earlier run on the same memory had.
+    - ``once(name, make)`` returns what ``make()`` returned to the first rank of this process that asked for ``name``;
+      each asks once.  ``alone`` says that no other process sees the memory.
     """
 
     waited: float
     run: int
+    alone: bool
 
     def memory(self, n_bytes: int) -> Array: ...
     def locks(self, n: int) -> Sequence[AbstractContextManager[object]]: ...
     def ring(self) -> None: ...
     def wait(self, until: Callable[[], bool]) -> None: ...
     def gone(self, rank: int) -> bool: ...
+    def once(self, name: str, make: Callable[[], Any]) -> Any: ...
 
 
 class Sum(Protocol):

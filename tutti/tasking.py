@@ -6,7 +6,7 @@ time; what they return is put together by the number of the task, and the next s
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn, Protocol, runtime_checkable
 
@@ -21,6 +21,26 @@ class Room:
 
     shape: tuple[int, ...]
     dtype: str
+
+
+class Lent(list[Arrays]):
+    """Parts by number of the task that several ranks of this process may read.
+
+    ``once(make)`` returns what ``make()`` returned to the first of them that called it, the same object to all; who
+    calls it reads the parts nowhere else.  So ``make`` may say of one part after the other that it has been read to the
+    end, ``read(task)``: what it holds is undefined then, and its memory is given back.
+
+    Parameters
+    ----------
+    parts : views, by number of the task.
+    once, read : see above.
+    """
+
+    def __init__(
+        self, parts: Iterable[Arrays], once: Callable[[Callable[[], Any]], Any], read: Callable[[int], None]
+    ) -> None:
+        super().__init__(parts)
+        self.once, self.read = once, read
 
 
 class Rows(Protocol):
@@ -61,7 +81,8 @@ class Tasked(Learner, Protocol):
     - ``perform`` is pure: it depends on the shared state, the number of the task, the rows and what earlier stages have
       written into rooms.  Who performs it, when, and in which order changes no bit.
     - ``assemble`` takes the parts by number of the task and returns the shared state of the next stage, the same on
-      every rank.  Parts may be views of memory that is used again: it copies what it keeps.
+      every rank.  Parts may be views of memory that is used again: it copies what it keeps.  They may be `Lent`: then
+      the ranks of a process can have one copy together, and need not hold all of the parts beside it.
     """
 
     def outline(self, schema: Schema) -> Mapping[str, Sequence[float]]: ...

@@ -191,7 +191,8 @@ def test_two_classes_travel_as_counts() -> None:
     ints = np.zeros((len(tree.feature), 7), np.int32)
     ints[:, 0], ints[:, 2], ints[:, 3] = tree.feature, tree.right, tree.n_rows
     part = packed({"ints": ints, "reals": reals, "values": tree.value, "sets": tree.sets})
-    assert "second" in part
+    assert len(part["own_counts"]) == len(tree.feature)
+    assert len(part["own_value"]) == len(part["own_impurity"]) == 0
     again = Trees.of_parts([part], 2)
     for name in ("weight", "impurity", "value"):
         np.testing.assert_array_equal(getattr(again, name), getattr(tree, name))

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from typing import Any
 
 import numpy as np
 
@@ -34,8 +35,10 @@ class Commons:
     """
 
     def __init__(self, link: Link, memory: Callable[[int], Array]) -> None:
-        self._rank, self._board, self.memory = link.rank, link.board, memory
+        self._rank, self._size, self._board, self.memory = link.rank, link.size, link.board, memory
         self._locks = link.locks
+        self.alone = link.transport == "threads"
+        self._share: Any = getattr(link, "share", None) if self.alone else None
         self._yields = 0 if link.transport == "threads" else _YIELDS  # a thread would keep the interpreter
         self._words = memory(8 * _LINE * (1 + link.size)).view(np.int64).data
         self._mine = _LINE * (1 + link.rank)
@@ -51,6 +54,28 @@ class Commons:
     def gone(self, rank: int) -> bool:
         """Tell whether a rank writes nothing any more."""
         return bool(self._board.get(rank, FINISHED)) or self._board.lost(rank)
+
+    def once(self, name: str, make: Callable[[], Any]) -> Any:
+        """Return what ``make()`` returned to the first rank of this process that asked for ``name``; each asks once.
+
+        Raises
+        ------
+        Aborted : it failed there.
+        """
+        if self._share is None:
+            return make()
+        lock, made = self._share(f"lock of {name}", threading.Lock), self._share(name, list[Any])
+        with lock:
+            first = not made
+            made.append(None)  # one for each rank that has come
+            if first:
+                made[0] = (make(),)
+            if made[0] is None:
+                raise Aborted(f"rank {self._rank}: another rank failed at what only one does")
+            (found,) = made[0]
+            if len(made) == self._size:
+                made[0] = None  # the run does not keep what nobody asks for any more
+            return found
 
     def ring(self) -> None:
         """Have everybody who waits look again."""

@@ -146,10 +146,10 @@ class ForestEstimator(Estimator):
             return None
         trees, k = self.trees_, taken.n_targets or len(schema.classes or (0,))
         width = schema.n_features - taken.n_targets
-        if width != self.n_features_in_ or trees.value.shape[1] != k or not self._same_classes(schema, taken):
+        if width != self.n_features_in_ or trees.n_outputs != k or not self._same_classes(schema, taken):
             raise InputError(
                 f"warm_start=True adds trees to a forest of {self.n_features_in_} features and "
-                f"{trees.value.shape[1]} outputs, which does not fit this data; set warm_start=False"
+                f"{trees.n_outputs} outputs, which does not fit this data; set warm_start=False"
             )
         if self.n_estimators < trees.n_trees:
             raise ParameterError(
@@ -197,7 +197,7 @@ class ForestEstimator(Estimator):
             self._set_classes(labels_array(schema.classes, taken.label_dtype))
         self.n_iter_ = max((r.step for r in result.history), default=1)
         self.history_ = [{"step": r.step, "seconds": r.seconds} for r in result.history]
-        self.report_ = make_report(result, self.trees_.arrays())
+        self.report_ = make_report(result, self.trees_.stored())
 
     def _set_classes(self, classes: Any) -> None:
         """Take the classes, a list of arrays where rows have several labels."""
@@ -208,7 +208,7 @@ class ForestEstimator(Estimator):
     def _impurity_unit(self) -> float:
         """What a stored impurity, the mean over all indicators of several labels, is to be multiplied by."""
         several = isinstance(getattr(self, "classes_", None), list)
-        return self.trees_.value.shape[1] / self.n_outputs_ if several else 1.0
+        return self.trees_.n_outputs / self.n_outputs_ if several else 1.0
 
     # what the trees say
 
@@ -226,7 +226,8 @@ class ForestEstimator(Estimator):
         self._check_fitted()
         t = self.trees_
         out = np.zeros((t.n_trees, self.n_features_in_))
-        importances(t.offset, t.left, t.right, t.feature, t.weight, t.impurity, out)
+        for i, g in t.groups():
+            importances(g.offset, g.left, g.right, g.feature, g.weight, g.impurity, out[i : i + g.n_trees])
         grown = np.diff(t.offset) > 1
         if not grown.any():
             return np.zeros(self.n_features_in_)
@@ -329,7 +330,7 @@ class ForestEstimator(Estimator):
     def _to_store(self) -> tuple[dict[str, Array], dict[str, Any]]:
         from tutti.estimators.store import fitted_facts, plain_classes
 
-        arrays = self.trees_.arrays()
+        arrays = dict(self.trees_.stored())
         for i, values in enumerate(self._category_values):
             arrays[f"category_{i}"] = values
         names = [None if v is None else list(v) for v in self._categories.values]

@@ -13,7 +13,10 @@ _CACHE = 1 << 17
 
 
 class Coded:
-    """The nodes of trees by codes, for rows of one type; ``cut`` in that type.  `made` says if there is such a form."""
+    """The nodes of trees by codes, for rows of one type; ``cut`` of inner nodes in that type.
+
+    `made` says if there is such a form.
+    """
 
     def __init__(self, trees: Any, cut: Array) -> None:
         from tutti.learners._kernels import tree_coded
@@ -35,7 +38,7 @@ class Coded:
         self._code = np.dtype(np.uint8 if narrow else np.uint16)
         self._wide = None if narrow else 1
         column = np.cumsum(n_cuts > 0) - 1
-        n, n_trees, n_top = len(cut), trees.n_trees, tree_coded.N_TOP
+        n, n_trees, n_top = len(trees.feature), trees.n_trees, tree_coded.N_TOP
         nodes, place = np.empty(n, np.uint32 if narrow else np.uint64), np.empty(n, np.int32)
         levels = np.zeros(n_trees, np.int64)
         depth = trees.depths()
@@ -43,19 +46,27 @@ class Coded:
         starts, cuts = np.zeros((n_trees, n_top), np.int64), np.zeros((n_trees, n_top), self._code)
         exits = np.zeros((n_trees, n_top + 1), np.int32)
         tree_coded.heap_of(trees.offset, nodes, bits, starts, cuts, exits)
-        origin = np.empty(0, np.int32)
-        values, start = trees.value, np.repeat(trees.offset[:-1], sizes)
-        if values.shape[1] <= 2:  # where nodes lie; more of them stay where they are
-            values = np.empty_like(values)
-            values[start + place] = trees.value
-        else:
-            origin = np.empty(n, np.int32)
-            origin[start + place] = np.arange(n) - start
+        values, origin = self._values(trees, place)
         self._rows = (columns, np.ascontiguousarray(tables[columns]))
-        self._trees = (trees.offset, levels, nodes, starts, cuts, exits, np.ascontiguousarray(values), origin)
+        self._trees = (trees.offset, levels, nodes, starts, cuts, exits, values, origin)
         self._groups = max(1, min(8, _CACHE // (self._code.itemsize * len(columns) * tree_coded.GROUP)))
         self._room = tree_coded.GROUP * len(columns)
         self.made = True
+
+    @staticmethod
+    def _values(trees: Any, place: Array) -> tuple[Array, Array]:
+        """Return values where nodes lie, or where they were and the number of each node there if they are long."""
+        start = trees.offset[:-1]
+        if trees.n_outputs > 2:
+            start, origin = np.repeat(start, np.diff(trees.offset)), np.empty(len(place), np.int32)
+            origin[start + place] = np.arange(len(place)) - start
+            return np.ascontiguousarray(trees.value), origin
+        values = np.empty((len(place), trees.n_outputs))
+        for first, some in trees.groups():
+            lo = start[first]
+            here = slice(lo, lo + len(some.feature))
+            values[place[here] + np.repeat(some.offset[:-1] + lo, np.diff(some.offset))] = some.value
+        return values, np.empty(0, np.int32)
 
     def add(self, x: Array, lo: int, hi: int, out: Array) -> None:
         """Add the values of the leaves of rows lo..hi to out (n, n_outputs), in the order of the trees."""

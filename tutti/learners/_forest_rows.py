@@ -254,12 +254,10 @@ def votes(learner: Any, shared: Arrays, rows: Rows, first: int, last: int, numbe
     else:
         target = rows.common("label")
     thresholds, n = poisson(learner.rate), last - first
-    out = np.zeros((n, trees.value.shape[1] + 1))
-    sums, times = np.zeros((n, trees.value.shape[1])), np.empty(n, np.int64)
+    out = np.zeros((n, trees.n_outputs + 1))
+    sums, times = np.zeros((n, trees.n_outputs)), np.empty(n, np.int64)
     codes = np.ascontiguousarray(by_column[:, first:last]).reshape(-1)
-    nodes = (trees.feature, trees.left, trees.right, trees.bin, trees.missing_left, trees.set_at, trees.sets)
-    writable = [np.require(a, requirements="W") for a in nodes]  # one compiled form, also of arrays that are lent
-    value = np.require(trees.value, requirements="W")
+    sets = np.require(trees.sets, requirements="W")
     for t in range(trees.n_trees):
         key = learner.tree_key(shared, t - int(shared["sizes"][3]))
         if learner.balanced:
@@ -267,7 +265,10 @@ def votes(learner: Any, shared: Arrays, rows: Rows, first: int, last: int, numbe
         else:
             times_drawn(key, number, n, thresholds, times)
         left_out = np.flatnonzero(times == 0)
-        add(codes, n, left_out, trees.offset[t], *writable, value, sums)
+        one = trees.tree(t)
+        nodes = (one.feature, one.left, one.right, one.bin, one.missing_left, one.set_at, sets, one.value)
+        writable = [np.require(a, requirements="W") for a in nodes]  # one compiled form, also of arrays that are lent
+        add(codes, n, left_out, *writable, sums)
         out[left_out, -1] += 1.0
     out[:, :-1] = sums
     return {"votes": out, "target": target[first:last].copy()}

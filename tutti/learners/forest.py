@@ -19,11 +19,10 @@ from tutti._spec import Spec
 from tutti.errors import DataError
 from tutti.learners import _bins, _forest_draw, _forest_rows
 from tutti.learners._bins import Bins
-from tutti.learners._together import put_together
 from tutti.learners._trees import Trees, packed
 from tutti.protocols import ShardData
 from tutti.seeds import seed as derive
-from tutti.tasking import OnlyTasks, Room, Rows
+from tutti.tasking import Lent, OnlyTasks, Room, Rows
 from tutti.types import Array, Arrays, Cost, Kind, Progress, Schema
 
 SUMMARY, CODES, TREES, VOTES, DONE = range(5)
@@ -164,7 +163,7 @@ class ForestLearner(OnlyTasks, Spec):
             target = np.concatenate([p["target"] for p in parts])
             return {**shared, "stage": np.array([DONE]), "votes": votes, "oob_target": target}
         vars(_kept).clear()  # the scratch of this thread is as large as the rows
-        grown = put_together(parts, int(shared["sizes"][2]))
+        grown = _put_together(parts, int(shared["sizes"][2]))
         trees = Trees.from_arrays(shared)
         trees = grown if not trees.n_trees else trees.joined(grown)
         return {**shared, **trees.arrays(), "stage": np.array([VOTES if self.oob else DONE])}
@@ -237,6 +236,14 @@ def poisson(rate: float) -> Array:
         if k >= 6 and total > 1.0 - 1e-11:
             break
     return np.array(out, np.int64)
+
+
+def _put_together(parts: Sequence[Arrays], n_outputs: int) -> Trees:
+    """Return the trees; ranks of one process get the same arrays, and the parts go while these are filled."""
+    if not isinstance(parts, Lent):
+        return Trees.of_parts(parts, n_outputs)
+    found: Trees = parts.once(lambda: Trees.of_parts(parts, n_outputs, parts.read))
+    return found
 
 
 def _scratch(table: Any, rules: Any) -> Any:

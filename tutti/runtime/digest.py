@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from tutti.types import Arrays
+from tutti.types import Array, Arrays
+
+
+@runtime_checkable
+class InPieces(Protocol):
+    """Arrays by name that are made when they are asked for; one piece after the other they take less room."""
+
+    def shape(self, name: str) -> tuple[int, ...]: ...
+    def pieces(self, name: str) -> Iterable[Array]: ...
 
 
 def model_sha256(arrays: Arrays) -> str:
@@ -20,8 +30,16 @@ def model_sha256(arrays: Arrays) -> str:
     """
     digest = hashlib.sha256()
     for name in sorted(arrays):
-        array = np.ascontiguousarray(arrays[name])
-        array = array.astype(array.dtype.newbyteorder("<"), copy=False)
-        digest.update(f"{name}{array.dtype.str}{array.shape}".encode())
-        digest.update(array.tobytes())
+        pieces: Iterable[Array]
+        if isinstance(arrays, InPieces):
+            shape, pieces = arrays.shape(name), arrays.pieces(name)
+        else:
+            whole = np.ascontiguousarray(arrays[name])
+            shape, pieces = whole.shape, (whole,)
+        for i, piece in enumerate(pieces):
+            array = np.ascontiguousarray(piece)
+            array = array.astype(array.dtype.newbyteorder("<"), copy=False)
+            if i == 0:
+                digest.update(f"{name}{array.dtype.str}{shape}".encode())
+            digest.update(array.reshape(-1).view(np.uint8).data)
     return digest.hexdigest()

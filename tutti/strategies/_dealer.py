@@ -15,8 +15,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from tutti._pages import give_back
 from tutti._parcel import lay_out, raw, unpack
 from tutti.protocols import Commons
+from tutti.tasking import Lent
 from tutti.types import Array, Arrays
 
 _HOLDER, _BYTES, _TEXT, _THERE = range(4)  # words of a task: rank + 1, bytes + 1 of its part, bytes of text, 1 if there
@@ -138,12 +140,19 @@ class Dealer:
             self._table[_THERE, task] = 1
         self._commons.ring()
 
-    def parts(self) -> list[Arrays]:
+    def parts(self) -> Lent:
         """Return the parts of all tasks, by number: views to be read until `leave`."""
         places = [self._place(task) for task in range(len(self._costs))]
         for place in places:
             place.flags.writeable = False
-        return [unpack(n, place) for n, place in zip(self._table[_TEXT].tolist(), places, strict=True)]
+        found = [unpack(n, place) for n, place in zip(self._table[_TEXT].tolist(), places, strict=True)]
+        name = f"the parts of stage {self._stage}"
+        return Lent(found, lambda make: self._commons.once(name, make), self._read)
+
+    def _read(self, task: int) -> None:
+        """Give back the memory of a part, but for its text, which other ranks may not have read."""
+        if self._commons.alone:
+            give_back(self._place(task)[int(self._table[_TEXT, task]) :])
 
     def leave(self, kept: Arrays) -> dict[str, Array]:
         """Leave the stage; return arrays that do not lie where the parts do."""

@@ -12,7 +12,7 @@ A message is a table of plain values and arrays (`tutti._parcel`).  Kinds:
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -52,6 +52,7 @@ class Lone:
     """
 
     waited = 0.0
+    alone = True
 
     def __init__(self, calls: Calls) -> None:
         self.gone, self.run = calls.gone, calls.run
@@ -67,6 +68,9 @@ class Lone:
 
     def wait(self, until: Any) -> None:
         raise AssertionError("who decides for all does not wait")
+
+    def once(self, name: str, make: Callable[[], Any]) -> Any:
+        return make()
 
 
 class Copy:

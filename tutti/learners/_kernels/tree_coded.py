@@ -32,20 +32,25 @@ def _position(values, n, v):
 
 @njit(cache=True, nogil=True)
 def distinct_cuts(feature, cut, tables, n_cuts):
-    """Collect the cuts of each feature, rising, in tables[feature]; False if one has more than there is room for."""
+    """Collect the cuts of each feature, rising, in tables[feature]; False if one has more than there is room for.
+
+    ``feature`` is of all nodes, -1 for leaves, ``cut`` of the inner ones.
+    """
+    inner = -1
     for p in range(len(feature)):
         f = feature[p]
         if f < 0:
             continue
+        inner += 1
         own = tables[f]
-        at = _position(own, n_cuts[f], cut[p])
-        if at < n_cuts[f] and own[at] == cut[p]:
+        at = _position(own, n_cuts[f], cut[inner])
+        if at < n_cuts[f] and own[at] == cut[inner]:
             continue
         if n_cuts[f] == len(own) - 1:
             return False
         for q in range(n_cuts[f], at, -1):
             own[q] = own[q - 1]
-        own[at] = cut[p]
+        own[at] = cut[inner]
         n_cuts[f] += 1
     return True
 
@@ -69,8 +74,11 @@ def _levels_first(depth, first, place):
 
 @njit(cache=True, nogil=True)
 def lay_out(offset, feature, cut, depth, tables, n_cuts, column, bits, nodes, place, levels):
-    """Write the words of all nodes and their places; ``bits``: where in a word the child and the column begin."""
-    deepest = 0
+    """Write the words of all nodes and their places; ``bits``: where in a word the child and the column begin.
+
+    ``cut`` is that of the inner nodes, in their order; all else is of all nodes.
+    """
+    deepest, inner = 0, 0
     for p in range(len(depth)):
         deepest = max(deepest, depth[p])
     first = np.zeros(deepest + 2, np.int64)
@@ -82,7 +90,8 @@ def lay_out(offset, feature, cut, depth, tables, n_cuts, column, bits, nodes, pl
             if f < 0:
                 word = ((np.int64(1) << bits[0]) - 1) | (np.int64(place[p]) << bits[0])
             else:
-                code = _position(tables[f], n_cuts[f], cut[p])
+                code = _position(tables[f], n_cuts[f], cut[inner])
+                inner += 1
                 word = code | (np.int64(place[p + 1]) << bits[0]) | (np.int64(column[f]) << bits[1])
             nodes[lo + place[p]] = word
 

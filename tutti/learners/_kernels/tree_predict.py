@@ -125,20 +125,19 @@ def paths(x, roots, meta, cut, missing_left, set_at, sets, indptr, indices):
 
 
 @njit(cache=True, nogil=True)
-def add_codes(codes, n_rows, rows, root, feature, left, right, bin_of, missing_left, set_at, sets, values, out):
+def add_codes(codes, n_rows, rows, feature, left, right, bin_of, missing_left, set_at, sets, values, out):
     """out[r] += value of the leaf of row r for each r in ``rows``; codes (n_features * n_rows,) by column."""
     for a in range(len(rows)):
         row = rows[a]
         node = 0
-        while feature[root + node] >= 0:
-            here = root + node
-            c = np.int64(codes[feature[here] * n_rows + row])
-            if set_at[here] >= 0:
-                goes_left = (np.int64(sets[set_at[here], c >> 5]) >> (c & 31)) & 1 == 1
+        while feature[node] >= 0:
+            c = np.int64(codes[feature[node] * n_rows + row])
+            if set_at[node] >= 0:
+                goes_left = (np.int64(sets[set_at[node], c >> 5]) >> (c & 31)) & 1 == 1
             elif c == 0:
-                goes_left = missing_left[here] != 0
+                goes_left = missing_left[node] != 0
             else:
-                goes_left = c <= bin_of[here]
-            node = left[here] if goes_left else right[here]
+                goes_left = c <= bin_of[node]
+            node = left[node] if goes_left else right[node]
         for o in range(values.shape[1]):
-            out[row, o] += values[root + node, o]
+            out[row, o] += values[node, o]

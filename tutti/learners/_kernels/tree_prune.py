@@ -7,14 +7,16 @@ from numba import njit
 
 
 @njit(cache=True, nogil=True)
-def depths(offset, left, right, feature, out):
-    """out = depth of each node; children come behind their parent."""
+def depths(offset, inner_right, feature, out):
+    """out = depth of each node; children come behind their parent, the left one at once."""
+    inner = 0
     for t in range(len(offset) - 1):
         first = offset[t]
         for node in range(first, offset[t + 1]):
             if feature[node] >= 0:
-                out[first + left[node]] = out[node] + 1
-                out[first + right[node]] = out[node] + 1
+                out[node + 1] = out[node] + 1
+                out[first + inner_right[inner]] = out[node] + 1
+                inner += 1
 
 
 @njit(cache=True, nogil=True)
