@@ -23,7 +23,7 @@ import numpy as np
 
 from tutti.learners._certificate import conjugates, dual, n_sides, penalty
 from tutti.learners._groups import Groups
-from tutti.learners._margins import Rows, add_hessian, margins_of, pieces, precision_of, scatter
+from tutti.learners._margins import Rows, add_hessian, frozen, margins_of, pieces, precision_of, scatter
 from tutti.learners._problem import LinearProblem
 from tutti.learners._sample import sample_block
 from tutti.protocols import ShardData
@@ -347,30 +347,30 @@ class _Path:
     def _collect(self, block: Block, at: Array, point: Array, curvature: bool = False, apart: bool = False) -> Sums:
         """Sum over the rows at one point per output; ``apart`` keeps the sides of v where the problem has two."""
         from tutti.learners._kernels.links import LOSSES
-        from tutti.learners._kernels.strengths import strength_links
+        from tutti.learners._kernels.strengths import chunk_strengths, dense_strengths
 
         coef, intercept = self._halves(point)
-        w, b = np.ascontiguousarray(coef, self.real), np.ascontiguousarray(intercept, self.real)
-        k, sides = len(at), self.sides if apart else 1
-        v, sums = np.zeros((self.d, sides * k)), np.zeros((k, 2, 4))
+        b = np.ascontiguousarray(intercept, self.real)
+        k, sides, code = len(at), self.sides if apart else 1, LOSSES[self.problem.loss]
+        v, sums = np.zeros((sides * k, self.d)), np.zeros((k, 2, 4))
         r = np.empty((k, len(block.y) if curvature else 0), self.real)
-        chosen = self.tables[at], self.positive[at]
-        seen, lo = 0.0, 0
-        for piece in pieces(Rows(block), self.d, self.real):
-            z = margins_of(piece.x, w, b)
-            n = z.shape[1]
-            g, bend = np.empty((sides * k, n), self.real), np.empty((k, n if curvature else 0), self.real)
-            sample = np.empty(0) if piece.weight is None else piece.weight
-            code = LOSSES[self.problem.loss]
-            seen += strength_links(z, piece.y, chosen[0], sample, chosen[1], code, curvature, g, bend, sums)
-            scatter(piece.x, g, v)
-            if curvature:
-                r[:, lo : lo + n] = bend
-            lo += n
+        sample = frozen(np.empty(0) if block.weight is None else block.weight)
+        rows = frozen(block.y), self.tables[at], sample, self.positive[at]
+        if isinstance(block.x, Csr):
+            seen, total, w = 0.0, np.zeros((self.d, sides * k)), np.ascontiguousarray(coef, self.real)
+            for piece in pieces(Rows(block), self.d, self.real):
+                z, lo = margins_of(piece.x, w, b), piece.start - block.start
+                g = np.empty((sides * k, z.shape[1]), self.real)
+                seen += chunk_strengths(z, rows[0], lo, *rows[1:], code, g, sums, r)
+                scatter(piece.x, g, total)
+            v = total.T
+        else:
+            w = np.ascontiguousarray(coef.T, self.real)
+            seen = dense_strengths(frozen(block.x), *rows, w, b, code, v, sums, r)
         if not np.isfinite(seen):
             raise FloatingPointError("NaN or infinity in the rows, or weights that overflow")
         loss, a, smooth, curve = (np.ascontiguousarray(sums[:, :, i].T) for i in range(4))
-        v = np.ascontiguousarray(v.reshape(self.d, sides, k).transpose(1, 0, 2))
+        v = np.ascontiguousarray(v.reshape(sides, k, self.d).transpose(0, 2, 1))
         return {"loss": loss, "a": a, "smooth": smooth, "curve": curve, "v": v, "r": r}
 
 
