@@ -1,9 +1,9 @@
 """Candidates of a linear model that differ in their regularisation alone share their rows and what was learned before.
 
-Along a path of growing C (or alpha) the rows of a fold are cut out, checked and scanned once.  Newton's method takes its
-passes for all candidates at once (see `_search_together`); other solvers start every fit from the weights of its
-neighbour, and least squares share their one pass: X'X and X'y do not depend on alpha.  Every fit is certified by its own
-gap as if it were alone.  Which candidates go together depends on the candidates, never on workers.
+Along a path of growing C (or alpha) the rows of a fold are cut out, checked and scanned once.  Newton's method takes
+its passes for all candidates at once (see `_search_together`); other solvers start every fit from the weights of its
+neighbour, and least squares share their one pass: X'X and X'y do not depend on alpha.  Every fit is certified by its
+own gap as if it were alone.  Which candidates go together depends on the candidates, never on workers.
 """
 
 from __future__ import annotations

@@ -7,8 +7,8 @@ two gradients; it changes little along the path, so that in between it is interp
     w(C) = argmin share/2 |w|^2 + C (F_S(w) + share <t(C), w>),    t(C_a) = F'(w_a) - F_S'(w_a) / share at an anchor a,
 
 F the sum of losses over all rows, F_S over the sample, ``share`` the sample's part of the rows.  That is solved on the
-sample alone and leaves little to the passes over all rows.  Each model is certified by a gap of its own, as in `newton`:
-the dual variables of the sample's rows are re-optimised with those of all other rows held fixed.
+sample alone and leaves little to the passes over all rows.  Each model is certified by a gap of its own, as in
+`newton`: the dual variables of the sample's rows are re-optimised with those of all other rows held fixed.
 
 Source: Shamir, Srebro, Zhang (2014), "Communication-efficient distributed optimization using an approximate
 Newton-type method" (the corrected objective of a sample).
@@ -93,7 +93,7 @@ def solve(
     def named(values: Array) -> Array:
         return values.reshape(*shape, *values.shape[1:])[back]
 
-    primal, certified = named(path.primal).sum(axis=1), named(path.certified).all(axis=1)
+    primal, certified = named(path.primal).sum(axis=1), named(path.certified).min(axis=1)
     gap = named(np.maximum(path.primal - path.lower, 0.0) + 2.0 * path.rounding).sum(axis=1)
     coef = named(path.point[:, : path.d]).transpose(0, 2, 1)
     intercept = named(path.point[:, path.d] if path.has_intercept else np.zeros(len(path.point)))
