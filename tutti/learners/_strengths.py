@@ -347,30 +347,30 @@ class _Path:
     def _collect(self, block: Block, at: Array, point: Array, curvature: bool = False, apart: bool = False) -> Sums:
         """Sum over the rows at one point per output; ``apart`` keeps the sides of v where the problem has two."""
         from tutti.learners._kernels.links import LOSSES
-        from tutti.learners._kernels.strengths import chunk_strengths, dense_strengths
+        from tutti.learners._kernels.strengths import chunk_strengths, dense_strengths, padded
 
         coef, intercept = self._halves(point)
-        b = np.ascontiguousarray(intercept, self.real)
         k, sides, code = len(at), self.sides if apart else 1, LOSSES[self.problem.loss]
-        v, sums = np.zeros((sides * k, self.d)), np.zeros((k, 2, 4))
-        r = np.empty((k, len(block.y) if curvature else 0), self.real)
+        sums, r = np.zeros((k, 2, 4)), np.empty((k, len(block.y) if curvature else 0), self.real)
         sample = frozen(np.empty(0) if block.weight is None else block.weight)
         rows = frozen(block.y), self.tables[at], sample, self.positive[at]
         if isinstance(block.x, Csr):
-            seen, total, w = 0.0, np.zeros((self.d, sides * k)), np.ascontiguousarray(coef, self.real)
+            seen, total = 0.0, np.zeros((self.d, sides * k))
+            w, b = np.ascontiguousarray(coef, self.real), np.ascontiguousarray(intercept, self.real)
             for piece in pieces(Rows(block), self.d, self.real):
                 z, lo = margins_of(piece.x, w, b), piece.start - block.start
                 g = np.empty((sides * k, z.shape[1]), self.real)
-                seen += chunk_strengths(z, rows[0], lo, *rows[1:], code, g, sums, r)
+                seen += chunk_strengths(z, rows[0], lo, *rows[1:], code, sides == 2, g, sums, r)
                 scatter(piece.x, g, total)
             v = total.T
         else:
-            w = np.ascontiguousarray(coef.T, self.real)
-            seen = dense_strengths(frozen(block.x), *rows, w, b, code, v, sums, r)
+            w, b = np.zeros((padded(k), self.d), self.real), np.zeros(padded(k), self.real)
+            w[:k], b[:k], v = coef.T, intercept, np.zeros((padded(sides * k), self.d))
+            seen = dense_strengths(frozen(block.x), *rows, w, b, code, sides == 2, v, sums, r)
         if not np.isfinite(seen):
             raise FloatingPointError("NaN or infinity in the rows, or weights that overflow")
         loss, a, smooth, curve = (np.ascontiguousarray(sums[:, :, i].T) for i in range(4))
-        v = np.ascontiguousarray(v.reshape(sides, k, self.d).transpose(0, 2, 1))
+        v = np.ascontiguousarray(v[: sides * k].reshape(sides, k, self.d).transpose(0, 2, 1))
         return {"loss": loss, "a": a, "smooth": smooth, "curve": curve, "v": v, "r": r}
 
 

@@ -13,6 +13,8 @@ from numba.extending import overload
 FAST = {"reassoc", "nsz", "contract", "arcp", "afn"}
 CHUNK = 256
 """Most rows of a chunk: margins, link and gradient follow each other while the chunk lies in the second cache."""
+ROW = CHUNK + 24
+"""Length of a row of scratch memory: rows a power of two apart would share the same few sets of the first cache."""
 LOSSES = {"logistic": 0, "hinge": 1, "squared_hinge": 2, "squared": 3}
 
 

@@ -9,32 +9,39 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from tutti.learners._kernels.links import CHUNK, FAST, link, targets
+from tutti.learners._kernels.links import CHUNK, FAST, ROW, link, targets
+
+
+def padded(n: int) -> int:
+    """Return how many rows ``w`` and ``v`` should have for n outputs: two or three cost as much as four."""
+    return n + 4 - n % 4 if n % 4 > 1 else n
+
 
 
 @njit(cache=True, nogil=True, fastmath=FAST, error_model="numpy")
-def dense_strengths(x, y, tables, sample, positive, w, b, code, v, sums, r):
+def dense_strengths(x, y, tables, sample, positive, w, b, code, apart, v, sums, r):
     """Add gradients and sums of all outputs; return the sum of all margins (not finite if X is not).
 
     Parameters
     ----------
     x, y : (rows, d), (rows,) class codes.   sample : (rows,) weights or empty.
     tables : (K, codes) weight of a row of each class by output.   positive : (K,) the class that is +1.
-    w, b : (K, d), (K,) in the type of the arithmetic.   code : see `links.LOSSES`.
-    v : (K, d) added to, or (2 K, d): first of the rows of y = -1, then of those of y = +1.
+    w, b : (K or more, d), (K or more,) in the type of the arithmetic.   code : see `links.LOSSES`.
+    apart : whether the rows of y = -1 and those of y = +1 are kept apart.
+    v : (K or more, d) added to; apart (2 K or more, d): first of the rows of y = -1, then of those of y = +1.
     sums : (K, 2, 4) added to, see `links.link`.   r : (K, rows) curvatures to write, or (K, 0).
     """
     n = len(y)
-    n_outputs, d = w.shape
-    z = np.empty((n_outputs, CHUNK), w.dtype)
-    g = np.empty((len(v), CHUNK), w.dtype)
+    d = w.shape[1]
+    z = np.empty((len(w), ROW), w.dtype)
+    g = np.zeros((len(v), ROW), w.dtype)
     part = np.empty(v.shape, w.dtype)
-    room = np.empty((5, CHUNK), w.dtype)
+    room = np.empty((5, ROW), w.dtype)
     everything = 0.0
     for lo in range(0, n, CHUNK):
         m = min(CHUNK, n - lo)
         _margins(x, lo, m, w, b, z)
-        everything += _links(z, y, lo, m, tables, sample, positive, code, g, sums, r, room)
+        everything += _links(z, y, lo, m, tables, sample, positive, code, apart, g, sums, r, room)
         part[:] = 0
         _gradients(x, lo, m, g, part)
         for o in range(len(v)):
@@ -44,22 +51,22 @@ def dense_strengths(x, y, tables, sample, positive, w, b, code, v, sums, r):
 
 
 @njit(cache=True, nogil=True, fastmath=FAST, error_model="numpy")
-def chunk_strengths(z, y, lo, tables, sample, positive, code, g, sums, r):
+def chunk_strengths(z, y, lo, tables, sample, positive, code, apart, g, sums, r):
     """The links of rows ``lo`` and on, from margins z (K, m) to g (K, m) or (2 K, m); see `dense_strengths`."""
     n = z.shape[1]
-    room = np.empty((5, CHUNK), z.dtype)
+    room = np.empty((5, ROW), z.dtype)
     everything = 0.0
     for at in range(0, n, CHUNK):
         m = min(CHUNK, n - at)
-        inner = z[:, at : at + m], y, lo + at, m, tables, sample, positive, code, g[:, at : at + m], sums, r, room
+        inner = z[:, at : at + m], y, lo + at, m, tables, sample, positive, code, apart, g[:, at : at + m], sums, r, room
         everything += _links(*inner)
     return everything
 
 
 @njit(cache=True, nogil=True, fastmath=FAST, error_model="numpy")
-def _links(z, y, lo, m, tables, sample, positive, code, g, sums, r, room):
+def _links(z, y, lo, m, tables, sample, positive, code, apart, g, sums, r, room):
     k, e, sign, c, bend = room[0], room[1], room[2], room[3], room[4]
-    n_outputs = len(z)
+    n_outputs = len(tables)
     one, half = z.dtype.type(1), z.dtype.type(0.5)
     everything = 0.0
     for o in range(n_outputs):
@@ -71,14 +78,14 @@ def _links(z, y, lo, m, tables, sample, positive, code, g, sums, r, room):
         if r.shape[1] > 0:
             for i in range(m):
                 r[o, lo + i] = bend[i]
-        if len(g) == n_outputs:
-            for i in range(m):
-                g[o, i] = k[i]
-        else:
+        if apart:
             for i in range(m):
                 above = half * (sign[i] + one) * k[i]
                 g[n_outputs + o, i] = above
                 g[o, i] = k[i] - above
+        else:
+            for i in range(m):
+                g[o, i] = k[i]
     return everything
 
 
