@@ -231,7 +231,8 @@ class _Path:
         base, trial = self.point[at].copy(), self.point[at].copy()
         value, slope = np.full(len(at), np.inf), np.zeros(len(at))
         direction, step = np.zeros_like(base), np.ones(len(at))
-        before = np.full(len(at), np.inf)
+        before, slopes = np.full(len(at), np.inf), np.full_like(base, np.nan)
+        bent = self.hess[at]
         live = np.arange(len(at))
         for _ in range(_MOST_PASSES):
             mine = at[live]
@@ -244,9 +245,10 @@ class _Path:
             good, bad = live[fine], live[~fine]
             step[bad] *= 0.25
             if len(good):
-                base[good], value[good] = trial[good], found[fine]
+                _learn(bent, share, good, trial[good] - base[good], grad[fine] - slopes[good], self._ridge())
+                base[good], value[good], slopes[good] = trial[good], found[fine], grad[fine]
                 self.point[at[good]] = base[good]
-                direction[good] = self._aim(self.hess[at[good]], share, share * grad[fine])
+                direction[good] = self._aim(bent[good], share, share * grad[fine])
                 slope[good], step[good] = (direction[good] * grad[fine]).sum(axis=1), 1.0
                 self._bound(at[good], base[good], _chosen(sums, fine), grad[fine], -0.5 * slope[good])
             stuck = np.zeros(len(at), bool)
@@ -372,6 +374,15 @@ class _Path:
         loss, a, smooth, curve = (np.ascontiguousarray(sums[:, :, i].T) for i in range(4))
         v = np.ascontiguousarray(v[: sides * k].reshape(sides, k, self.d).transpose(0, 2, 1))
         return {"loss": loss, "a": a, "smooth": smooth, "curve": curve, "v": v, "r": r}
+
+
+def _learn(hess: Array, share: float, at: Array, move: Array, change: Array, ridge: Array) -> None:
+    """Correct Hessians of a sample by what all rows said on the last move (BFGS); nan in ``change``: nothing yet."""
+    for o, s, y in zip(at, move, share * change, strict=True):
+        bend = y @ s
+        if bend > 0 and np.isfinite(bend):
+            known = hess[o] @ s + share * ridge * s
+            hess[o] += np.outer(y / bend, y) - np.outer(known / (known @ s), known)
 
 
 def _chosen(sums: Sums, at: Array) -> Sums:
