@@ -104,10 +104,10 @@ def walk(fits: Sequence[Any]) -> list[dict[str, Any]]:
         began = time.time()
         estimator, scorer = estimators[i], fit.kwargs["scorer"]
         try:
+            near = together.near.get(i, near)
             if i not in together.fitted:
                 estimator.set_params(**fit.kwargs["parameters"])
-                start = together.near.get(i, near)
-                near = estimator._fit_on(dataset, dtype, from_arrays=True, near=start, keep=True)
+                near = estimator._fit_on(dataset, dtype, from_arrays=True, near=near, keep=True)
             fitted = time.time()
             outcome = {"fit_error": None, "n_test_samples": len(test), "fit_time": spent + fitted - began}
             for name, (rows, labels) in sets.items():

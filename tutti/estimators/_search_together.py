@@ -24,7 +24,7 @@ class Together:
     Parameters
     ----------
     fitted : those that are certified, by their number.
-    near : weights from which the others may start, by their number.
+    near : weights from which another fit may start, by their number: those that were not proved to be far off.
     seconds : what each of the fitted ones took.
     """
 
@@ -89,7 +89,7 @@ def fit_together(candidates: Sequence[Any], parameters: Sequence[dict[str, Any]]
             candidates[i]._adopt(jobs[i], Result(found, history, (), progress, seconds), dtype)
             candidates[i]._after(jobs[i], from_arrays=True)
             together.fitted[i] = candidates[i]
-        elif all(np.isfinite(array).all() for array in found.values()):
+        if gap <= abs(primal):
             together.near[i] = found
     together.seconds = (time.perf_counter() - began) / len(alike)
     return together

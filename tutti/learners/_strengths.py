@@ -31,6 +31,7 @@ from tutti.types import Array, Block, Csr
 
 _ALIKE = 0.1  # curvatures that differ by less give one Hessian: a sample's is farther from that of all rows
 _ENOUGH = 3e-2  # relative decrement at which the smaller sample has told enough, but for the step that follows
+_SLOW = 0.7  # a decrement that shrinks less from pass to pass will not get there
 _MOST_ROUNDS, _MOST_PASSES, _MOST_POLISHES = 12, 8, 12
 _POLISH = 3.0  # gaps in units of what is allowed from which on a try on the sample costs less than one more pass
 
@@ -252,7 +253,7 @@ class _Path:
                 slope[good], step[good] = (direction[good] * grad[fine]).sum(axis=1), 1.0
                 self._bound(at[good], base[good], _chosen(sums, fine), grad[fine], -0.5 * slope[good])
             stuck = np.zeros(len(at), bool)
-            stuck[good] = -0.5 * slope[good] > before[good] / 3.0
+            stuck[good] = -0.5 * slope[good] > _SLOW * before[good]
             before[good] = -0.5 * slope[good]
             live = live[~self.certified[mine] & ~stuck[live] & (step[live] > 0.01)]
             if not len(live):

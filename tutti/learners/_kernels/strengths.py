@@ -17,7 +17,6 @@ def padded(n: int) -> int:
     return n + 4 - n % 4 if n % 4 > 1 else n
 
 
-
 @njit(cache=True, nogil=True, fastmath=FAST, error_model="numpy")
 def dense_strengths(x, y, tables, sample, positive, w, b, code, apart, v, sums, r):
     """Add gradients and sums of all outputs; return the sum of all margins (not finite if X is not).
@@ -58,7 +57,21 @@ def chunk_strengths(z, y, lo, tables, sample, positive, code, apart, g, sums, r)
     everything = 0.0
     for at in range(0, n, CHUNK):
         m = min(CHUNK, n - at)
-        inner = z[:, at : at + m], y, lo + at, m, tables, sample, positive, code, apart, g[:, at : at + m], sums, r, room
+        inner = (
+            z[:, at : at + m],
+            y,
+            lo + at,
+            m,
+            tables,
+            sample,
+            positive,
+            code,
+            apart,
+            g[:, at : at + m],
+            sums,
+            r,
+            room,
+        )
         everything += _links(*inner)
     return everything
 
