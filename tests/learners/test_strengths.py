@@ -72,6 +72,7 @@ def test_neighbours_of_solved_models_cost_few_passes() -> None:
 
 def test_equal_strengths_and_what_cannot_share() -> None:
     found = solved(tutti.LogisticRegression(), [1.0, 1.0, 1.0], X, Y)
+    assert found.certified.all()
     np.testing.assert_allclose(found.primal, found.primal[0], rtol=1e-4)
     assert solved(tutti.LogisticRegression(), STRENGTHS, X, Y3) is None, "the softmax has one joint Hessian"
     assert solved(tutti.LinearSVC(loss="hinge"), STRENGTHS, X, Y) is None

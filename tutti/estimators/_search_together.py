@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from tutti.errors import DataError
 from tutti.estimators._decision import decision
 from tutti.estimators._linear import LinearEstimator
 from tutti.learners.newton import SampledNewton
@@ -38,10 +39,13 @@ class Together:
 
         if not self.fitted:
             return {}
-        rows, _ = features(x)
         coef = np.vstack([np.atleast_2d(estimator.coef_) for estimator in self.fitted.values()])
         intercept = np.concatenate([np.atleast_1d(estimator.intercept_) for estimator in self.fitted.values()])
-        values = np.ascontiguousarray(decision(rows, coef, intercept).T)
+        try:
+            rows, _ = features(x)
+            values = np.ascontiguousarray(decision(rows, coef, intercept).T)
+        except DataError:  # the scorer will meet these rows, and its error is recorded
+            return {}
         parts = np.split(values, len(self.fitted))
         return {i: part.T for i, part in zip(self.fitted, parts, strict=True)}
 

@@ -32,7 +32,8 @@ from tutti.types import Array, Block, Csr
 _ALIKE = 0.1  # curvatures that differ by less give one Hessian: a sample's is farther from that of all rows
 _ENOUGH = 3e-2  # relative decrement at which the smaller sample has told enough, but for the step that follows
 _SLOW = 0.7  # a decrement that shrinks less from pass to pass will not get there
-_MOST_ROUNDS, _MOST_PASSES, _MOST_POLISHES = 12, 8, 12
+_FAR = 0.1  # relative decrement over all rows at which the sample's optimum, and its Hessian there, mean little
+_MOST_ROUNDS, _MOST_PASSES, _MOST_POLISHES = 12, 12, 12
 _POLISH = 3.0  # gaps in units of what is allowed from which on a try on the sample costs less than one more pass
 
 Sums = dict[str, Array]
@@ -224,6 +225,11 @@ class _Path:
                 add_hessian(sample.block.x, r[o], self.has_intercept, found[o])
         return found
 
+    def _renew(self, at: Array, point: Array) -> None:
+        sums = self._collect(self.samples[-1].block, at, point, curvature=True)
+        self.rounds[at] += 1
+        self.hess[at] = self._hessians(self.samples[-1], sums["r"])
+
     # on all rows
 
     def _finish(self, at: Array) -> None:
@@ -251,6 +257,13 @@ class _Path:
                 self.point[at[good]] = base[good]
                 direction[good] = self._aim(bent[good], share, share * grad[fine])
                 slope[good], step[good] = (direction[good] * grad[fine]).sum(axis=1), 1.0
+                stale = np.isinf(before[good]) & (-0.5 * slope[good] > _FAR * np.abs(value[good]))
+                if stale.any():
+                    old = good[stale]
+                    self._renew(at[old], base[old])
+                    bent[old] = self.hess[at[old]]
+                    direction[old] = self._aim(bent[old], share, share * slopes[old])
+                    slope[old] = (direction[old] * slopes[old]).sum(axis=1)
                 self._bound(at[good], base[good], _chosen(sums, fine), grad[fine], -0.5 * slope[good])
             stuck = np.zeros(len(at), bool)
             stuck[good] = -0.5 * slope[good] > _SLOW * before[good]
