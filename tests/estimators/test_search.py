@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import threading
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -157,6 +158,55 @@ def test_linear_candidates_that_share_their_rows_score_as_if_alone(estimator: An
     alone = SklearnGrid(estimator, grid, cv=3, scoring="roc_auc", return_train_score=True).fit(X, Y)
     for name in ("mean_test_score", "mean_train_score"):
         np.testing.assert_allclose(search.cv_results_[name], alone.cv_results_[name], atol=1e-3)
+
+
+def test_candidates_fitted_at_once_have_the_bits_of_any_number_of_workers_and_of_a_journal(tmp_path: Path) -> None:
+    r = np.random.default_rng(0)
+    x = r.standard_normal((6000, 10))
+    y = (x @ r.standard_normal(10) + 2 * r.standard_normal(6000) > 0).astype(int)
+    grid = {"C": np.logspace(-3, 3, 12), "fit_intercept": [True, False]}
+    engines: list[Any] = [*map(tutti.Threads, (1, 2, 3, 5, 8)), tutti.Processes(2), "auto"]
+    found = {
+        tutti.GridSearchCV(tutti.LogisticRegression(), grid, cv=2, engine=e).fit(x, y).report_.sha256 for e in engines
+    }
+    path = tmp_path / "journal"
+    tutti.GridSearchCV(tutti.LogisticRegression(), grid, cv=2, journal=path).fit(x, y)
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[:20]))
+    again = tutti.GridSearchCV(tutti.LogisticRegression(), grid, cv=2, journal=path).fit(x, y)
+    assert again.report_.n_resumed > 0
+    assert found == {again.report_.sha256}
+
+
+def test_a_bad_candidate_among_those_fitted_at_once_is_recorded_alone() -> None:
+    search = tutti.GridSearchCV(tutti.LogisticRegression(), {"C": [0.1, -1.0, 10.0]}, cv=2, return_train_score=True)
+    with pytest.warns(FitFailedWarning, match="'C'|C="), pytest.warns(UserWarning, match="nan"):
+        search.fit(X, Y)
+    assert search.report_.n_failed == 2
+    assert np.isnan(search.cv_results_["mean_test_score"]).tolist() == [False, True, False]
+    with pytest.raises(ParameterError, match="C"):
+        search.set_params(error_score="raise").fit(X, Y)
+    broken = X.copy()
+    broken[0, 0] = np.nan
+    found = []
+    for kind in (tutti.GridSearchCV, SklearnGrid):
+        with warnings.catch_warnings(record=True) as heard:
+            warnings.simplefilter("always")
+            found.append(kind(tutti.LogisticRegression(), GRID, cv=2, refit=False).fit(broken, Y).cv_results_)
+        assert any("NaN" in str(warning.message) for warning in heard)
+    for fold in ("split0_test_score", "split1_test_score"):
+        assert np.isnan(found[0][fold]).all() == np.isnan(found[1][fold]).all() is np.True_
+
+
+def test_scorers_see_fitted_candidates_whatever_rows_they_ask_for() -> None:
+    def scorer(estimator: Any, x: Any, y: Any) -> float:
+        assert estimator.duality_gap_ <= 1e-4 * estimator.objective_
+        np.testing.assert_allclose(estimator.decision_function(x), estimator.decision_function(x.copy()), rtol=1e-9)
+        return float((estimator.predict(x[::2]) == y[::2]).mean())
+
+    search = tutti.GridSearchCV(tutti.LogisticRegression(), GRID, cv=3, scoring=scorer, error_score="raise").fit(X, Y)
+    alone = SklearnGrid(tutti.LogisticRegression(), GRID, cv=3, scoring=scorer).fit(X, Y)
+    np.testing.assert_allclose(search.cv_results_["mean_test_score"], alone.cv_results_["mean_test_score"], atol=0.02)
 
 
 def test_ridge_shares_one_pass_over_its_rows() -> None:

@@ -6,7 +6,8 @@ import dataclasses
 import math
 import numbers
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
@@ -53,6 +54,7 @@ class LinearEstimator(Estimator):
     coef_: Array
     intercept_: Any
     n_features_in_: int
+    _held: tuple[Any, Array] | None = None
 
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
         """Fit the model; the same bits for any number of workers.
@@ -239,6 +241,8 @@ class LinearEstimator(Estimator):
     def _decide(self, X: Any) -> Array:
         """Return (n_rows, K) decision values of arrays or of a Dataset, in the order of its rows."""
         self._check_fitted()
+        if self._held is not None and X is self._held[0]:
+            return self._held[1]
         coef, intercept = np.atleast_2d(self.coef_), np.atleast_1d(self.intercept_)
         if is_dataset(X):
             return np.concatenate([decision(b.x, coef, intercept) for b in X.predict_blocks(self.n_features_in_)])
@@ -248,6 +252,16 @@ class LinearEstimator(Estimator):
         self._check_names(names)
         self._check_width(x.shape[1])
         return decision(x, coef, intercept)
+
+    @contextmanager
+    def _holding(self, rows: Any, values: Array | None) -> Iterator[None]:
+        """Context in which the decision values of ``rows`` are known: a search takes those of many models at once."""
+        if values is not None:
+            self._held = rows, values
+        try:
+            yield
+        finally:
+            self.__dict__.pop("_held", None)
 
     def _labelled(self, dataset: Any) -> tuple[Array, Array, Array | None]:
         """Return (decision values, class codes or targets, weights) of all rows of a Dataset."""

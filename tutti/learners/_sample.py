@@ -39,6 +39,12 @@ def sample_rows(data: ShardData, fraction: float, seed: int) -> list[Rows]:
     return found
 
 
+def sample_block(data: ShardData, fraction: float, seed: int) -> Block:
+    """Return the rows of `sample_rows` of a shard of one block, gathered."""
+    (rows,) = sample_rows(data, fraction, seed)
+    return _take(rows.block, np.zeros(1, np.int64) if rows.starts is None else rows.starts)
+
+
 def _take(block: Block, starts: Array) -> Block:
     n = len(block.y)
     index = (starts[:, None] + np.arange(RUN)).ravel()

@@ -8,7 +8,7 @@ those of all other rows held fixed, which proves a gap that the plain dual point
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -23,6 +23,7 @@ from tutti.learners._margins import Nowhere, Request, Rows, all_rows, arithmetic
 from tutti.learners._newton_rules import Rules
 from tutti.learners._problem import LinearProblem, progress_of
 from tutti.learners._sample import sample_rows
+from tutti.learners._strengths import Solved, able, solve
 from tutti.learners.gram import MOMENTS, Gram
 from tutti.protocols import ShardData
 from tutti.types import Arrays, Cost, Kind, Order, Progress, Proposal, Schema, Update
@@ -106,6 +107,18 @@ class SampledNewton(Spec):
         n = max(schema.n_rows, 1)
         first, second = (max(f, k * size / n) for f, k in zip(self.sample, (20, 50), strict=True))
         return [f for f, most in ((first, 0.25), (second, 0.4)) if f <= most] + [1.0]
+
+    def solve_path(self, strengths: Sequence[float], data: ShardData, schema: Schema, seed: int) -> Solved | None:
+        """Minimise the problem for several C on rows that are one block in memory; None where that shares nothing.
+
+        What is not certified in the end is left to a fit of its own.
+        """
+        n_outputs = self.problem.n_outputs(schema)
+        if len(data.bounds) != 1 or not able(self.problem, schema.n_features, n_outputs, len(strengths)):
+            return None
+        fractions = self._fractions(schema, Groups(self.problem, schema.n_features, n_outputs).size)
+        real = arithmetic(self.problem, schema, self.tol)
+        return solve(self.problem, strengths, data, n_outputs, fractions, self.tol, real, seed)
 
     def adopt(self, schema: Schema, data: ShardData) -> Any:
         return _Private()

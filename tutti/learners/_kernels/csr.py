@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from tutti.learners._kernels.links import CHUNK, FAST, link, targets
+from tutti.learners._kernels.links import FAST, ROW, link, targets
 
 
 @njit(cache=True, nogil=True, fastmath=FAST, error_model="numpy")
@@ -16,7 +16,7 @@ def csr_pass(indptr, indices, values, y, table, sample, w, b, code, widths, star
     """Add one output's gradient and sums over the chunks; return the sum of all margins.  See `dense.dense_pass`."""
     real = w.dtype.type
     n = len(indptr) - 1
-    room = np.empty((6, CHUNK), w.dtype)
+    room = np.empty((6, ROW), w.dtype)
     z, k, r, e, sign, c = room[0], room[1], room[2], room[3], room[4], room[5]
     everything, at = 0.0, 0
     for t in range(len(starts)):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from tutti.learners._kernels.links import CHUNK, FAST, link, targets
+from tutti.learners._kernels.links import CHUNK, FAST, ROW, link, targets
 
 
 @njit(cache=True, nogil=True, fastmath=FAST, error_model="numpy")
@@ -26,7 +26,7 @@ def dense_pass(x, y, table, sample, w, b, code, widths, starts, size, v, sums, c
     curvature : (rows of the chunks,) written in their order, or empty.
     """
     n, d = x.shape
-    room = np.empty((6, CHUNK), w.dtype)
+    room = np.empty((6, ROW), w.dtype)
     z, k, r, e, sign, c = room[0], room[1], room[2], room[3], room[4], room[5]
     part = np.empty((2, d), w.dtype)
     order = np.empty(CHUNK, np.int64)
@@ -121,7 +121,7 @@ def links(z, y, table, sample, code, widths, g, curvature, sums):
     widths (2, K) smoothings and curvature windows of the hinge; curvature may be (0, 0); sums (K, 2, 4) is added to.
     """
     n_outputs, n = z.shape
-    room = np.empty((5, CHUNK), z.dtype)
+    room = np.empty((5, ROW), z.dtype)
     k, r, e, sign, c = room[0], room[1], room[2], room[3], room[4]
     everything = 0.0
     for o in range(n_outputs):

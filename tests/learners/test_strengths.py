@@ -1,0 +1,103 @@
+"""Models that differ in the strength C: shared passes, and certificates as honest as those of single fits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+
+import tutti
+from tutti.learners._kernels.links import CHUNK, FAST, _exp_neg_abs, _log1p
+from tutti.learners.newton import SampledNewton
+
+R = np.random.default_rng(0)
+X = R.standard_normal((6000, 8)) * np.array([1, 1, 1, 30, 0.01, 1, 1, 1])
+Y = (X @ R.standard_normal(8) + 2 * R.standard_normal(6000) > 1).astype(int)
+Y3 = (X @ R.standard_normal((8, 3)) + R.standard_normal((6000, 3))).argmax(axis=1)
+STRENGTHS = [10.0, 1e-5, 1e-2, 1.0, 0.1]
+WEIGHT = R.random(6000) * 3
+
+
+def solved(estimator: Any, strengths: list[float], x: Any, y: Any, weight: Any = None) -> Any:
+    dataset = tutti.from_arrays(x, y, sample_weight=weight)
+    job = estimator._job(dataset)
+    assert isinstance(job.choice.learner, SampledNewton)
+    return job.choice.learner.solve_path(strengths, dataset.open(0, 1, job.schema), job.schema, 0)
+
+
+@pytest.mark.parametrize(
+    "estimator, x, y, weight",
+    [
+        (tutti.LogisticRegression(), X, Y, None),
+        (tutti.LogisticRegression(fit_intercept=False), X, Y, None),
+        (tutti.LogisticRegression(class_weight="balanced"), X, Y, WEIGHT),
+        (tutti.LogisticRegression(), X[:150], Y[:150], None),
+        (tutti.LogisticRegression(), sp.csr_matrix(X * (np.abs(X) > 0.5)), Y, None),
+        (tutti.LinearSVC(), X, Y, None),
+        (tutti.LinearSVC(), X, Y3, WEIGHT),
+    ],
+    ids=["plain", "no intercept", "weights", "few rows", "sparse", "squared hinge", "three classes"],
+)
+def test_what_is_certified_is_as_near_to_the_minimum_as_that_says(estimator: Any, x: Any, y: Any, weight: Any) -> None:
+    found = solved(estimator, STRENGTHS, x, y, weight)
+    assert found.certified.sum() >= 3
+    for i, c in enumerate(STRENGTHS):
+        exact = type(estimator)(**{**estimator.get_params(), "C": c, "tol": 1e-9}).fit(x, y, sample_weight=weight)
+        above = found.primal[i] - exact.objective_
+        assert above >= -2 * exact.duality_gap_ - 1e-9 * exact.objective_, "the objective is that of a single fit"
+        assert above <= found.gap[i] * (1 + 1e-9)
+        if found.certified[i]:
+            assert found.gap[i] <= 1e-4 * found.primal[i]
+
+
+def test_float32_rows_are_certified_with_the_rounding_of_their_sums() -> None:
+    single = X.astype(np.float32)
+    found = solved(tutti.LogisticRegression(), [0.01, 0.1, 1.0], single, Y)
+    assert found.certified.all()
+    for i, c in enumerate((0.01, 0.1, 1.0)):
+        exact = tutti.LogisticRegression(C=c, tol=1e-9).fit(single.astype(np.float64), Y)
+        assert abs(found.primal[i] - exact.objective_) <= 1e-4 * exact.objective_
+
+
+def test_neighbours_of_solved_models_cost_few_passes() -> None:
+    r = np.random.default_rng(1)
+    x = r.standard_normal((40_000, 10))
+    y = (x @ r.standard_normal(10) + 2 * r.standard_normal(40_000) > 0).astype(int)
+    found = solved(tutti.LogisticRegression(), np.logspace(-2, 2, 10).tolist(), x, y)
+    assert found.certified.all()
+    assert np.median(found.passes) <= 2
+
+
+def test_equal_strengths_and_what_cannot_share() -> None:
+    found = solved(tutti.LogisticRegression(), [1.0, 1.0, 1.0], X, Y)
+    assert found.certified.all()
+    np.testing.assert_allclose(found.primal, found.primal[0], rtol=1e-4)
+    assert solved(tutti.LogisticRegression(), STRENGTHS, X, Y3) is None, "the softmax has one joint Hessian"
+    assert solved(tutti.LinearSVC(loss="hinge"), STRENGTHS, X, Y) is None
+
+
+def test_separable_rows_are_left_to_fits_of_their_own() -> None:
+    y = (X[:, 0] > 0).astype(int)
+    found = solved(tutti.LogisticRegression(), [1e-3, 1.0, 1e6], X, y)
+    assert np.isfinite(found.coef).all()
+    search = tutti.GridSearchCV(tutti.LogisticRegression(), {"C": [1e-3, 1.0, 1e6]}, cv=2).fit(X, y)
+    assert search.best_score_ > 0.99
+
+
+def test_exponentials_and_logarithms_of_links_are_good_to_a_few_roundings() -> None:
+    from numba import njit
+
+    @njit(fastmath=FAST)
+    def both(z: Any, e: Any, logarithm: Any) -> None:
+        _exp_neg_abs(z, e, len(z))
+        for i in range(len(z)):
+            logarithm[i] = _log1p(e[i])
+
+    for scale in (0.0, 1e-9, 0.3, 1.0, 5.0, 30.0, 150.0):
+        z = scale * np.linspace(-4, 4, CHUNK)
+        e, logarithm = np.empty(CHUNK), np.empty(CHUNK)
+        both(z, e, logarithm)
+        np.testing.assert_allclose(e, np.exp(-np.abs(z)), rtol=(4 + 4 * scale) * 2.3e-16)
+        np.testing.assert_allclose(logarithm, np.log1p(e), rtol=1e-15)
