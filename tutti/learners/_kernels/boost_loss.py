@@ -10,11 +10,13 @@ import math
 import numpy as np
 from numba import njit
 
+from tutti.learners._kernels.inner import inner
+
 CHUNK = 512
 BINARY, SOFTMAX, SQUARED, ABSOLUTE, QUANTILE, POISSON = range(6)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@inner(error_model="numpy")
 def _exp(z, e, bits, power):
     """e = exp(z) for z <= 0 in float32, 0 below -80: 2^k by the exponent's bits and a polynomial of degree 7."""
     for i in range(len(z)):
@@ -52,14 +54,14 @@ def binary(f, y, weight, g, h, loss):
             _weigh(weight, g, h, loss, lo, m)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@inner(error_model="numpy")
 def _margins(f, u, z):
     for i in range(len(f)):
         u[i] = f[i]
         z[i] = -abs(np.float32(f[i]))
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@inner(error_model="numpy")
 def _logistic(e, u, y, g, h):
     one = np.float32(1)
     for i in range(len(e)):
@@ -69,7 +71,7 @@ def _logistic(e, u, y, g, h):
         h[i] = s * r
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@inner(error_model="numpy")
 def _log_loss(e, u, y, loss):
     """ln(1 + x) = 2 artanh(x / (2 + x)), of which 2e-8 are left out."""
     for i in range(len(e)):

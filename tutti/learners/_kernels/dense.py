@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from tutti.learners._kernels.inner import inner
 from tutti.learners._kernels.links import CHUNK, FAST, link, targets
 
 
@@ -93,7 +94,7 @@ def _margins(x, lo, m, w, b, z):
     return total + real(m) * b
 
 
-@njit(cache=True, nogil=True, fastmath=FAST, error_model="numpy")
+@inner(fastmath=FAST, error_model="numpy")
 def _axpy(x, lo, k, order, first, last, g):
     """g = sum of k[i] x[lo + i] over i in order[first:last], four rows at a time."""
     d = x.shape[1]

@@ -22,9 +22,10 @@ from tutti.learners._kernels.dual_steps import (
     solve,
     to_visit,
 )
+from tutti.learners._kernels.inner import inner
 
 
-@njit(cache=True, nogil=True, fastmath=FAST)
+@inner(fastmath=FAST)
 def _square(row):
     s = row.dtype.type(0)
     for j in range(len(row)):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from tutti.learners._kernels.inner import inner
 from tutti.learners._kernels.keyed import mixed
 from tutti.learners._kernels.tree_grow import (
     LEFT,
@@ -23,7 +24,7 @@ from tutti.learners._kernels.tree_split import CLASSES, FEATURE
 from tutti.learners._kernels.tree_wide import side_score
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@inner(error_model="numpy")
 def _gain(table, rules, work, place, stats, size, key):
     """Decrease of the weighted impurity by the best split of a leaf; -inf if it stays one."""
     lo, hi, depth = place[0], place[1], place[2]
@@ -47,16 +48,16 @@ def grow_best(table, rules, work, n_entries, root_key, max_leaves):
     width = size + (0 if rules.kind == CLASSES else 1)
     most = 2 * min(max_leaves, n_entries) + 1
     ints, reals, values = np.empty((most, N_INTEGERS), np.int32), np.empty((most, N_REALS)), np.empty((most, k))
-    sets, n_sets = np.empty((0, 8), np.uint32), 0
+    sets, n_sets = np.empty((0, 8), np.uint32), np.int64(0)
     places, keys, sums, gains = (
         np.zeros((most, 3), np.int64),
         np.empty(most, np.uint64),
         np.zeros((most, width), np.int64),
         np.empty(most),
     )
-    add_stats(rules, table.target, table.square, table.weight, work.entries, 0, n_entries, sums[0])
+    add_stats(rules, table.target, table.square, table.weight, work.entries, np.int64(0), n_entries, sums[0])
     places[0, 1], keys[0] = n_entries, root_key
-    write_node(rules, sums[0], 0, ints, reals, values)
+    write_node(rules, sums[0], np.int64(0), ints, reals, values)
     gains[0] = _gain(table, rules, work, places[0], sums[0], size, keys[0])
     n_nodes, n_leaves = 1, 1
     while n_leaves < max_leaves:
@@ -86,7 +87,7 @@ def grow_best(table, rules, work, n_entries, root_key, max_leaves):
     return _depth_first(ints[:n_nodes], reals[:n_nodes], values[:n_nodes], sets[:n_sets].copy())
 
 
-@njit(cache=True, nogil=True)
+@inner()
 def _depth_first(ints, reals, values, sets):
     """Number the nodes anew: the left child behind its parent, as trees are laid out."""
     n = len(ints)
