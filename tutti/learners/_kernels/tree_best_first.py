@@ -87,7 +87,7 @@ def grow_best(table, rules, work, n_entries, root_key, max_leaves):
     return _depth_first(ints[:n_nodes], reals[:n_nodes], values[:n_nodes], sets[:n_sets].copy())
 
 
-@inner()
+@njit(cache=True, nogil=True)
 def _depth_first(ints, reals, values, sets):
     """Number the nodes anew: the left child behind its parent, as trees are laid out."""
     n = len(ints)

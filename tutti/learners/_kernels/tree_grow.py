@@ -303,7 +303,7 @@ def write_node(rules, stats, node, ints, reals, values):
             values[node, k] = rules.shift[k] + (stats[2 + k] / total * rules.scale if total > 0.0 else 0.0)
 
 
-@inner()
+@njit(cache=True, nogil=True)  # as `grow`: else numpy's functions are compiled for each of the two
 def _larger(ints, reals, values):
     n, k = 2 * len(ints), values.shape[1]
     wide, real = np.empty((n, N_INTEGERS), np.int32), np.empty((n, N_REALS))
@@ -453,7 +453,7 @@ def grow(table, rules, work, n_entries, root_key, local_rows):
     return ints[:n_nodes].copy(), reals[:n_nodes].copy(), values[:n_nodes].copy(), sets[:n_sets].copy()
 
 
-@inner()
+@njit(cache=True, nogil=True)  # as `grow`: else numpy's functions are compiled for each of the two
 def _deeper(places, keys, sums):
     n = len(places)
     more = np.empty(2 * n, np.uint64)
