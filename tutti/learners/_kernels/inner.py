@@ -13,4 +13,5 @@ from numba import njit
 
 def inner(**options: Any) -> Any:
     """Return the decorator of a kernel that is called by kernels only; ``options`` of numba's ``njit``."""
-    return njit(cache=True, nogil=True, no_cpython_wrapper=True, no_cfunc_wrapper=True, **options)
+    options |= {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}  # which numba's own types leave out
+    return njit(cache=True, nogil=True, **options)

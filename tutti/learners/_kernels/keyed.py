@@ -6,7 +6,6 @@ Source: Steele, Lea, Flood (2014), "Fast splittable pseudorandom number generato
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from tutti.learners._kernels.inner import inner
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 
 from tutti.learners._kernels.bits import lowest
 from tutti.learners._kernels.inner import inner

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit
 
 from tutti.learners._kernels.bits import lowest
 from tutti.learners._kernels.inner import inner
