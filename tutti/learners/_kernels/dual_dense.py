@@ -93,7 +93,8 @@ def ascend_many(
         i = todo[r]
         ci = c[i]
         row = x[i]
-        m[:] = b
+        for k in range(n_outputs):
+            m[k] = b[k]
         for j in range(len(row)):
             v = row[j]
             for k in range(n_outputs):
@@ -154,7 +155,8 @@ def certify_many(x, y, c, a, loss, w, b, v, sums):
         if c[i] == zero:
             continue
         row = x[i]
-        m[:] = b
+        for k in range(n_outputs):
+            m[k] = b[k]
         for j in range(len(row)):
             value = float(row[j])
             for k in range(n_outputs):

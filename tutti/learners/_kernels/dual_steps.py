@@ -247,7 +247,8 @@ def begin(w, b, scale, u, local_b, sums):
         for j in range(d):
             for k in range(n_outputs):
                 u[j, k] = w[j, k] * scale[j]
-    local_b[:] = b
+    for k in range(n_outputs):  # a loop: with an array on the right numba compiles what it would say of its shape
+        local_b[k] = b[k]
     sums[:] = 0.0
 
 

@@ -72,9 +72,11 @@ def grow_best(table, rules, work, n_entries, root_key, max_leaves):
         mid = part_rows(work, table.by_column, 1, offset, work.entries, lo, hi, ints[node], sets)
         a, b = n_nodes, n_nodes + 1
         ints[node, LEFT], ints[node, RIGHT] = a, b
-        sums[a] = 0
+        for q in range(width):
+            sums[a, q] = 0
         add_stats(rules, table.target, table.square, table.weight, work.entries, lo, mid, sums[a])
-        sums[b] = sums[node] - sums[a]
+        for q in range(width):
+            sums[b, q] = sums[node, q] - sums[a, q]
         places[a, 0], places[a, 1], places[a, 2] = lo, mid, places[node, 2] + 1
         places[b, 0], places[b, 1], places[b, 2] = mid, hi, places[node, 2] + 1
         for side in range(2):
