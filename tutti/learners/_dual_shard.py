@@ -366,8 +366,16 @@ def compile_kernels(problem: LinearProblem, schema: Schema, dtype: np.dtype[Any]
     proposal = local_epoch(problem, shared, shard, tiny, Order(0, "dual", 0, 0), 0.0)
     keep(shard, proposal.private, 1.0)
     summary(problem, shared, shard, tiny, Order(0, "summary", 0, 0))
-    kernels().advance(shared["w"], proposal.update.arrays["dw"], np.zeros(k), shared["mean"], 1.0)
-    kernels().squares(proposal.update.arrays["dw"])
+    dw = read_only(proposal.update.arrays["dw"])
+    kernels().advance(shared["w"], dw, read_only(np.zeros(k)), shared["mean"], 1.0)
+    kernels().squares(dw)
+
+
+def read_only(a: Array) -> Array:
+    """Return the same numbers as what is only read, whoever made them: kernels are compiled for each of the two."""
+    view = a.view()
+    view.flags.writeable = False
+    return view
 
 
 @dataclass(frozen=True)

@@ -182,23 +182,23 @@ def rules(learner: Any, shared: Arrays) -> Any:
 
 def of_bag(learner: Any, table: Any, rules: Any, work: Any, n: int) -> Any:
     """Return the rules with what depends on the rows that a tree has drawn."""
-    from tutti.learners._kernels import tree_grow
+    from tutti.learners._kernels import tree_spread
 
     stats = np.zeros(3 + rules.n_outputs, np.int64)
-    tree_grow.add_stats(rules, table.target, table.square, table.weight, work.entries, 0, n, stats)
+    tree_spread.add_stats(rules, table.target, table.square, table.weight, work.entries, 0, n, stats)
     return of_stats(learner, rules, stats)
 
 
 def of_stats(learner: Any, rules: Any, stats: Array) -> Any:
     """Return the rules with what depends on the sums over all rows that a tree has drawn."""
-    from tutti.learners._kernels import tree_split, tree_wide
+    from tutti.learners._kernels import tree_split, tree_spread
 
     if learner.balanced_subsample and rules.kind == tree_split.CLASSES:
         sums = stats[1 : 1 + rules.n_outputs].astype(np.float64)
         present = max(int((sums > 0).sum()), 1)
         balanced = np.divide(sums.sum(), present * sums, out=np.ones(len(sums)), where=sums > 0)
         rules = rules._replace(class_weight=rules.class_weight * balanced)
-    total = tree_wide.weight_of(rules, stats)
+    total = tree_spread.weight(rules, stats)
     return rules._replace(min_weight=rules.min_weight * total, min_decrease=rules.min_decrease * total)
 
 

@@ -228,7 +228,7 @@ class Part:
         return found
 
     def _stats(self, entries: Array, lo: int, hi: int, rules: Any) -> Array:
-        from tutti.learners._kernels.tree_grow import add_stats
+        from tutti.learners._kernels.tree_spread import add_stats
 
         t, out = self._table, np.zeros(self._width, np.int64)
         add_stats(rules, t.target, t.square, t.weight, entries, lo, hi, out)
@@ -236,7 +236,7 @@ class Part:
 
     def _sum_up(self, level: list[Node], trees: list[Tree]) -> Talk:
         """Give the nodes of a level their sums over all parts, and write down what they are."""
-        from tutti.learners._kernels.tree_grow import write_node
+        from tutti.learners._kernels.tree_spread import write_node
 
         sums = yield from _summed(
             np.array([self._stats(trees[v.tree].entries, v.lo, v.hi, trees[v.tree].rules) for v in level])
@@ -264,12 +264,12 @@ class Part:
         return np.max([p["a"] for p in parts], axis=0)
 
     def _may_split(self, node: Node, rules: Any) -> bool:
-        from tutti.learners._kernels.tree_wide import weight_of
+        from tutti.learners._kernels.tree_spread import weight
 
         n = node.stats[0]
         if node.depth >= rules.max_depth or n < rules.min_split or n < 2 * rules.min_leaf:
             return False
-        if rules.min_weight > 0.0 and weight_of(rules, node.stats) < 2.0 * rules.min_weight:
+        if rules.min_weight > 0.0 and weight(rules, node.stats) < 2.0 * rules.min_weight:
             return False
         return rules.kind != 0 or bool((node.stats[1:] > 0).sum() > 1)
 
@@ -319,8 +319,7 @@ class Part:
 
     def _split(self, big: list[Node], trees: list[Tree]) -> Talk:
         """Find the splits of large nodes on summed histograms, and part this part's rows by them."""
-        from tutti.learners._kernels.tree_grow import enough
-        from tutti.learners._kernels.tree_spread import drawn
+        from tutti.learners._kernels.tree_spread import drawn, enough
 
         d, most = self._table.n_features, self._rules.max_features
         pending, best, at = list(range(len(big))), [-np.inf] * len(big), [0] * len(big)
@@ -344,13 +343,13 @@ class Part:
                 self._missing_to(node, bool(left > right))
 
     def _histograms(self, wants: list[tuple[Node, int]], trees: list[Tree]) -> Array:
-        from tutti.learners._kernels.tree_wide import _count
+        from tutti.learners._kernels.tree_spread import count
 
         t, out = self._table, np.zeros((len(wants), 256 * self._size_of_bin), np.int64)
         for row, (v, f) in enumerate(wants):
             entries, rules = trees[v.tree].entries, trees[v.tree].rules
             offset = f * t.n_rows
-            _count(
+            count(
                 t.label,
                 t.target,
                 t.weight,
@@ -375,8 +374,7 @@ class Part:
         return found, constant
 
     def _part_rows(self, node: Node, tree: Tree) -> None:
-        from tutti.learners._kernels.keyed import mixed
-        from tutti.learners._kernels.tree_grow import partition, partition_set, write_split
+        from tutti.learners._kernels.tree_spread import child_key, partition, partition_set, write_split
 
         t, work = self._table, self._work
         assert node.found is not None
@@ -390,18 +388,18 @@ class Part:
         else:
             cut, low = int(ints[4]), bool(ints[6])
             mid = partition(t.by_column, 1, offset, cut, low, entries, node.lo, node.hi, work.spare)
-        keys = [mixed(np.uint64((int(node.key) + side) & 0xFFFFFFFFFFFFFFFF)) for side in (1, 2)]
+        keys = [child_key(np.uint64(node.key), np.uint64(side)) for side in (1, 2)]
         ranges = ((node.lo, mid), (mid, node.hi))
         node.children = [
             Node(node.tree, np.uint64(k), node.depth + 1, a, b) for k, (a, b) in zip(keys, ranges, strict=True)
         ]
 
     def _missing_to(self, node: Node, left: bool) -> None:
-        from tutti.learners._kernels.tree_grow import _set_of
+        from tutti.learners._kernels.tree_spread import set_of
 
         node.ints[0, 6] = left
         if len(node.words) and node.found is not None and node.order is not None:
-            _set_of(node.order, int(node.found[5]), int(node.found[6]), left, node.words[0])
+            set_of(node.order, int(node.found[5]), int(node.found[6]), left, node.words[0])
 
     def _put_together(self, root: Node, subtrees: Mapping[int, Arrays]) -> Arrays:
         """Return one tree's arrays, depth first."""

@@ -151,7 +151,8 @@ class DualCoordinateDescent(Spec):
         """
         rise, (minus, plus) = merged.arrays["rise"].astype(np.float64), merged.arrays["a"].astype(np.float64)
         kernels = shard_state.kernels()
-        curvature = kernels.squares(merged.arrays["dw"]) + _stiffness(self.problem, shared) * (plus - minus) ** 2
+        moved = kernels.squares(shard_state.read_only(merged.arrays["dw"]))
+        curvature = moved + _stiffness(self.problem, shared) * (plus - minus) ** 2
         eta: Array = np.clip(rise / np.where(curvature > 0, curvature, 1.0), 0.0, 1.0)
         return eta
 
@@ -164,7 +165,7 @@ class DualCoordinateDescent(Spec):
         so_far = float(shared["epoch"][2])
         shared["weight"] += so_far
         share = so_far / float(shared["weight"][0]) if so_far > 0 else 1.0
-        dw, eta = merged.arrays["dw"], np.ascontiguousarray(eta)
+        dw, eta = shard_state.read_only(merged.arrays["dw"]), shard_state.read_only(np.ascontiguousarray(eta))
         shard_state.kernels().advance(shared["w"], dw, eta, shared["mean"], share)
         shared["a"] += eta * merged.arrays["a"]
         covered, visited = (merged.arrays["seen"][2:4] / shared["n_rows"]).tolist()

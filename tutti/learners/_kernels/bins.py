@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from tutti.learners._kernels.inner import inner
 from tutti.learners._kernels.keyed import keyed, low_half
 
 CHUNK = 1024
@@ -24,7 +25,7 @@ def chosen(key, first_row, n_rows, per_2_32, out):
     return m
 
 
-@njit(cache=True, nogil=True)
+@inner()
 def _seen(values, n, x):
     """Insert x into the sorted values[:n]; return the new n, MANY where there is no room."""
     lo, hi = 0, n
@@ -126,7 +127,7 @@ def borders(values, weights, n_bins, out):
     return cuts
 
 
-@njit(cache=True, nogil=True)
+@inner()
 def _between(a, b):
     """The middle of two neighbours, below b."""
     middle = 0.5 * np.float64(a) + 0.5 * np.float64(b)
@@ -177,7 +178,7 @@ def encode_dense(x, tables, codes, start):
     return bad
 
 
-@njit(cache=True, nogil=True)
+@inner()
 def code_of(v, table):
     """Code of one value: 0 for NaN, else 1 + the number of cuts below it."""
     if v != v:

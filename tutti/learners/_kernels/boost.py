@@ -13,6 +13,7 @@ import numpy as np
 from numba import njit
 
 from tutti.learners._kernels.cells import add_eight
+from tutti.learners._kernels.inner import inner
 from tutti.learners._kernels.prefetch import prefetch
 
 FEATURE, BIN, MISSING_LEFT, CATEGORICAL, LEFT, SLOT, START, STOP, DEPTH = range(9)
@@ -63,7 +64,7 @@ def _count(codes, width, idx, lo, hi, gh, out):
             p += np.uint64(1)
 
 
-@njit(cache=True, nogil=True)
+@inner()
 def _build(codes, n_codes, idx, lo, hi, gh, out, counted):
     """out = histogram of the rows idx[lo:hi]."""
     out[:] = 0

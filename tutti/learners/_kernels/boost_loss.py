@@ -10,6 +10,8 @@ import math
 import numpy as np
 from numba import njit
 
+from tutti.learners._kernels.inner import inner
+
 CHUNK = 512
 POISSON_STEP = 0.7
 """Most that a tree of Poisson boosting adds to a logarithm, before the learning rate: XGBoost's default."""
@@ -19,7 +21,7 @@ GAMMA_STEP = 1.0
 BINARY, SOFTMAX, SQUARED, ABSOLUTE, QUANTILE, POISSON, GAMMA = range(7)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@inner(error_model="numpy")
 def _exp(z, e, bits, power):
     """e = exp(z) for z <= 0 in float32, 0 below -80: 2^k by the exponent's bits and a polynomial of degree 7."""
     for i in range(len(z)):
@@ -57,14 +59,14 @@ def binary(f, y, weight, g, h, loss):
             _weigh(weight, g, h, loss, lo, m)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@inner(error_model="numpy")
 def _margins(f, u, z):
     for i in range(len(f)):
         u[i] = f[i]
         z[i] = -abs(np.float32(f[i]))
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@inner(error_model="numpy")
 def _logistic(e, u, y, g, h):
     one = np.float32(1)
     for i in range(len(e)):
@@ -74,7 +76,7 @@ def _logistic(e, u, y, g, h):
         h[i] = s * r
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@inner(error_model="numpy")
 def _log_loss(e, u, y, loss):
     """ln(1 + x) = 2 artanh(x / (2 + x)), of which 2e-8 are left out."""
     for i in range(len(e)):

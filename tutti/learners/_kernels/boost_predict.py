@@ -9,6 +9,8 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from tutti.learners._kernels.inner import inner
+
 BLOCK = 256
 LANES = 8
 
@@ -52,7 +54,7 @@ def _step(x, i, p, nodes, cuts, sets, set_at):
     return (word >> np.uint64(32)) + np.uint64(right)
 
 
-@njit(cache=True, nogil=True)
+@inner()
 def leaves_of(x, lo, hi, root, depth, nodes, cuts, sets, set_at, at):
     """at[:hi - lo] = the leaf of one tree that each row lo..hi - 1 falls into."""
     own = x[lo:hi]

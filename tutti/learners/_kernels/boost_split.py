@@ -33,6 +33,7 @@ from tutti.learners._kernels.boost import (
     G,
     H,
 )
+from tutti.learners._kernels.inner import inner
 
 LOW_HALF = 0xFFFFFFFF
 L2, LEAST_HESSIAN, LEAST_ROWS, LEAST_GAIN, MAX_DEPTH, MAX_LEAVES, BEST_FIRST, SMOOTH = range(8)
@@ -56,7 +57,7 @@ def _saved(g, h, l2, v):
     return -(2.0 * g + (h + l2) * v) * v
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@inner(error_model="numpy")
 def _free_gains(gl, hl, g, h, l2, least, now, gain):
     """`_gains` without bounds and counts: a loop that vectorises."""
     for b in range(len(gl)):
@@ -66,7 +67,7 @@ def _free_gains(gl, hl, g, h, l2, least, now, gain):
         gain[b] = found if min(hl[b], hr) >= least else -1.0
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@inner(error_model="numpy")
 def _bounded_gains(gl, hl, g, h, l2, least, low, high, now, gain):
     """`_free_gains` where the values of both sides are moved into bounds; NaN, which gains nothing, where 0 / 0."""
     for b in range(len(gl)):
@@ -77,7 +78,7 @@ def _bounded_gains(gl, hl, g, h, l2, least, low, high, now, gain):
         gain[b] = found if min(hl[b], hr) >= least else -1.0
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@inner(error_model="numpy")
 def _gains(gl, hl, cl, first, stop, g, h, c, rules, sign, low, high, now, gain):
     """gain[first:stop] over ``now`` of splits after each code; -1 where a side is too light."""
     l2, least, rows = rules[L2], rules[LEAST_HESSIAN], rules[LEAST_ROWS]
@@ -145,7 +146,7 @@ def _numeric(cells, plane, at, n, j, p, now, ints, reals, scales, rules, sign, g
             _keep(ints, reals, p, gain[code], j, code, left, 0)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@inner(error_model="numpy")
 def _category_order(cells, plane, at, n, scales, rules, order, ratio, counted):
     """Write the codes 0..n that have rows into ``order`` by G / (H + smooth), ties by code; return their number."""
     m = 0
@@ -262,7 +263,7 @@ def _mix(x):
     return x ^ (x >> np.uint64(31))
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@inner(error_model="numpy")
 def draw_columns(key, node, n_wanted, wanted):
     """Mark ``n_wanted`` columns at random, by the number of the node."""
     d = len(wanted)

@@ -51,7 +51,8 @@ def csr_margins(indptr, indices, values, w, b, z):
     n_outputs = w.shape[1]
     row = np.empty(n_outputs, w.dtype)
     for i in range(len(indptr) - 1):
-        row[:] = b
+        for o in range(n_outputs):
+            row[o] = b[o]
         for p in range(indptr[i], indptr[i + 1]):
             f, j = values[p], indices[p]
             for o in range(n_outputs):

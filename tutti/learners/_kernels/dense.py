@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from tutti.learners._kernels.inner import inner
 from tutti.learners._kernels.links import CHUNK, FAST, ROW, link, targets
 
 
@@ -30,7 +31,7 @@ def dense_pass(x, y, table, sample, w, b, code, widths, starts, size, v, sums, c
     z, k, r, e, sign, c = room[0], room[1], room[2], room[3], room[4], room[5]
     part = np.empty((2, d), w.dtype)
     order = np.empty(CHUNK, np.int64)
-    everything, at = 0.0, 0
+    everything, at, stop = 0.0, 0, np.int64(CHUNK)
     for t in range(len(starts)):
         lo = starts[t]
         m = min(size, n - lo)
@@ -42,14 +43,14 @@ def dense_pass(x, y, table, sample, w, b, code, widths, starts, size, v, sums, c
                 curvature[at + i] = r[i]
         at += m
         if len(v) == 1:
-            found = 0
+            found = np.int64(0)
             for i in range(m):
                 if k[i] != 0:
                     order[found] = i
                     found += 1
-            _axpy(x, lo, k, order, 0, found, part[0])
+            _axpy(x, lo, k, order, np.int64(0), found, part[0])
         else:
-            found, last = 0, CHUNK
+            found, last = np.int64(0), stop
             for i in range(m):
                 if k[i] > 0:
                     order[found] = i
@@ -57,8 +58,8 @@ def dense_pass(x, y, table, sample, w, b, code, widths, starts, size, v, sums, c
                 elif k[i] != 0:
                     last -= 1
                     order[last] = i
-            _axpy(x, lo, k, order, 0, found, part[1])
-            _axpy(x, lo, k, order, last, CHUNK, part[0])
+            _axpy(x, lo, k, order, np.int64(0), found, part[1])
+            _axpy(x, lo, k, order, last, stop, part[0])
         for s in range(len(v)):
             for j in range(d):
                 v[s, j] += part[s, j]
@@ -93,7 +94,7 @@ def _margins(x, lo, m, w, b, z):
     return total + real(m) * b
 
 
-@njit(cache=True, nogil=True, fastmath=FAST, error_model="numpy")
+@inner(fastmath=FAST, error_model="numpy")
 def _axpy(x, lo, k, order, first, last, g):
     """g = sum of k[i] x[lo + i] over i in order[first:last], four rows at a time."""
     d = x.shape[1]

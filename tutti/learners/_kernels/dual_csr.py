@@ -107,7 +107,8 @@ def ascend_many(x, y, c, q, a, price, rest, a_new, price_new, rest_new, loss, or
         i = todo[r]
         ci = c[i]
         start, stop = indptr[i], indptr[i + 1]
-        m[:] = b
+        for k in range(n_outputs):
+            m[k] = b[k]
         for t in range(start, stop):
             j, v = indices[t], values[t]
             for k in range(n_outputs):
@@ -176,7 +177,8 @@ def certify_many(x, y, c, a, loss, w, b, v, sums):
         if c[i] == zero:
             continue
         start, stop = indptr[i], indptr[i + 1]
-        m[:] = b
+        for k in range(n_outputs):
+            m[k] = b[k]
         for t in range(start, stop):
             j, value = indices[t], float(values[t])
             for k in range(n_outputs):

@@ -22,9 +22,10 @@ from tutti.learners._kernels.dual_steps import (
     solve,
     to_visit,
 )
+from tutti.learners._kernels.inner import inner
 
 
-@njit(cache=True, nogil=True, fastmath=FAST)
+@inner(fastmath=FAST)
 def _square(row):
     s = row.dtype.type(0)
     for j in range(len(row)):
@@ -92,7 +93,8 @@ def ascend_many(
         i = todo[r]
         ci = c[i]
         row = x[i]
-        m[:] = b
+        for k in range(n_outputs):
+            m[k] = b[k]
         for j in range(len(row)):
             v = row[j]
             for k in range(n_outputs):
@@ -153,7 +155,8 @@ def certify_many(x, y, c, a, loss, w, b, v, sums):
         if c[i] == zero:
             continue
         row = x[i]
-        m[:] = b
+        for k in range(n_outputs):
+            m[k] = b[k]
         for j in range(len(row)):
             value = float(row[j])
             for k in range(n_outputs):

@@ -15,6 +15,8 @@ import numpy as np
 from numba import njit, types
 from numba.extending import overload
 
+from tutti.learners._kernels.inner import inner
+
 HINGE, SQUARED_HINGE, LOGISTIC, SQUARED = 0, 1, 2, 3
 CODES = {"hinge": HINGE, "squared_hinge": SQUARED_HINGE, "logistic": LOGISTIC, "squared": SQUARED}
 
@@ -245,7 +247,8 @@ def begin(w, b, scale, u, local_b, sums):
         for j in range(d):
             for k in range(n_outputs):
                 u[j, k] = w[j, k] * scale[j]
-    local_b[:] = b
+    for k in range(n_outputs):  # a loop: with an array on the right numba compiles what it would say of its shape
+        local_b[k] = b[k]
     sums[:] = 0.0
 
 
@@ -305,7 +308,7 @@ def keep(loss, order, chunk, c, eta, a, a_new, price, price_new, rest, rest_new)
                 rest[i] = rest_new[i]
 
 
-@njit(cache=True, nogil=True)
+@inner()
 def to_visit(order, chunk, c, rest, rest_new, sums):
     """Return the rows of the chunks that have a weight and do not rest; write what the rests become."""
     n, rests, k = len(c), len(rest) > 0, 0

@@ -10,6 +10,8 @@ import numpy as np
 from numba import njit, types
 from numba.extending import overload
 
+from tutti.learners._kernels.inner import inner
+
 FAST = {"reassoc", "nsz", "contract", "arcp", "afn"}
 CHUNK = 256
 """Most rows of a chunk: margins, link and gradient follow each other while the chunk lies in the second cache."""
@@ -157,7 +159,7 @@ def logistic(z, sign, c, k, r, e, m, sums):
     _add(sums, loss, loss1, dual, dual1, loss, loss1, curve, curve1)
 
 
-@njit(cache=True, nogil=True, fastmath=FAST, error_model="numpy")
+@inner(fastmath=FAST, error_model="numpy")
 def hinge(z, sign, c, k, r, h, window, m, sums):
     """alpha = C a, a = clip(1/2 + u / 2h, 0, 1) with u = 1 - m: the hinge smoothed where |u| < h.
 
@@ -191,7 +193,7 @@ def hinge(z, sign, c, k, r, h, window, m, sums):
     _add(sums, loss, loss1, dual, dual1, smooth, smooth1, inside, inside1)
 
 
-@njit(cache=True, nogil=True, fastmath=FAST, error_model="numpy")
+@inner(fastmath=FAST, error_model="numpy")
 def squared_hinge(z, sign, c, k, r, m, sums):
     """k = 2 C max(0, 1 - m) y, r = 2 C where m < 1; sums of loss, k y, loss again and 0 per side."""
     real = z.dtype.type
@@ -210,7 +212,7 @@ def squared_hinge(z, sign, c, k, r, m, sums):
     _add(sums, loss, loss1, dual, dual1, loss, loss1, zero, zero)
 
 
-@njit(cache=True, nogil=True, fastmath=FAST, error_model="numpy")
+@inner(fastmath=FAST, error_model="numpy")
 def squared(z, y, c, k, r, m, sums):
     """k = C (y - z), r = C; sums of 1/2 C (y - z)^2, k, the loss again and C, all under side 1."""
     real = z.dtype.type

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from numba import njit
 
+from tutti.learners._kernels.inner import inner
+
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def compact(indptr, indices, values, starts, size, place, touched, n, out_indptr, out_indices, out_values, row, at):
@@ -76,7 +78,7 @@ def settle(w, moved, decay, total, seen, step):
         _shrink(w, moved, decay, total, seen, step, j)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@inner(error_model="numpy")
 def _shrink(w, moved, decay, total, seen, step, j):
     last = moved[j]
     if last >= step:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from tutti.learners._kernels.inner import inner
 from tutti.learners._kernels.keyed import mixed
 from tutti.learners._kernels.tree_grow import (
     LEFT,
@@ -23,7 +24,7 @@ from tutti.learners._kernels.tree_split import CLASSES, FEATURE
 from tutti.learners._kernels.tree_wide import side_score
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@inner(error_model="numpy")
 def _gain(table, rules, work, place, stats, size, key):
     """Decrease of the weighted impurity by the best split of a leaf; -inf if it stays one."""
     lo, hi, depth = place[0], place[1], place[2]
@@ -47,16 +48,16 @@ def grow_best(table, rules, work, n_entries, root_key, max_leaves):
     width = size + (0 if rules.kind == CLASSES else 1)
     most = 2 * min(max_leaves, n_entries) + 1
     ints, reals, values = np.empty((most, N_INTEGERS), np.int32), np.empty((most, N_REALS)), np.empty((most, k))
-    sets, n_sets = np.empty((0, 8), np.uint32), 0
+    sets, n_sets = np.empty((0, 8), np.uint32), np.int64(0)
     places, keys, sums, gains = (
         np.zeros((most, 3), np.int64),
         np.empty(most, np.uint64),
         np.zeros((most, width), np.int64),
         np.empty(most),
     )
-    add_stats(rules, table.target, table.square, table.weight, work.entries, 0, n_entries, sums[0])
+    add_stats(rules, table.target, table.square, table.weight, work.entries, np.int64(0), n_entries, sums[0])
     places[0, 1], keys[0] = n_entries, root_key
-    write_node(rules, sums[0], 0, ints, reals, values)
+    write_node(rules, sums[0], np.int64(0), ints, reals, values)
     gains[0] = _gain(table, rules, work, places[0], sums[0], size, keys[0])
     n_nodes, n_leaves = 1, 1
     while n_leaves < max_leaves:
@@ -71,9 +72,11 @@ def grow_best(table, rules, work, n_entries, root_key, max_leaves):
         mid = part_rows(work, table.by_column, 1, offset, work.entries, lo, hi, ints[node], sets)
         a, b = n_nodes, n_nodes + 1
         ints[node, LEFT], ints[node, RIGHT] = a, b
-        sums[a] = 0
+        for q in range(width):
+            sums[a, q] = 0
         add_stats(rules, table.target, table.square, table.weight, work.entries, lo, mid, sums[a])
-        sums[b] = sums[node] - sums[a]
+        for q in range(width):
+            sums[b, q] = sums[node, q] - sums[a, q]
         places[a, 0], places[a, 1], places[a, 2] = lo, mid, places[node, 2] + 1
         places[b, 0], places[b, 1], places[b, 2] = mid, hi, places[node, 2] + 1
         for side in range(2):

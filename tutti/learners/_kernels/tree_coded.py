@@ -11,13 +11,15 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from tutti.learners._kernels.inner import inner
+
 GROUP = 512
 TOP = 6
 N_TOP = (1 << TOP) - 1
 U = np.uint64
 
 
-@njit(cache=True, nogil=True)
+@inner()
 def _position(values, n, v):
     """How many of the first n values, which rise, are below v."""
     lo, hi = 0, n
@@ -55,7 +57,7 @@ def distinct_cuts(feature, cut, tables, n_cuts):
     return True
 
 
-@njit(cache=True, nogil=True)
+@inner()
 def _levels_first(depth, first, place):
     """place[p] = number of node p where nodes lie level by level; returns the depth of the tree."""
     for q in range(len(first)):
@@ -111,7 +113,7 @@ def heap_of(offset, nodes, bits, starts, cuts, exits):
             exits[t, h] = at[N_TOP + h]
 
 
-@njit(cache=True, nogil=True)
+@inner()
 def _encode(x, lo, n, columns, tables, codes, buffer, position):
     """codes[GROUP * j + i] = cuts of columns[j] below its value in row lo + i."""
     for j in range(len(columns)):
@@ -127,7 +129,7 @@ def _encode(x, lo, n, columns, tables, codes, buffer, position):
             target[i] = position[i]
 
 
-@njit(cache=True, nogil=True)
+@inner()
 def _two_levels(x, c, x_left, c_left, x_right, c_right, out):
     """out = 0..3, which of the four exits of a node and its children each row takes."""
     for i in range(len(out)):
@@ -135,14 +137,14 @@ def _two_levels(x, c, x_left, c_left, x_right, c_right, out):
         out[i] = (right | np.uint8(2)) if v > c else left
 
 
-@njit(cache=True, nogil=True)
+@inner()
 def _one_level(x, c, left, right, bit, out):
     for i in range(len(out)):
         a, b = left[i], right[i] | bit
         out[i] = b if x[i] > c else a
 
 
-@njit(cache=True, nogil=True)
+@inner()
 def _top(codes, m, starts, cuts, q):
     """q[:m] = which of the exits of the heap each of the first m rows takes; q has room for GROUP rows of 31 nodes."""
     for h in range(15, 31):
@@ -169,7 +171,7 @@ def _step(nodes, codes, node, r, wide):
     return ((w >> U(16)) & U(0xFFFFFF)) + U(codes[((w >> U(31)) & U(0x1FFFFFE00)) + r] > (w & U(0xFFFF)))
 
 
-@njit(cache=True, nogil=True)
+@inner()
 def _walk(nodes, codes, n, levels, taken, exits, at, wide):
     """at[:n] = the leaf of each row from its exit on; eight rows at a time, so that their loads overlap."""
     for r in range(U(0), U(n), U(8)):
@@ -190,7 +192,7 @@ def _walk(nodes, codes, n, levels, taken, exits, at, wide):
         at[r], at[r1], at[r2], at[r3], at[r4], at[r5], at[r6], at[r7] = a, b, c, d, e, f, g, h
 
 
-@njit(cache=True, nogil=True)
+@inner()
 def _add(values, origin, at, n, first, out):
     """out[first + i] += values of the leaf at[i]; ``origin`` (may be empty): where the values of a node are."""
     k = values.shape[1]

@@ -7,6 +7,7 @@ import math
 import numpy as np
 from numba import njit
 
+from tutti.learners._kernels.inner import inner
 from tutti.learners._kernels.keyed import below, keyed, low_half, mixed
 from tutti.learners._kernels.tree_split import (
     BIN,
@@ -36,7 +37,7 @@ N_INTEGERS, N_REALS = 7, 3  # reals: cut, impurity, weight
 EPSILON = 2.220446049250313e-16
 
 
-@njit(cache=True, nogil=True)
+@inner()
 def _more_rows(table, more):
     """Copy a table to the beginning of a longer one; loops, since a slice is compiled ten times as long."""
     for p in range(len(table)):
@@ -89,7 +90,7 @@ def draw(table, rules, key, thresholds, entries):
     return m
 
 
-@njit(cache=True, nogil=True)
+@inner()
 def add_stats(rules, target, square, weight, entries, lo, hi, stats):
     """stats += (rows, weight of each class) or (rows, weight, sum of each output, sum of squares)."""
     k = rules.n_outputs
@@ -120,7 +121,7 @@ def add_stats(rules, target, square, weight, entries, lo, hi, stats):
             stats[2 + k] += w * square[row]
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@inner(error_model="numpy")
 def impurity_of(rules, stats):
     """Gini 1 - sum p^2, entropy -sum p log2 p, or the variance, mean over the outputs."""
     total = weight_of(rules, stats)
@@ -142,7 +143,7 @@ def impurity_of(rules, stats):
     return max(s, 0.0) / rules.n_outputs
 
 
-@njit(cache=True, nogil=True)
+@inner()
 def _pure(rules, target, entries, lo, hi, stats):
     if rules.kind == CLASSES:
         present = 0
@@ -159,7 +160,7 @@ def _pure(rules, target, entries, lo, hi, stats):
     return True
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@inner(error_model="numpy")
 def best_split(table, rules, work, codes, rs, cs, target, weight, entries, lo, hi, stats, size, key):
     """Draw features and find their best cut, which goes to work.found; returns its score, -inf if there is none.
 
@@ -178,7 +179,7 @@ def best_split(table, rules, work, codes, rs, cs, target, weight, entries, lo, h
             for a in range(m):
                 work.rows[a] = (entries[lo + a] & ROW) * rs
                 work.payload[a] = payload_of(entries[lo + a])
-    best, drawn, useful = -np.inf, 0, 0
+    best, drawn, useful = -np.inf, np.int64(0), 0
     permutation, swaps = work.permutation, work.swaps
     while drawn < d and (drawn < rules.max_features or useful == 0):
         left = rules.max_features - drawn
@@ -219,7 +220,7 @@ def best_split(table, rules, work, codes, rs, cs, target, weight, entries, lo, h
     return best
 
 
-@njit(cache=True, nogil=True)
+@inner()
 def partition(codes, rs, offset, cut, missing_left, entries, lo, hi, spare):
     """Move rows with code <= cut to the front, the others behind, each in their order; returns where these begin."""
     front, behind, one, none = U(lo), U(0), U(1), U(0)
@@ -238,7 +239,7 @@ def partition(codes, rs, offset, cut, missing_left, entries, lo, hi, spare):
     return mid
 
 
-@njit(cache=True, nogil=True)
+@inner()
 def partition_set(codes, rs, offset, words, entries, lo, hi, spare):
     """`partition` of categories: codes whose bit is set in ``words`` (8 of 32 bits) go to the front."""
     front, behind = np.int64(lo), np.int64(0)
@@ -255,7 +256,7 @@ def partition_set(codes, rs, offset, words, entries, lo, hi, spare):
     return front
 
 
-@njit(cache=True, nogil=True)
+@inner()
 def threshold(table, feature, at, follow):
     """(bin, cut) between bin ``at`` and the next bin of the node that holds rows; (255, inf) if there is none."""
     if follow < 0:
@@ -269,7 +270,7 @@ def threshold(table, feature, at, follow):
     return middle_bin, table.cuts[table.cut_at[feature] + middle_bin - 1]
 
 
-@njit(cache=True, nogil=True)
+@inner()
 def _set_of(order, n_left, n_order, missing_left, words):
     """Bits of the codes that go left: the first of ``order``; missing and absent ones on the side of the missing."""
     fill = np.uint32(0xFFFFFFFF) if missing_left else np.uint32(0)
@@ -284,7 +285,7 @@ def _set_of(order, n_left, n_order, missing_left, words):
             words[c >> 5] &= ~bit
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@inner(error_model="numpy")
 def write_node(rules, stats, node, ints, reals, values):
     """Write what a node is whether or not it is split: a leaf until told otherwise."""
     ints[node, FEATURE] = -1
@@ -302,14 +303,14 @@ def write_node(rules, stats, node, ints, reals, values):
             values[node, k] = rules.shift[k] + (stats[2 + k] / total * rules.scale if total > 0.0 else 0.0)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True)  # as `grow`: else numpy's functions are compiled for each of the two
 def _larger(ints, reals, values):
     n, k = 2 * len(ints), values.shape[1]
     wide, real = np.empty((n, N_INTEGERS), np.int32), np.empty((n, N_REALS))
     return _more_rows(ints, wide), _more_rows(reals, real), _more_rows(values, np.empty((n, k)))
 
 
-@njit(cache=True, nogil=True)
+@inner()
 def _localise(table, rules, work, m, lo):
     """Copy the codes and targets of a node's rows to where they lie together; entries count from 0 then."""
     stride, k = table.stride >> 3, rules.n_outputs
@@ -329,7 +330,7 @@ def _localise(table, rules, work, m, lo):
             work.local_square[a] = table.square[row]
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@inner(error_model="numpy")
 def may_split(rules, target, entries, lo, hi, depth, stats):
     """False for a node that is a leaf whatever its features are."""
     n = stats[0]
@@ -340,7 +341,7 @@ def may_split(rules, target, entries, lo, hi, depth, stats):
     return not _pure(rules, target, entries, lo, hi, stats)
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@inner(error_model="numpy")
 def enough(rules, score, stats):
     """True if the split's decrease of the weighted impurity is what ``min_decrease`` asks for."""
     if score == -np.inf:
@@ -351,7 +352,7 @@ def enough(rules, score, stats):
     return (score - side_score(rules, stats)) / outputs + EPSILON >= rules.min_decrease
 
 
-@njit(cache=True, nogil=True)
+@inner()
 def write_split(table, work, node, ints, reals, sets, n_sets):
     """Write the split of work.found; returns (sets, their number)."""
     found = work.found
@@ -369,7 +370,7 @@ def write_split(table, work, node, ints, reals, sets, n_sets):
     return sets, n_sets
 
 
-@njit(cache=True, nogil=True)
+@inner()
 def part_rows(work, codes, rs, offset, entries, lo, hi, node, sets):
     """Part the rows of a node by the split in its row of the table; returns where the right ones begin."""
     if node[SET] >= 0:
@@ -394,10 +395,10 @@ def grow(table, rules, work, n_entries, root_key, local_rows):
     size = 1 + k if rules.kind == CLASSES else 2 + k
     width = size + (0 if rules.kind == CLASSES else 1)
     ints, reals, values = np.empty((256, N_INTEGERS), np.int32), np.empty((256, N_REALS)), np.empty((256, k))
-    sets, n_sets, n_nodes = np.empty((0, 8), np.uint32), 0, 0
+    sets, n_sets, n_nodes = np.empty((0, 8), np.uint32), np.int64(0), np.int64(0)
     places, keys = np.empty((64, 5), np.int64), np.empty(64, np.uint64)  # lo, hi, depth, parent, is right
     sums = np.zeros((64, width), np.int64)
-    add_stats(rules, table.target, table.square, table.weight, work.entries, 0, n_entries, sums[0])
+    add_stats(rules, table.target, table.square, table.weight, work.entries, np.int64(0), n_entries, sums[0])
     places[0, 0], places[0, 1], places[0, 2], places[0, 3], places[0, 4] = 0, n_entries, 0, -1, 0
     keys[0] = root_key
     top, base = 1, -1
@@ -452,7 +453,7 @@ def grow(table, rules, work, n_entries, root_key, local_rows):
     return ints[:n_nodes].copy(), reals[:n_nodes].copy(), values[:n_nodes].copy(), sets[:n_sets].copy()
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True)  # as `grow`: else numpy's functions are compiled for each of the two
 def _deeper(places, keys, sums):
     n = len(places)
     more = np.empty(2 * n, np.uint64)

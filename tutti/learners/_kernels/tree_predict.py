@@ -10,13 +10,15 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from tutti.learners._kernels.inner import inner
+
 SIDE = 16
 BLOCK = 512
 U = np.uint64
 LOW, HALF = U(0xFFFFFFFF), U(32)
 
 
-@njit(cache=True, nogil=True)
+@inner()
 def _goes_left(v, node, meta, cut, missing_left, set_at, sets):
     """Where missing values and categories are possible."""
     at = set_at[node]
@@ -28,7 +30,7 @@ def _goes_left(v, node, meta, cut, missing_left, set_at, sets):
     return v <= cut[node]
 
 
-@njit(cache=True, nogil=True)
+@inner()
 def _side_by_side(x, d, first, root, meta, cut, at):
     """Send SIDE rows of the flat x down a tree: each step of each row is the same few instructions, no branch."""
     none, one = U(0), U(1)

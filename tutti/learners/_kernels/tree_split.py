@@ -11,9 +11,9 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 
 from tutti.learners._kernels.bits import lowest
+from tutti.learners._kernels.inner import inner
 
 CLASSES, REGRESSION = 0, 1
 GINI, ENTROPY, SQUARED = 0, 1, 2
@@ -105,19 +105,19 @@ class Work(NamedTuple):
     best_order: Any
 
 
-@njit(cache=True, nogil=True)
+@inner()
 def _field(payload, number):
     return (payload >> (FIELD * number)) & MASK
 
 
-@njit(cache=True, nogil=True)
+@inner()
 def payload_of(entry):
     """The three fields of a row of two classes."""
     drawn = (entry >> 32) & DRAWN
     return drawn + (1 << FIELD) + ((drawn & -(entry >> 48)) << (2 * FIELD))
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@inner(error_model="numpy")
 def _two_classes(p, w, p_all, w_all, c0, c1):
     """Minus the weighted Gini impurity of both sides; p, w: second class and all of the left side, not yet weighted."""
     pl, nl = p * c1, (w - p) * c0
@@ -126,7 +126,7 @@ def _two_classes(p, w, p_all, w_all, c0, c1):
     return -2.0 * (pl * nl * wr + pr * nr * wl) / (wl * wr)
 
 
-@njit(cache=True, nogil=True)
+@inner()
 def _count5(codes, rs, o0, o1, o2, o3, o4, entries, lo, hi, h):
     """Add the rows' payloads to five columns of h; whole numbers without a sign index faster."""
     for a in range(lo, hi):
@@ -140,7 +140,7 @@ def _count5(codes, rs, o0, o1, o2, o3, o4, entries, lo, hi, h):
         h[U(codes[at + o4]) + H4] += p
 
 
-@njit(cache=True, nogil=True)
+@inner()
 def _count4(codes, rs, o0, o1, o2, o3, entries, lo, hi, h):
     for a in range(lo, hi):
         e = entries[a]
@@ -152,14 +152,14 @@ def _count4(codes, rs, o0, o1, o2, o3, entries, lo, hi, h):
         h[U(codes[at + o3]) + H3] += p
 
 
-@njit(cache=True, nogil=True)
+@inner()
 def _count1(codes, rs, o0, entries, lo, hi, h, shift):
     for a in range(lo, hi):
         e = entries[a]
         h[U(codes[U(e & ROW) * rs + o0]) + shift] += payload_of(e)
 
 
-@njit(cache=True, nogil=True)
+@inner()
 def count_columns(codes, rs, cs, columns, first, take, entries, lo, hi, h):
     """Count ``take`` (at most 5) of the columns from ``first`` on, column t in h[256 t:256 t + 256]."""
     for q in range(256 * take):
@@ -177,7 +177,7 @@ def count_columns(codes, rs, cs, columns, first, take, entries, lo, hi, h):
             _count1(codes, r, U(columns[first + t]) * c, entries, lo, hi, h, U(256 * t))
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@inner(error_model="numpy")
 def _scores(prefix, extra, n, w_all, p_all, c0, c1, least, score):
     """score[b] of the cut behind each bin, -inf where a side has fewer than ``least`` rows; several bins at a time."""
     for b in range(256):
@@ -191,7 +191,7 @@ def _scores(prefix, extra, n, w_all, p_all, c0, c1, least, score):
         score[b] = s if (m >= least) & (n - m >= least) else -np.inf
 
 
-@njit(cache=True, nogil=True)
+@inner()
 def _largest(score):
     """(greatest, its first place); four chains of comparisons side by side."""
     a, b, c, d = score[0], score[1], score[2], score[3]
@@ -208,7 +208,7 @@ def _largest(score):
     return a, i
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@inner(error_model="numpy")
 def _scan_dense(h, base, total, rules, prefix, score):
     """Best cut of a counted column: (score, bin, next bin, missing left)."""
     gone = h[base]
@@ -221,7 +221,7 @@ def _scan_dense(h, base, total, rules, prefix, score):
     c0, c1 = rules.class_weight[0], rules.class_weight[1]
     if rules.min_weight > 0.0:
         return _scan_slow(h, base, total, rules)
-    _scores(prefix, 0, n, w_all, p_all, c0, c1, least, score)
+    _scores(prefix, np.int64(0), n, w_all, p_all, c0, c1, least, score)
     best, at = _largest(score)
     if gone != 0:
         _scores(prefix, gone, n, w_all, p_all, c0, c1, least, score)
@@ -235,7 +235,7 @@ def _scan_dense(h, base, total, rules, prefix, score):
     return best, at, (follow if follow < 256 else -1), left
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@inner(error_model="numpy")
 def _scan_slow(h, base, total, rules):
     """`_scan_dense` with a least weight of each side."""
     c0, c1 = rules.class_weight[0], rules.class_weight[1]
@@ -259,7 +259,7 @@ def _scan_slow(h, base, total, rules):
     return best, at, (follow if follow < 256 else -1), left
 
 
-@njit(cache=True, nogil=True)
+@inner()
 def _is_constant(h, base, total):
     """True if one bin holds all rows."""
     b = base
@@ -268,7 +268,7 @@ def _is_constant(h, base, total):
     return h[b] == total
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@inner(error_model="numpy")
 def _scan_small(codes, offset, rows, payload, m, h, total, rules):
     """Count a column of a small node, judge its cuts and leave h as it was: zero.
 
@@ -321,7 +321,7 @@ def _scan_small(codes, offset, rows, payload, m, h, total, rules):
     return best, at, follow, False, n_bins < 2, gone != 0
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@inner(error_model="numpy")
 def _judge(x, n, w_all, p_all, c0, c1, least, min_weight):
     """Score of a cut, -inf if a side is too small."""
     m = _field(x, 1)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit
 
 from tutti.learners._kernels.bits import lowest
+from tutti.learners._kernels.inner import inner
 from tutti.learners._kernels.tree_split import (
     BIN,
     CLASSES,
@@ -25,7 +25,7 @@ from tutti.learners._kernels.tree_split import (
 )
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@inner(error_model="numpy")
 def side_score(rules, stats):
     """What both sides of a split add up, greater is better: minus the weighted impurity, up to a constant.
 
@@ -54,7 +54,7 @@ def side_score(rules, stats):
     return s / stats[1]
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@inner(error_model="numpy")
 def weight_of(rules, stats):
     """Weight of a node's rows, class weights included, in whole weights."""
     if rules.kind != CLASSES:
@@ -65,7 +65,7 @@ def weight_of(rules, stats):
     return total
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@inner(error_model="numpy")
 def _split_score(rules, left, right):
     if rules.kind == CLASSES and rules.n_outputs == 2 and rules.criterion == GINI:
         p, w = np.float64(left[2]), np.float64(left[1] + left[2])
@@ -74,7 +74,7 @@ def _split_score(rules, left, right):
     return side_score(rules, left) + side_score(rules, right)
 
 
-@njit(cache=True, nogil=True)
+@inner()
 def _count(table_label, target, weight, codes, rs, offset, entries, lo, hi, rules, h, size):
     """Add the rows to h, ``size`` numbers a bin; return the bitmap of bins that hold rows."""
     w0, w1, w2, w3 = np.uint64(0), np.uint64(0), np.uint64(0), np.uint64(0)
@@ -105,7 +105,7 @@ def _count(table_label, target, weight, codes, rs, offset, entries, lo, hi, rule
     return w0, w1, w2, w3
 
 
-@njit(cache=True, nogil=True)
+@inner()
 def _bins_with_rows(w0, w1, w2, w3, order):
     """Write the bins that hold rows, missing apart, in rising order; return their number."""
     n = 0
@@ -120,7 +120,7 @@ def _bins_with_rows(w0, w1, w2, w3, order):
     return n
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@inner(error_model="numpy")
 def _by_target(rules, h, size, total, order, n, share):
     """Sort categories by their mean target: the share of the second of two classes, of the node's most frequent class
     of several, or the mean of the first output."""
@@ -147,7 +147,7 @@ def _by_target(rules, h, size, total, order, n, share):
         share[j + 1], order[j + 1] = s, b
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@inner(error_model="numpy")
 def judge_wide(rules, categorical, h, n_bins, size, total, order, work, feature, found, best):
     """Judge every cut between the bins ``order[:n_bins]`` of h; return the better of ``best`` and the best found.
 
@@ -182,7 +182,7 @@ def judge_wide(rules, categorical, h, n_bins, size, total, order, work, feature,
     return best
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@inner(error_model="numpy")
 def scan_wide(table, rules, work, codes, rs, offset, target, weight, entries, lo, hi, total, size, feature, best):
     """Count a column and judge its cuts; returns (best score, constant); the histogram is zero again."""
     h, order, found = work.wide, work.order, work.found

@@ -1,0 +1,86 @@
+"""What a first fit compiles: kernels of kernels have no way in from Python, and the collector of cycles waits."""
+
+from __future__ import annotations
+
+import ast
+import gc
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numba import njit
+from numba.core import event
+
+import tutti
+from tutti.learners._kernels import tree_grow
+from tutti.learners._kernels.compiling import Compilations
+
+KERNELS = "tutti.learners._kernels"
+ROOT = Path(tutti.__file__).parent.parent
+
+
+def _inner_kernels() -> dict[str, set[str]]:
+    """Names of the functions under ``@inner(...)``, by module."""
+    found: dict[str, set[str]] = {}
+    for path in (ROOT / "tutti/learners/_kernels").glob("*.py"):
+        for f in ast.parse(path.read_text()).body:
+            if isinstance(f, ast.FunctionDef) and any(ast.unparse(d).startswith("inner(") for d in f.decorator_list):
+                found.setdefault(path.stem, set()).add(f.name)
+    return found
+
+
+def _called(tree: ast.AST, inner: dict[str, set[str]]) -> list[str]:
+    """What a file imports of the inner kernels, or takes from a module of kernels that it imports."""
+    found, names = [], set[str]()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(KERNELS):
+            own = (node.module or "")[len(KERNELS) + 1 :]
+            found += [a.name for a in node.names if a.name in inner.get(own, ())]
+            names |= {name for a in node.names if not own for name in inner.get(a.name, ())}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and node.attr in names and ast.unparse(node.value) != "self":
+            found.append(node.attr)
+    return found
+
+
+def test_only_kernels_call_inner_kernels() -> None:
+    """From Python the call would jump to address 0."""
+    inner = _inner_kernels()
+    assert "best_split" in inner["tree_grow"]
+    wrong = []
+    for folder in ("tutti", "tests", "benchmarks", "examples"):
+        for path in (ROOT / folder).rglob("*.py"):
+            if path.parent.name != "_kernels":
+                tree = ast.parse(path.read_text())
+                wrong += [f"{path.relative_to(ROOT)}: {name}" for name in _called(tree, inner)]
+    assert not wrong
+
+
+def test_the_collector_waits_while_a_kernel_is_compiled_and_the_first_time_is_said(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    seen: list[bool] = []
+
+    class Look(event.Listener):
+        def on_start(self, event: object) -> None:
+            seen.append(gc.isenabled())
+
+        def on_end(self, event: object) -> None:
+            pass
+
+    assert gc.isenabled()
+    ours, look = Compilations(), Look()
+    with (
+        caplog.at_level(logging.INFO, "tutti"),
+        event.install_listener("numba:compile", ours),
+        event.install_listener("numba:compile", look),
+    ):
+        for _ in range(2):
+            njit(tree_grow.times_drawn.py_func)(np.uint64(1), 0, 1, np.zeros(6, np.int64), np.zeros(1, np.uint8))
+        assert gc.isenabled()
+        njit(lambda x: x + 1)(1)  # not ours
+    assert seen[0] is False
+    assert seen[-1] is True
+    assert gc.isenabled()
+    assert any(r.message.startswith("compiling kernels") for r in caplog.records)
