@@ -444,6 +444,39 @@ def test_wrong_data_is_refused() -> None:
         tutti.SVR(epsilon=-1).fit(MADE, MADE[:, 0])
 
 
+@pytest.mark.filterwarnings("error:invalid value")
+@pytest.mark.parametrize("n_classes", [2, 3])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_bad_row_is_named_before_values_are_made_of_it(n_classes: int, dtype: Any) -> None:
+    fitted = tutti.SVC().fit(MADE.astype(dtype), MADE_Y % n_classes)
+    for bad, word in ((np.nan, "NaN"), (np.inf, "infinity"), (-np.inf, "infinity")):
+        rows = np.tile(MADE, (4, 1)).astype(dtype)
+        rows[2500, 3] = rows[3000, 1] = bad
+        with pytest.raises(DataError, match=word) as caught:
+            fitted.predict(rows)
+        assert (caught.value.row, caught.value.column) == (2500, 3)
+    far = np.full((1, 20), 1e160 if dtype is np.float64 else 1e30, dtype)  # its length is no float64, its values are
+    votes = fitted.decision_function(far)
+    assert np.isfinite(votes).all()
+    if n_classes == 2:
+        np.testing.assert_array_equal(votes, fitted.intercept_)
+
+
+@pytest.mark.parametrize("n_classes", [2, 3])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_values_do_not_depend_on_the_cores(n_classes: int, dtype: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    fitted = tutti.SVC(decision_function_shape="ovo").fit(MADE.astype(dtype), MADE_Y % n_classes)
+    rows = np.tile(MADE, (4, 1)).astype(dtype)
+    found = []
+    for n in (1, 2, 3, 5):
+        monkeypatch.setattr("tutti.estimators._kernel_machine.cores", lambda n=n: n)
+        found.append(fitted.decision_function(rows))
+        np.testing.assert_array_equal(found[-1], found[0])
+    kernel = np.exp(-fitted._gamma * ((rows[:900, None].astype(float) - fitted.support_vectors_) ** 2).sum(axis=2))
+    exact = kernel @ fitted._outputs() + fitted.intercept_
+    np.testing.assert_allclose(found[0].reshape(len(rows), -1)[:900], exact, atol=1e-4 if dtype is np.float32 else 1e-9)
+
+
 def test_other_strategies_are_refused() -> None:
     with pytest.raises(PlanError, match="KernelMachine offers part"):
         tutti.SVC(strategy=tutti.AllReduce()).fit(MADE, MADE_Y)

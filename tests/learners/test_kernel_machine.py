@@ -11,7 +11,7 @@ from sklearn import svm
 
 import tutti
 from tutti.learners._kernel_rows import Kernel, points
-from tutti.learners._pieces import PIECE, Pieces, alone
+from tutti.learners._pieces import PIECE, Pieces, alone, even
 from tutti.learners.kernel_svm import KernelMachine, KernelProblem
 from tutti.runtime.digest import model_sha256
 from tutti.runtime.driver import train
@@ -114,14 +114,55 @@ def test_an_error_in_a_piece_reaches_the_caller() -> None:
         pieces.each(work, 100, 10)
 
 
+def test_no_piece_is_begun_after_an_error() -> None:
+    begun: list[int] = []
+
+    def work(lo: int, hi: int) -> None:
+        begun.append(lo)
+        raise ValueError(f"piece {lo}")
+
+    with Pieces(lambda: 2) as pieces, pytest.raises(ValueError, match="piece"):
+        pieces.each(work, 1000, 10)
+    assert len(begun) <= 2
+
+
+@pytest.mark.parametrize("n", [0, 1, 15, 16, 129, 300, 1000, 1025, 5000, 8193, 10**6])
+def test_pieces_are_large_and_as_many_as_threads_share_evenly(n: int) -> None:
+    piece = even(n)
+    assert piece <= PIECE
+    assert piece % 16 == 0
+    assert piece >= min(n, PIECE // 8)
+    for threads in (2, 4, 8):
+        longest = piece * np.ceil(np.ceil(n / piece) / threads)  # rows of the thread with most pieces
+        assert n < PIECE or longest <= 1.15 * n / threads
+
+
+@pytest.mark.parametrize("shape", [(1600,), (1600, 1), (1600, 3)])
 @pytest.mark.parametrize("name", ["linear", "rbf", "poly", "sigmoid"])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_values_of_a_kernel_do_not_depend_on_the_threads(name: Any, dtype: str) -> None:
-    kernel, some = Kernel(name, 0.2, 0.1), points(LONG[:700], dtype)
-    coefficients = R.standard_normal((700, 2))
+def test_values_of_a_kernel_do_not_depend_on_the_threads(name: Any, dtype: str, shape: tuple[int, ...]) -> None:
+    kernel, some = Kernel(name, 0.2, 0.1), points(LONG[:1600], dtype)
+    coefficients = R.standard_normal(shape)
+    coefficients[:1100].reshape(1100, -1)[:, 2:] = 0  # support vectors of another pair
     with Pieces(lambda: 3) as pieces:
         found = kernel.times(some, some, coefficients, pieces)
     np.testing.assert_array_equal(found, kernel.times(some, some, coefficients, Pieces(alone)))
+    whole = kernel.block(some, some).astype(np.float64) @ coefficients
+    np.testing.assert_allclose(found, whole, rtol=0, atol=1e-6 * np.abs(whole).max())
+    assert found.shape == shape
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_without_support_vectors_a_sum_is_zero(dtype: str) -> None:
+    some, none = points(X, dtype), points(X[:0], dtype)
+    for shape in ((0,), (0, 1), (0, 3)):
+        found = Kernel().times(some, none, np.empty(shape), Pieces(alone))
+        np.testing.assert_array_equal(found, np.zeros((600, *shape[1:])))
+
+
+def test_lengths_of_float32_rows_are_those_of_float64() -> None:
+    rows = (1e3 + LONG).astype(np.float32)
+    np.testing.assert_allclose(points(rows, "float32").squares, (rows.astype(np.float64) ** 2).sum(axis=1), rtol=1e-14)
 
 
 def test_exp_of_a_float32_block_is_close() -> None:

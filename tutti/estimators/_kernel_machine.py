@@ -19,8 +19,8 @@ from tutti.estimators._decision import check_finite
 from tutti.estimators._intake import as_dataset, is_dataset
 from tutti.estimators._linear import labels_array, require_real, require_whole
 from tutti.estimators._progress import TaskProgress
-from tutti.learners._kernel_rows import Kernel, dense, points
-from tutti.learners._pieces import Pieces, alone
+from tutti.learners._kernel_rows import Kernel, Points, dense, points, share
+from tutti.learners._pieces import Pieces
 from tutti.learners._problem import LinearProblem
 from tutti.learners.kernel_svm import KernelMachine, KernelProblem
 from tutti.planner import Choice, Explanation, explain
@@ -34,7 +34,6 @@ from tutti.types import Array, Csr, Result, Schema
 
 _KERNELS = ("linear", "rbf", "poly", "sigmoid")
 _SOMETIMES = ("probA_", "probB_", "_linear", "support_", "support_vectors_", "n_support_", "dual_coef_")
-_ROWS = 256  # that a thread predicts at once
 _PRECOMPUTED = (
     "a row of a precomputed kernel holds its values with all other rows, so rows cannot be dealt to shards, and no "
     "support vectors could be kept: give the rows themselves and the kernel's name, or use sklearn.svm.SVC"
@@ -273,22 +272,28 @@ class KernelEstimator(Estimator):
         return self._values_of(x)
 
     def _values_of(self, x: Array | Csr) -> Array:
-        check_finite(x)
         if hasattr(self, "_linear"):
+            check_finite(x)
             return self._linear.values(x)
-        outputs = self._outputs()
+        outputs, vectors = self._outputs(), self.support_vectors_
         kernel = Kernel(self.kernel, self._gamma, float(self.coef0), int(self.degree))  # type: ignore[arg-type]
-        vectors = self.support_vectors_
-        center = vectors.mean(axis=0) if self.kernel == "rbf" and len(vectors) else np.zeros(1)
-        right = points(vectors - center, vectors.dtype)
+        center = vectors.mean(axis=0) if self.kernel == "rbf" and len(vectors) else np.zeros(1, vectors.dtype)
+        right = Points(np.empty_like(vectors), np.empty(len(vectors)))
         found = np.empty((x.shape[0], outputs.shape[1]))
+
+        def centred(lo: int, hi: int) -> None:
+            some = points(vectors[lo:hi] - center, vectors.dtype)
+            right.x[lo:hi], right.squares[lo:hi] = some.x, some.squares
 
         def fill(lo: int, hi: int) -> None:
             left = points(dense(x, lo, hi) - center, vectors.dtype)
-            found[lo:hi] = kernel.times(left, right, outputs, Pieces(alone)) + self.intercept_
+            if not np.isfinite(left.squares.sum()):  # a bad value makes them bad: the rows themselves are not searched
+                check_finite(x)
+            found[lo:hi] = kernel.sums(left, right, outputs) + self.intercept_
 
         with one_thread(), Pieces(cores) as pieces:
-            pieces.each(fill, len(found), _ROWS)
+            pieces.each(centred, len(vectors))
+            pieces.each(fill, len(found), share(len(found), vectors.dtype))
         return found
 
     # storage

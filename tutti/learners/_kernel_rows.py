@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 
 from tutti._spec import Spec
-from tutti.learners._pieces import PIECE, Pieces
+from tutti.learners._pieces import PIECE, Pieces, even
 from tutti.types import Array, Csr
 
 Name = Literal["linear", "rbf", "poly", "sigmoid"]
-_LEFT = 256  # rows of a block whose kernel is made, used and forgotten; PIECE of the other side
 
 
 @dataclass(frozen=True)
@@ -36,16 +36,37 @@ class Kernel(Spec):
 
     def times(self, left: Points, right: Points, coefficients: Array, pieces: Pieces) -> Array:
         """Return K (left, right) @ coefficients, float64; the kernel is never stored whole."""
-        found = np.zeros((left.n_rows, *coefficients.shape[1:]))
+        found = np.empty((left.n_rows, *coefficients.shape[1:]))
 
-        def add(lo: int, hi: int) -> None:
-            own = left.take(slice(lo, hi))
-            for first in range(0, right.n_rows, PIECE):
-                some = slice(first, first + PIECE)
-                found[lo:hi] += self.block(own, right.take(some)).astype(np.float64, copy=False) @ coefficients[some]
+        def fill(lo: int, hi: int) -> None:
+            found[lo:hi] = self.sums(left.take(slice(lo, hi)), right, coefficients)
 
-        pieces.each(add, left.n_rows, _LEFT)
+        pieces.each(fill, left.n_rows, share(left.n_rows, left.x.dtype))
         return found
+
+    def sums(self, left: Points, right: Points, coefficients: Array) -> Array:
+        """Return K (left, right) @ coefficients of a few rows, float64; a piece of ``right`` after the other."""
+        found = np.zeros((left.n_rows, math.prod(coefficients.shape[1:])))
+        one = self.name == "rbf" and left.x.dtype == np.float32 and found.shape[1] == 1
+        for first in range(0, right.n_rows, PIECE):
+            some, own = right.take(slice(first, first + PIECE)), coefficients[first : first + PIECE]
+            if one:
+                self._add_rbf(left, some, own.reshape(-1), found[:, 0])
+                continue
+            own = own.reshape(len(own), -1)
+            used = own.any(axis=0)  # support vectors of a class are nothing to the pairs of others
+            found[:, used] += self.block(left, some).astype(np.float64, copy=False) @ own[:, used]
+        return found.reshape(left.n_rows, *coefficients.shape[1:])
+
+    def _add_rbf(self, left: Points, right: Points, coefficients: Array, sums: Array) -> None:
+        from tutti.learners._kernels.rbf import rbf_sums
+
+        rbf_sums(left.x @ right.x.T, *self._scaled(left.squares, right.squares), coefficients, sums)
+
+    def _scaled(self, left: Array, right: Array) -> tuple[Any, Array, Array]:
+        """Return what the compiled rbf kernel of float32 takes."""
+        own, other = ((self.gamma * a).astype(np.float32).reshape(-1) for a in (left, right))
+        return np.float32(2 * self.gamma), own, other
 
     def _of(self, k: Array, left: Array, right: Array) -> Array:
         real = k.dtype.type
@@ -54,7 +75,7 @@ class Kernel(Spec):
         if self.name == "rbf" and real is np.float32:
             from tutti.learners._kernels.rbf import rbf
 
-            rbf(k, real(2 * self.gamma), *((self.gamma * a).astype(real).reshape(-1) for a in (left, right)))
+            rbf(k, *self._scaled(left, right))
             return k
         if self.name == "rbf":
             k *= real(2 * self.gamma)
@@ -89,10 +110,21 @@ class Points:
         return Points(self.x[rows], self.squares[rows])
 
 
+def share(n: int, dtype: Any) -> int:
+    """Return how many of n rows a thread takes at a time for `Kernel.sums`."""
+    return even(n, PIECE * 4 // np.dtype(dtype).itemsize)
+
+
 def points(x: Array, dtype: Any) -> Points:
     """Return rows in a type of float, with their lengths."""
     x = np.ascontiguousarray(x, dtype)
-    return Points(x, np.einsum("ij,ij->i", x, x, dtype=np.float64))
+    if x.dtype != np.float32:
+        return Points(x, np.einsum("ij,ij->i", x, x, dtype=np.float64))
+    from tutti.learners._kernels.rbf import squares
+
+    found = Points(x, np.empty(len(x)))
+    squares(found.x, found.squares)
+    return found
 
 
 def dense(x: Array | Csr, first: int = 0, last: int | None = None) -> Array:

@@ -14,6 +14,23 @@ from typing import Any, Self
 PIECE = 1024  # rows; 512 kernel rows of a piece fit a core's cache
 
 
+def even(n: int, most: int = PIECE) -> int:
+    """Return the rows of pieces of n rows, at most so many, with which two, four or eight threads end at the same time.
+
+    There are 8 pieces or a multiple of 8, unless they would be smaller than an eighth of ``most``; what is shared by
+    the rows of a piece is paid once for each, so they are large.
+
+    Example
+    -------
+    >>> even(5000), even(300), even(10**6)
+    (640, 160, 1024)
+    """
+    count = 8 * max(-(-n // (8 * most)), 1)
+    while count > 1 and n < count * most // 8:
+        count //= 2
+    return 16 * max(-(-n // (16 * count)), 1)  # whole tiles of a matrix product
+
+
 def alone() -> int:
     """Return 1: as many threads may be at work where nobody has a core to spare."""
     return 1
@@ -38,12 +55,17 @@ class Pieces:
         self._close()
 
     def each(self, work: Callable[[int, int], Any], n: int, piece: int = PIECE) -> None:
-        """Call work(lo, hi) for every piece of n rows; whoever is free takes the next."""
-        count, taken = -(-n // piece), itertools.count()
+        """Call work(lo, hi) for every piece of n rows; whoever is free takes the next, until one fails."""
+        count, taken, failed = -(-n // piece), itertools.count(), False
 
         def take() -> None:
-            while (i := next(taken)) < count:
-                work(i * piece, min((i + 1) * piece, n))
+            nonlocal failed
+            while not failed and (i := next(taken)) < count:
+                try:
+                    work(i * piece, min((i + 1) * piece, n))
+                except BaseException:
+                    failed = True
+                    raise
 
         more = min(self._hands(), count) - 1 if count > 1 else 0
         if more <= 0:
