@@ -46,6 +46,20 @@ def test_same_bits_for_any_number_of_owners(kind, case):
     assert len(set(found.values())) == 1, found
 
 
+def test_a_pass_together_that_gives_other_bits_leaves_none_of_them(monkeypatch):
+    alone = digest(wide, Threads(8), n=403, **SGD)  # a shard each: nothing goes together
+    write = _grouped.Grouped.gradients
+
+    def other_bits(self, batch, ranges, *more):
+        found = write(self, batch, ranges, *more)
+        for start, stop in ranges if len(ranges) > 1 else ():
+            self.rows.slopes(self.factors[2], start, stop).mul_(1.5)
+        return found
+
+    monkeypatch.setattr(_grouped.Grouped, "gradients", other_bits)
+    assert digest(wide, Threads(2), n=403, **SGD) == alone
+
+
 def test_a_layer_gives_rows_where_they_are_fewer(monkeypatch):
     seen = []
     write = _factors.Rows.write_gradients

@@ -22,6 +22,7 @@ from torch.nn import functional as F
 
 from tutti.learners.module._factors import Rows, factors_of
 from tutti.learners.module._losses import NAMED, Supervised
+from tutti.learners.module._stepper import aligned
 from tutti.learners.module.fields import Field
 from tutti.types import Array, Ready
 
@@ -136,6 +137,12 @@ class Grouped:
         """Return all that a shard gave: its update, and its rows start:stop of the global batch."""
         return dict(out) if self.rows is None else {**out, "rows": self.rows.copy(start, stop)}
 
+    def restore(self, given: Sequence[Mapping[str, Array]], ranges: Sequence[tuple[int, int]]) -> None:
+        """Write the rows that shards gave before another pass has written its own in their place."""
+        if self.rows is not None:
+            for found, (start, stop) in zip(given, ranges, strict=True):
+                self.rows.put(start, stop, found["rows"])
+
     def _sinks(
         self, layer: int, cuts: Sequence[tuple[int, int]], ranges: Sequence[tuple[int, int]]
     ) -> list[tuple[slice, torch.Tensor, torch.Tensor]]:
@@ -166,7 +173,7 @@ class Grouped:
             return shared
         n_rows = sum(stop - start for start, stop in ranges)
         if len(self._kept) < n_rows or self._kept.shape[1] != width:
-            self._kept = np.empty((n_rows, width), self._net.numpy_dtype)
+            self._kept = aligned(n_rows * width, self._net.numpy_dtype).reshape(n_rows, width)
         return self._kept[:n_rows]
 
 

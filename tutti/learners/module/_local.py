@@ -12,12 +12,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
 from tutti.errors import InputError
 from tutti.learners.module import _rows
 from tutti.learners.module._net import LOSS, WEIGHT, Net
+from tutti.learners.module._stepper import aligned
 from tutti.protocols import ShardData
 from tutti.seeds import seed as seed_of
 from tutti.types import Array, Arrays, Order, Proposal, Update
@@ -51,7 +51,7 @@ class Turns:
     def template(self) -> dict[str, Array]:
         """Return arrays shaped like an update."""
         sizes = {"delta": self.net.length, "weight": 1, "steps": 1, "sums": 2, "stats": len(self.net.stats)}
-        return {name: np.zeros(n, self.net.numpy_dtype) for name, n in sizes.items()}
+        return {name: aligned(n, self.net.numpy_dtype) for name, n in sizes.items()}
 
     def propose(
         self, learner: ModuleLearner, first: int, private: ShardRows, data: ShardData, order: Order

@@ -177,7 +177,7 @@ class Net:
         """Return arrays shaped like an update."""
         n_sums = 3 + len(self.spots)
         sizes = {"grad": self._columns.n_summed, "sums": n_sums, "stats": len(self.stats)}
-        return {name: np.zeros(n, self.numpy_dtype) for name, n in sizes.items()}
+        return {name: aligned(n, self.numpy_dtype) for name, n in sizes.items()}
 
     def update(self, out: Mapping[str, Array]) -> Update:
         """Return the update in arrays like `template`; of it the gradient may travel less exactly, sums may not."""
@@ -397,11 +397,15 @@ class Net:
 def tensors_of(
     x: Array, fields: Sequence[Field], real: torch.dtype, y: Array | None = None, weight: Array | None = None
 ) -> dict[str, torch.Tensor]:
-    """Return the tensors by name that a module or a loss gets, whose numbers are ``real`` unless they are whole."""
+    """Return the tensors by name that a module or a loss gets, whose numbers are ``real`` unless they are whole.
+
+    They begin at 64 bytes, as torch's own do: there are processors where products have other bits elsewhere.
+    """
     flat, batch = torch.from_numpy(x), {}
     for f in fields:
         dtype = real if f.dtype == "real" else getattr(torch, f.dtype)
-        batch[f.name] = flat[:, f.start : f.stop].to(dtype).reshape(len(flat), *f.shape)
+        rows = flat[:, f.start : f.stop].to(dtype).reshape(len(flat), *f.shape)
+        batch[f.name] = rows.clone() if rows.data_ptr() % 64 else rows
     if y is not None:
         target = torch.from_numpy(y)
         batch["y"] = target.to(real) if target.is_floating_point() else target.long()

@@ -225,7 +225,7 @@ class Served:
     def room(self, n_rows: int, width: int) -> Array:
         """Return where x of so many rows may be written; it is kept."""
         if self._room.shape[1] != width or len(self._room) < n_rows:
-            self._room = np.empty((n_rows, width), self.net.numpy_dtype)
+            self._room = aligned(n_rows * width, self.net.numpy_dtype).reshape(n_rows, width)
         return self._room[:n_rows]
 
     def move(self, push: Push, i: int, share: float) -> None:
