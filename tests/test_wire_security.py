@@ -116,6 +116,7 @@ def assert_lets_in(door: Door, own: Credentials) -> None:
     channel.close()
 
 
+@pytest.mark.thorough
 def test_who_does_not_finish_the_handshake_keeps_nobody_waiting() -> None:
     own = Credentials(TOKEN)
     with opened(own, seconds=1.0) as door, contextlib.ExitStack() as mute:
@@ -316,6 +317,7 @@ def fuzzed(frames: list[tuple[str, int, bytes]], cut: int) -> None:
 QUIET = [HealthCheck.too_slow, HealthCheck.data_too_large]
 
 
+@pytest.mark.thorough
 @settings(max_examples=500, deadline=None, derandomize=True, suppress_health_check=QUIET)
 @given(FRAMES, st.integers(1, 300))
 def test_ten_thousand_fuzzed_frames(frames: list[tuple[str, int, bytes]], cut: int) -> None:

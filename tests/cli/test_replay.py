@@ -69,6 +69,7 @@ def told(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, d
     return code, json.loads(capsys.readouterr().out)
 
 
+@pytest.mark.thorough
 def test_a_recorded_run_is_repeated_and_stopped(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, trained = told(capsys, "train", folder / "job.toml")
     assert code == 0

@@ -82,6 +82,7 @@ def test_a_request_is_answered(secure: bool) -> None:
         one.close()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("secure", "n"), [(False, 1000), (True, 15)], ids=["plain", "tls"])
 def test_no_request_is_lost_or_carried_out_twice_when_connections_break(secure: bool, n: int) -> None:
     """``n`` breaks, by either side, at random moments: before, inside and after frames of 200 kB."""
@@ -203,6 +204,7 @@ def test_a_connection_on_which_nothing_comes_through_is_made_anew(monkeypatch: p
         one.close()
 
 
+@pytest.mark.thorough
 def test_a_server_that_no_new_connection_reaches_is_given_up_and_named(monkeypatch: pytest.MonkeyPatch) -> None:
     credentials = Credentials(Token.new())
     with server(credentials, 100) as sums, socket.socket() as full:

@@ -13,6 +13,7 @@ from tutti._path import Path
 pytestmark = pytest.mark.skipif(not hasattr(socket, "TCP_INFO"), reason="this system does not tell")
 
 
+@pytest.mark.thorough
 def test_a_peer_that_reads_nothing_for_long_is_not_cut_off() -> None:
     with (
         socket.create_server(("127.0.0.1", 0)) as server,

@@ -24,6 +24,7 @@ TCP = Processes(2, transport="tcp", timeout_seconds=2.0)
 ROW = np.arange(20_000).astype(np.uint8)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("size", [2, 3, 5])
 def test_columns_that_travel_in_advance_give_the_bits_of_a_plain_call(size: int) -> None:
     length, cuts = 3_000_000, (3_000_000, 2_999_999, 1_500_000, 1_499_000, 0)  # as a backward pass: the last ones first
@@ -125,6 +126,7 @@ def test_what_a_rank_gives_sets_out_before_the_others_say_anything(call: str) ->
     assert found == [wanted] * 2
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("size", [2, 3])
 @pytest.mark.parametrize("length", [100, 20_000, 700_000])
 def test_shards_may_move_between_calls(size: int, length: int) -> None:

@@ -19,6 +19,7 @@ torch = pytest.importorskip("torch", reason='needs torch: pip install "tutti[tor
 GLOO = Processes(2, transport="gloo", timeout_seconds=2.0)
 
 
+@pytest.mark.thorough
 def test_columns_that_travel_in_advance_give_the_bits_of_a_plain_call() -> None:
     length, cuts = 1_200_000, (1_200_000, 1_199_999, 600_000, 599_000, 0)  # as a backward pass: the last ones first
 

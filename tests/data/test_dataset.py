@@ -90,6 +90,7 @@ def test_the_schema_of_a_sparse_regression() -> None:
     assert (schema.weighted, schema.weight_sum) == (False, 60.0)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "kind, scheme",
     [

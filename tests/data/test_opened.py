@@ -58,6 +58,7 @@ def test_disk_blocks_are_private_mapped_and_removed_on_close(data: Dataset, sche
     shard.close()
 
 
+@pytest.mark.thorough
 def test_disk_blocks_are_removed_when_the_shard_is_forgotten(data: Dataset, schema: Schema, temp: Path) -> None:
     shard = data.cached("disk").open(0, 2, schema)
     shard.block(0)

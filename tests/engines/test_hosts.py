@@ -185,6 +185,7 @@ def worker_of(engine: Hosts, company: Company, rank: int, found: list[Any]) -> s
     return next(worker for worker in company.workers if worker.pid == parent)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGSTOP, marks=pytest.mark.thorough)])
 def test_a_host_that_dies_or_freezes_is_named_and_its_ranks_end(company: Company, number: signal.Signals) -> None:
     engine = company.engine(2, workers=(1, 1))
@@ -214,6 +215,7 @@ def until_gone(pid: int) -> None:
     assert not Path(f"/proc/{pid}").exists()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "fault, word", [("kill", "SIGKILL"), pytest.param("freeze", "no sign of life", marks=pytest.mark.thorough)]
 )
@@ -273,6 +275,7 @@ def test_ctrl_c_ends_a_worker(company: Company) -> None:
     assert worker.wait(10) == 130
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("strategy", ["AllReduce", pytest.param("CoCoA", marks=pytest.mark.thorough)])
 def test_a_fit_has_the_bits_of_processes(company: Company, strategy: str) -> None:
     rng = np.random.default_rng(0)

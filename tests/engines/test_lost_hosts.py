@@ -40,6 +40,7 @@ def test_a_worker_is_started_again_and_nothing_is_lost(
     check_exact(run(3, 2, 2, claim=claim, engine=engine), 3)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("i", [0, 1])
 def test_a_server_goes_on_from_its_snapshot_and_says_what_is_lost(company: Company, tmp_path: Path, i: int) -> None:
     engine, seen = company.engine(2, workers=(2, 2)), list[Any]()
@@ -82,6 +83,7 @@ class Seen(list[Any]):
 SLOW = {"delay": 0.02, "epochs": 4, "steps": 40, "judges": False}
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("claim", [True, False])
 def test_the_seat_of_a_host_that_is_gone_goes_to_one_that_joins(company: Company, claim: bool) -> None:
     engine = company.engine(2, local=1)
@@ -100,6 +102,7 @@ def test_the_seat_of_a_host_that_is_gone_goes_to_one_that_joins(company: Company
         check_exact(result, 2, steps=160, early=None)
 
 
+@pytest.mark.thorough
 def test_without_another_host_the_others_go_on(company: Company) -> None:
     engine = company.engine(2, local=1)
     joined_one_by_one(company, engine, 1)
@@ -113,6 +116,7 @@ def company_kill(company: Company, i: int) -> Callable[[], None]:
     return lambda: company.workers[i].kill()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
 def test_a_host_with_a_server_ends_the_run_with_one_exception(company: Company, number: signal.Signals) -> None:
     engine = company.engine(2)

@@ -41,6 +41,7 @@ def model(loss="log_loss", **params):
     return tutti.GradientBoostingRegressor(loss=loss, quantile=0.8, **params)
 
 
+@pytest.mark.thorough
 @with_checks(tutti.GradientBoostingClassifier(n_estimators=10), tutti.GradientBoostingRegressor(n_estimators=10))
 def test_scikit_learns_check(estimator, check):
     check(estimator)
@@ -81,6 +82,7 @@ def test_same_bits_for_any_number_of_threads(loss, params):
     assert len({digest(loss, params, tutti.Threads(n)) for n in (1, 2, 3, 5, 8)}) == 1
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("loss", ["log_loss", "absolute_error"])
 def test_processes_give_the_bits_of_threads(loss):
     assert digest(loss, {}, tutti.Processes(2)) == digest(loss, {}, tutti.Threads(1))
@@ -110,6 +112,7 @@ def test_more_workers_than_rows():
 # ---- what the trees learn
 
 
+@pytest.mark.thorough
 def test_accuracy_is_that_of_xgboost():
     from sklearn.datasets import load_digits, make_friedman1
 
@@ -452,6 +455,7 @@ def test_no_warning_on_the_way():
         model(early_stopping=True).fit(X, TWO).predict_log_proba(X)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("transport", ["shm", "tcp"])
 def test_a_killed_worker_changes_no_bit_or_over_sockets_is_one_error(monkeypatch, transport):
     from tutti.estimators import _boosted

@@ -37,6 +37,7 @@ def ours(**params):
     return tutti.GradientBoostingRegressor(loss="poisson", **{"engine": tutti.Threads(1), **params})
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("rate", [0.1, 1.0])
 def test_every_round_makes_the_loss_smaller(kind, rate):
@@ -89,6 +90,7 @@ def test_the_deviance_is_that_of_scikit_learn(kind):
     assert found["tutti"] <= 1.02 * found["scikit-learn"]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", ["heavy pareto", "zeros", "exposure"])
 def test_same_bits_for_any_number_of_workers(kind):
     x, y, weight = (rows[:N_TRAIN] for rows in drawn(kind))

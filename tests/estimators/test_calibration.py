@@ -27,6 +27,7 @@ def folds_of(data, y, n_shards):
     return found
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ["breast_cancer", "iris"])
 @pytest.mark.parametrize("weighted", [False, True])
 def test_probabilities_are_those_of_scikit_learns_calibration(name, weighted):

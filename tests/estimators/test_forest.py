@@ -39,6 +39,7 @@ with warnings.catch_warnings():
     )
 
 
+@pytest.mark.thorough
 @CHECKS
 def test_scikit_learns_check(estimator: Any, check: Any) -> None:
     check(estimator)
@@ -55,6 +56,7 @@ def data_sets() -> dict[str, tuple[Any, Any]]:
     }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", list(data_sets()))
 @pytest.mark.parametrize("max_depth", [4, None])
 def test_as_accurate_as_scikit_learns(name: str, max_depth: int | None) -> None:
@@ -96,6 +98,7 @@ def test_trees_one_by_one_make_up_the_forest() -> None:
     assert all(t.get_n_leaves() <= 8 for t in model.estimators_)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("made", [tutti.RandomForestClassifier, tutti.RandomForestRegressor])
 def test_out_of_bag_scores_are_honest(made: Callable[..., Any]) -> None:
     x, y = (X, Y) if made is tutti.RandomForestClassifier else (XD, YD)

@@ -92,6 +92,7 @@ def spread_digest(kind: str, engine: Any, strategy: Any, **params: Any) -> tuple
     return model.report_.sha256, model.oob_score_
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", ["two", "three", "regression"])
 def test_rows_that_stay_with_their_workers_give_the_same_forest(kind: str) -> None:
     right = spread_digest(kind, tutti.Threads(2), TaskParallel())

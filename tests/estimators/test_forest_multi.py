@@ -70,6 +70,7 @@ def test_attributes_and_exports_have_scikit_learns_shape(tmp_path: Path) -> None
     assert again.n_classes_ == [2, 4]
 
 
+@pytest.mark.thorough
 def test_as_accurate_as_scikit_learns_on_labels() -> None:
     x, y = make_multilabel_classification(4000, n_features=15, n_classes=4, random_state=0)
     a, b, c, d = train_test_split(x, y, random_state=0)

@@ -109,6 +109,7 @@ def test_svr_finds_the_minimum_of_scikit_learns(params: dict[str, Any]) -> None:
 HARD = pytest.param("linear", 100.0, marks=pytest.mark.slow)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("leaf_rows", [32768, 300, pytest.param(100, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     "kernel, C",
@@ -177,6 +178,7 @@ class Mortal(KernelMachine):
         raise AssertionError
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("fatal", [["1-3"], ["3-0"], ["4-0", "5-1"], ["7-2"]])
 def test_same_bits_after_a_worker_is_killed(fatal: list[str], tmp_path: Path) -> None:
     data = tutti.from_arrays(MADE, MADE_Y != 0)
@@ -306,6 +308,7 @@ def test_max_iter_ends_a_fit_with_a_warning() -> None:
     assert (model.n_iter_ <= 5).all()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("approximate", ["fourier", "nystroem"])
 def test_an_approximate_machine_comes_near_the_exact_one(approximate: str, tmp_path: Path) -> None:
     train_x, train_y, x, y = DIGITS[::2], DIGIT[::2], DIGITS[1::2], DIGIT[1::2]
@@ -327,6 +330,7 @@ def test_an_approximate_machine_comes_near_the_exact_one(approximate: str, tmp_p
     assert hasattr(again, "support_")
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("approximate", ["fourier", "nystroem"])
 def test_an_approximate_regression_comes_near_the_exact_one(approximate: str, tmp_path: Path) -> None:
     x, y = datasets.make_friedman1(1500, 6, noise=0.5, random_state=0)
@@ -489,6 +493,7 @@ with warnings.catch_warnings():
     _CHECKED = parametrize_with_checks([tutti.SVC(tol=1e-8, gamma=0.5), tutti.SVR(tol=1e-8, gamma=0.5)])
 
 
+@pytest.mark.thorough
 @_CHECKED
 def test_scikit_learns_check(estimator: Any, check: Any) -> None:
     check(estimator)

@@ -117,6 +117,7 @@ def spoilt(at):
     return loss
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("engine", [Threads(2), pytest.param(Processes(2), marks=pytest.mark.thorough)])
 def test_a_loss_that_is_no_number_names_step_and_shard_and_the_last_checkpoint_is_good(engine, tmp_path):
     x, y = rows(MLP, n=1000)

@@ -55,6 +55,7 @@ def layers() -> Any:
     return torch.nn.Sequential(torch.nn.Linear(20, 16), torch.nn.ReLU(), torch.nn.Linear(16, 3))
 
 
+@pytest.mark.thorough
 def test_nets_have_the_bits_of_one_host_and_no_pickle_is_read(company: Company) -> None:
     engine = company.engine(2, workers=(1, 1), timeout_seconds=20.0)
     torch.manual_seed(0)

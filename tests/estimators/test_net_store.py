@@ -141,6 +141,7 @@ ZOO = [
 ]  # fmt: skip
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("layer", ZOO, ids=repr)
 def test_a_layer_is_described_and_made_again(layer):
     found = json.loads(json.dumps(_layers.describe(layer)))
@@ -184,6 +185,7 @@ class Mine(nn.Linear):
 MORE = [hooked, frozen, tied, patched, lambda: nn.Sequential(Mine(20, 3)), MLP]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("make", MORE, ids=lambda f: f.__name__)
 def test_what_is_more_than_torchs_layers_has_to_be_brought(make, tmp_path):
     made = net(make).fit(*rows(MLP))

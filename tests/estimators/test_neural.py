@@ -70,6 +70,7 @@ def test_a_seed_decides_everything():
     assert digest(MLP, Threads(1), random_state=1) != digest(MLP, Threads(1), random_state=2)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("case", ["plain", "class_weight", "sample_weight", "masked", "accumulated"])
 def test_the_gradient_is_that_of_the_whole_batch(case):
     x, y = rows(MLP, n=103)

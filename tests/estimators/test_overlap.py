@@ -49,6 +49,7 @@ def digest(kind, engine, n=403, **params):
     return net(kind, engine=engine, **params).fit(*rows(kind, n)).report_.sha256
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("case", [pytest.param(c, marks=[pytest.mark.thorough] if c in SLOW else []) for c in CASES])
 @pytest.mark.parametrize("size", [2, pytest.param(3, marks=pytest.mark.thorough)])
 def test_same_bits_for_gradients_that_travel_early(case, size):
@@ -238,6 +239,7 @@ class Faulty(Deep):
             raise ZeroDivisionError("in the middle of the backward pass")
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("fault, error", [("kill", RankLost), ("raise", RankError)])
 def test_a_worker_that_fails_while_gradients_travel_ends_the_run_in_time(fault, error, tmp_path):
     engine, note = Processes(2, transport="gloo"), tmp_path / "note"

@@ -71,6 +71,7 @@ def sealed(folder):
     return json.loads((Path(folder) / "end.json").read_text())["model_sha256"]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "settings", [pytest.param(MOMENTUM, marks=pytest.mark.thorough), ADAM], ids=["momentum", "adam"]
 )
@@ -91,6 +92,7 @@ def test_one_process_repeats_what_processes_did(settings, staleness, claim, serv
     check(tmp_path, Processes(workers), staleness=staleness, claim=claim, servers=servers, **settings)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("engine", [Threads(3), pytest.param(Processes(2), marks=pytest.mark.thorough)], ids=str)
 @pytest.mark.parametrize(
     ("kind", "params"),
@@ -182,6 +184,7 @@ def test_a_step_that_was_not_made_is_named(tmp_path):
 # ---- what is refused
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("params", "why"),
     [

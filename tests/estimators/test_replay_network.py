@@ -24,12 +24,14 @@ def tcp(n):
     return Processes(n, transport="tcp")
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("workers", "servers"), [(1, 1), (3, 2)])
 @pytest.mark.parametrize("settings", [MOMENTUM, ADAM], ids=["momentum", "adam"])
 def test_one_process_repeats_what_sockets_did(settings, workers, servers, tmp_path):
     check(tmp_path, tcp(workers), staleness=math.inf, servers=servers, **settings)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "params",
     [{"validation": 0.2, "patience": 1, "epochs": 12, "lr": 0.05}, {"server": {"type": "Adam", "lr": 0.01}}],
@@ -39,6 +41,7 @@ def test_all_that_moves_a_net_is_repeated(params, tmp_path):
     check(tmp_path, tcp(2), MLP, staleness=1, servers=2, **params)
 
 
+@pytest.mark.thorough
 def test_a_run_that_lost_a_worker_is_repeated(tmp_path):
     own = {"module__here": os.getpid(), "module__note": str(tmp_path / "note"), "validation": 0.1, "epochs": 5}
     with pytest.warns(RuntimeWarning, match="was lost"):

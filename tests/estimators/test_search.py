@@ -122,6 +122,7 @@ def test_a_killed_worker_costs_nothing_but_time(tmp_path: Path) -> None:
     assert search.report_.sha256 == right.report_.sha256
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("engine", [tutti.Threads(2), tutti.Processes(2)], ids=str)
 def test_an_interrupted_search_goes_on_from_its_journal(tmp_path: Path, engine: Any) -> None:
     path = tmp_path / "journal"
@@ -160,6 +161,7 @@ def test_linear_candidates_that_share_their_rows_score_as_if_alone(estimator: An
         np.testing.assert_allclose(search.cv_results_[name], alone.cv_results_[name], atol=1e-3)
 
 
+@pytest.mark.thorough
 def test_candidates_fitted_at_once_have_the_bits_of_any_number_of_workers_and_of_a_journal(tmp_path: Path) -> None:
     r = np.random.default_rng(0)
     x = r.standard_normal((6000, 10))

@@ -70,6 +70,7 @@ ENGINES = [Threads(2), *(pytest.param(Threads(n), marks=pytest.mark.thorough) fo
 ENGINES += [pytest.param(Processes(n), marks=pytest.mark.thorough) for n in (1, 2, 3)]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("engine", ENGINES, ids=str)
 def test_it_learns_as_well_as_synchronously(engine):
     x, y = digits()
@@ -137,6 +138,7 @@ def _best(folder):
     return '"best": true' in (folder / "checkpoint.json").read_text()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "optimizer",
     [

@@ -42,6 +42,7 @@ def some_held(weighted: bool) -> Held:
     return Held(values, positive, draw.integers(0, 4, 200).astype(float) if weighted else None)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize(("function", "options"), SCORES, ids=lambda value: getattr(value, "__name__", ""))
 def test_formulas_say_what_scikit_learn_says(function: Any, options: dict[str, Any], weighted: bool) -> None:
@@ -70,6 +71,7 @@ def test_candidates_lie_between_neighbours() -> None:
     assert [int(tp + fp) for tp, fp in zip(*counts(held, at)[:2], strict=True)] == [4, 3, 2, 0]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("estimator", [SklearnLogistic(), tutti.LogisticRegression(), tutti.LinearSVC()])
 def test_no_threshold_scores_better_on_the_rows_held_out(estimator: Any) -> None:
     cv = StratifiedKFold(4)
@@ -112,6 +114,7 @@ def test_same_threshold_for_any_number_of_workers(n: int) -> None:
     assert (found, folds) == first
 
 
+@pytest.mark.thorough
 def test_folds_fitted_by_processes_are_those_of_threads() -> None:
     here, there = (
         tutti.TunedThresholdClassifier(SklearnLogistic(), cv=3, engine=engine).fit(X, Y)

@@ -101,6 +101,7 @@ class Ranks:
 LOSSES = ["hinge", "squared_hinge", "logistic"]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("loss", LOSSES)
 @given(st.integers(0, 2**31))
 @settings(max_examples=10, deadline=None)

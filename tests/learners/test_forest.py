@@ -53,6 +53,7 @@ def best_by_force(x: Array, y: Array, w: Array, criterion: str, min_leaf: int) -
     return best
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("criterion", ["gini", "entropy", "squared_error"])
 @pytest.mark.parametrize("n_classes", [2, 4])
 @settings(max_examples=40, deadline=None)
@@ -165,6 +166,7 @@ def test_float32_rows_go_where_float64_rows_go() -> None:
     np.testing.assert_allclose(narrow.sums(x), values)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("n_values", "n_classes", "depth"), [(0, 2, 3), (0, 2, None), (0, 5, None), (3000, 2, None)])
 @pytest.mark.parametrize("n_rows", [1, 31, 600])
 def test_rows_as_codes_end_where_rows_as_numbers_do(

@@ -32,6 +32,7 @@ def fitted(problem: KernelProblem, weight: Any, leaf_rows: int, engine: Any) -> 
     return train(learner, data, schema=schema, strategy=TaskParallel(), engine=engine)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("leaf_rows", [32768, 200], ids=["whole", "cascade"])
 @pytest.mark.parametrize("weight", [None, WEIGHT], ids=["plain", "sample weights"])
 @pytest.mark.parametrize("factors", [None, (3.0, 0.5)], ids=["", "class weights"])
@@ -137,6 +138,7 @@ def test_pieces_are_large_and_as_many_as_threads_share_evenly(n: int) -> None:
         assert n < PIECE or longest <= 1.15 * n / threads
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("shape", [(1600,), (1600, 1), (1600, 3)])
 @pytest.mark.parametrize("name", ["linear", "rbf", "poly", "sigmoid"])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

@@ -226,6 +226,7 @@ def test_empty_shards_change_nothing(loss: str) -> None:
     assert np.array_equal(one["coef"], more["coef"])
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("loss", [*MARGINS, "multinomial"])
 @pytest.mark.parametrize("sparse", [False, True])
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])

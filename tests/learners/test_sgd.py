@@ -44,6 +44,7 @@ def test_it_reaches_the_optimum_it_claims_and_never_claims_too_much() -> None:
     assert all(e.objective - optimum <= e.gap for e in judged)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "strategy",
     [LocalSGD(4), pytest.param(LocalSGD(4, "nesterov", 0.7, 0.5), marks=pytest.mark.thorough)],

@@ -27,6 +27,7 @@ def solved(estimator: Any, strengths: list[float], x: Any, y: Any, weight: Any =
     return job.choice.learner.solve_path(strengths, dataset.open(0, 1, job.schema), job.schema, 0)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "estimator, x, y, weight",
     [
@@ -86,6 +87,7 @@ def test_separable_rows_are_left_to_fits_of_their_own() -> None:
     assert search.best_score_ > 0.99
 
 
+@pytest.mark.thorough
 def test_exponentials_and_logarithms_of_links_are_good_to_a_few_roundings() -> None:
     from numba import njit
 

@@ -49,6 +49,7 @@ def primal(x: np.ndarray, y: np.ndarray, c: Any, epsilon: float, w: np.ndarray, 
     return float(0.5 * w @ w + 0.5 * ridge * b * b + np.sum(c * loss))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("offset", [0.0, 1e6])
 @pytest.mark.parametrize(("C", "epsilon"), [(1e-3, 0.1), (1.0, 0.5), (100.0, 0.0), (1.0, 2.0)])
 def test_it_finds_libsvms_minimum_and_proves_it(C: float, epsilon: float, offset: float) -> None:

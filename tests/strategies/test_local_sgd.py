@@ -71,6 +71,7 @@ def same_bits(kind: Any, engines: list[Any], **params: Any) -> None:
     assert len(set(found.values())) == 1, found
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "optimizer",
     [SGD, pytest.param({"optimizer": torch.optim.Adafactor, "lr": 0.01}, marks=pytest.mark.thorough)],
@@ -82,6 +83,7 @@ def test_same_bits_of_nets_with_rows_of_their_own_or_idle_weights(kind: Any, opt
     assert digest(kind, engine=Threads(1), **options) == digest(kind, engine=Threads(3), **options)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("outer", ["average", "nesterov"])
 @pytest.mark.parametrize(
     "first, then",
@@ -142,6 +144,7 @@ def test_a_net_apart_from_the_host_has_its_bits(kind: Any, monkeypatch: pytest.M
 # the same numbers as others
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("n", [1003, 515, 5])
 def test_one_local_step_of_plain_sgd_is_all_reduce(n: int, weighted: bool) -> None:

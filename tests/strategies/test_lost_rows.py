@@ -103,6 +103,7 @@ def test_the_one_that_is_left_ends_the_fit_alone(rank: int, call: int, tmp_path:
     goes_on("two", 2, [f"{first(2, rank)}-{call}"], tmp_path)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", ["three", "weighted"])
 @pytest.mark.parametrize(
     "places", [{2: 30, 0: 40}, pytest.param({0: DEEP}, marks=slow), pytest.param({1: 55, 2: 55}, marks=thorough)]
@@ -138,6 +139,7 @@ def test_a_forest_whose_rows_are_dealt_goes_on(kind: str, places: dict[int, int]
     goes_on(kind, 3, [f"{first(3, rank)}-{call}" for rank, call in places.items()], tmp_path, forest=True)
 
 
+@pytest.mark.thorough
 def test_a_frozen_worker_is_killed_and_changes_no_bit(tmp_path: Path) -> None:
     goes_on("two", 3, [f"{first(3, 1)}-{DEEP}-stop"], tmp_path, timeout_seconds=1.0)
 
@@ -151,6 +153,7 @@ def test_nothing_that_is_whole_is_done_again(tmp_path: Path) -> None:
     assert "rank 1 was lost after step 4; 2 go on with the rows of all shards" in disturbed.notes[0]
 
 
+@pytest.mark.thorough
 def test_a_fit_goes_on_whenever_a_worker_is_killed() -> None:
     """The caller kills a worker as it hears of a round; the rounds that follow are told by whoever is left."""
     data, engine = DATA["two"], tutti.Processes(3)

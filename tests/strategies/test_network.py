@@ -75,6 +75,7 @@ def test_what_was_applied_is_known(parts: int, came: list[tuple[int, int]], gone
         assert all(s * parts + p in applied for s in range(applied.until(gone)) for p in left)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("workers", [1, 2, 3])
 @pytest.mark.parametrize("servers", [1, 3])
 @pytest.mark.parametrize("claim", [True, False])
@@ -87,6 +88,7 @@ def test_every_update_counts_once_at_every_server(workers: int, servers: int, cl
         assert sum(rank.counts.get("pushes", 0) for rank in result.reports) == 40 * workers
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("staleness", [1, 3])
 def test_nobody_is_further_ahead_than_allowed_whatever_the_delays(staleness: int) -> None:
     """Checked where weights are read, for the keys of each server, and where pushes arrive."""
@@ -94,6 +96,7 @@ def test_nobody_is_further_ahead_than_allowed_whatever_the_delays(staleness: int
         check_exact(run(3, 3, staleness, claim=claim, delay=0.002), 3)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("at", ["work", "judge"])
 @pytest.mark.parametrize("claim", [True, pytest.param(False, marks=pytest.mark.thorough)])
 def test_a_worker_that_is_killed_is_started_again_and_nothing_is_lost(at: str, claim: bool, tmp_path: Path) -> None:
@@ -113,6 +116,7 @@ def test_a_worker_that_is_stopped_is_replaced(tmp_path: Path) -> None:
     check_exact(result, 2)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("n", [100, pytest.param(1000, marks=pytest.mark.slow)])
 def test_connections_may_break_at_any_moment(n: int, tmp_path: Path) -> None:
     note = str(tmp_path / "n")
@@ -129,6 +133,7 @@ def lost(seen: list[Any]) -> list[str]:
     return [event.message for event in seen if isinstance(event, Fault) and event.rank is None]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("i", [0, 1])
 @pytest.mark.parametrize("claim", [True, pytest.param(False, marks=pytest.mark.thorough)])
 def test_a_server_that_is_killed_goes_on_from_its_snapshot_and_says_what_is_lost(

@@ -55,6 +55,7 @@ def synchronous() -> Iterator[dict[bool, Any]]:
         yield {s: logistic(s, tutti.AllReduce(), Threads(1)) for s in (False, True)}
 
 
+@pytest.mark.thorough
 @BOTH
 @pytest.mark.parametrize("workers", [1, 2, 3])
 @pytest.mark.parametrize("servers", [1, 2, 3])
@@ -65,6 +66,7 @@ def test_staleness_0_gives_the_bits_of_all_reduce(
     assert model.report_.sha256 == synchronous[sparse].report_.sha256
 
 
+@pytest.mark.thorough
 @BOTH
 @pytest.mark.parametrize(("workers", "servers"), [(1, 1), (2, 3), pytest.param(3, 2, marks=pytest.mark.thorough)])
 def test_it_comes_as_far_as_all_reduce(workers: int, servers: int, sparse: bool, synchronous: dict[bool, Any]) -> None:
@@ -77,6 +79,7 @@ def test_it_comes_as_far_as_all_reduce(workers: int, servers: int, sparse: bool,
         np.testing.assert_array_equal(gaps, [h["gap"] for h in model.history_])
 
 
+@pytest.mark.thorough
 @BOTH
 @pytest.mark.parametrize("servers", [1, 3])
 def test_one_worker_takes_the_steps_of_shared_memory(servers: int, sparse: bool) -> None:
@@ -87,6 +90,7 @@ def test_one_worker_takes_the_steps_of_shared_memory(servers: int, sparse: bool)
     assert [h["gap"] for h in other.history_] == [h["gap"] for h in one.history_]
 
 
+@pytest.mark.thorough
 @BOTH
 @pytest.mark.parametrize("optimizer", [server_optimizers.Adam(lr=0.03), server_optimizers.Elastic(period=2)], ids=repr)
 def test_the_servers_may_have_optimizers_of_their_own(
@@ -97,6 +101,7 @@ def test_the_servers_may_have_optimizers_of_their_own(
     assert model.duality_gap_ >= 0
 
 
+@pytest.mark.thorough
 @BOTH
 def test_several_classes_and_shards_of_different_lengths(sparse: bool) -> None:
     x: Any = (SPARSE if sparse else DENSE)[:1003]
@@ -108,6 +113,7 @@ def test_several_classes_and_shards_of_different_lengths(sparse: bool) -> None:
     np.testing.assert_allclose(found[1].objective_, found[0].objective_, rtol=0.03)
 
 
+@pytest.mark.thorough
 def test_more_shards_than_rows_and_more_servers_than_features() -> None:
     x, y = DENSE[:10, :3], target(DENSE)[:10] > 0
     strategy = tutti.ParameterServer(servers=3, staleness=2)
@@ -116,6 +122,7 @@ def test_more_shards_than_rows_and_more_servers_than_features() -> None:
     assert model.score(x, y) > 0.5
 
 
+@pytest.mark.thorough
 @BOTH
 def test_a_training_goes_on_from_a_checkpoint_in_the_middle_of_an_epoch(sparse: bool, tmp_path: Path) -> None:
     """The learner's state, cut over servers in another way, goes on where it was."""
@@ -141,6 +148,7 @@ def test_a_training_goes_on_from_a_checkpoint_in_the_middle_of_an_epoch(sparse: 
     assert more.progress.objective == pytest.approx(whole.progress.objective, rel=1e-9)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("servers", [1, 3])
 def test_sparse_rows_send_and_get_what_they_touch(servers: int) -> None:
     """A million features, of which a step touches some thousands: the whole model travels at pauses alone."""
@@ -226,6 +234,7 @@ def dying(engine: Any, sparse: bool, note: Path, at: str, after: int = 9, server
     return result, [event.message for event in seen if isinstance(event, Fault)]
 
 
+@pytest.mark.thorough
 @BOTH
 @pytest.mark.parametrize("claim", [True, False])
 def test_a_worker_that_is_killed_is_started_again(
@@ -236,6 +245,7 @@ def test_a_worker_that_is_killed_is_started_again(
     assert result.progress.objective == pytest.approx(synchronous[sparse].objective_, rel=0.03)
 
 
+@pytest.mark.thorough
 @BOTH
 @pytest.mark.parametrize("i", [0, 1])
 def test_a_server_that_is_killed_goes_on_from_its_snapshot(
@@ -248,6 +258,7 @@ def test_a_server_that_is_killed_goes_on_from_its_snapshot(
     assert result.progress.objective == pytest.approx(synchronous[sparse].objective_, rel=0.1)
 
 
+@pytest.mark.thorough
 def test_hosts_have_servers_of_linear_models_too(tmp_path: Path, synchronous: dict[bool, Any]) -> None:
     engine = hosts.Hosts(2, local=2, token_file=str(tmp_path / "token"))
     try:

@@ -38,6 +38,7 @@ def check(folder: Path, sparse: bool, engine: Any, *server: Any, **more: Any) ->
         assert [h[name] for h in again.history_] == [h[name] for h in served.history_]
 
 
+@pytest.mark.thorough
 @BOTH
 @pytest.mark.parametrize("engine", ENGINES, ids=str)
 @pytest.mark.parametrize(("staleness", "servers"), [(1, 1), (math.inf, 3)])
@@ -47,12 +48,14 @@ def test_one_process_repeats_what_workers_did(
     check(tmp_path, sparse, engine, servers, staleness)
 
 
+@pytest.mark.thorough
 @BOTH
 @pytest.mark.parametrize("engine", [Threads(2), Processes(2, transport="tcp")], ids=str)
 def test_an_optimizer_of_the_server_is_repeated(engine: Any, sparse: bool, tmp_path: Path) -> None:
     check(tmp_path, sparse, engine, 2, 4, server_optimizers.Adam(lr=0.03))
 
 
+@pytest.mark.thorough
 def test_several_classes_are_repeated(tmp_path: Path) -> None:
     x: Any = SPARSE[:1003]
     y = np.digitize(target(SPARSE)[:1003], [-1.0, 1.0])
@@ -66,6 +69,7 @@ def test_several_classes_are_repeated(tmp_path: Path) -> None:
     assert found[0] == found[1]
 
 
+@pytest.mark.thorough
 @BOTH
 @pytest.mark.parametrize("claim", [True, False])
 def test_a_run_over_sockets_that_lost_a_worker_is_repeated(claim: bool, sparse: bool, tmp_path: Path) -> None:
@@ -77,6 +81,7 @@ def test_a_run_over_sockets_that_lost_a_worker_is_repeated(claim: bool, sparse: 
     assert model_sha256(again(sparse, folder, tmp_path)) == model_sha256(result.arrays)
 
 
+@pytest.mark.thorough
 @BOTH
 @pytest.mark.parametrize("i", [0, 1])
 def test_a_run_over_sockets_that_lost_a_server_is_repeated(i: int, sparse: bool, tmp_path: Path) -> None:

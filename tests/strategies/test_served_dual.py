@@ -78,6 +78,7 @@ def exact() -> dict[tuple[str, bool], float]:
     return found
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("engine", ENGINES, ids=str)
 @pytest.mark.parametrize("sparse", [False, True], ids=["dense", "sparse"])
 @pytest.mark.parametrize("name", MODELS)
@@ -114,6 +115,7 @@ OTHERS = [
 ]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("sparse", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["dense", "sparse"])
 @pytest.mark.parametrize(("model", "classes"), OTHERS, ids=[str(m)[:40] for m, _ in OTHERS])
 def test_many_outputs_weights_of_rows_and_other_intercepts(model: Any, classes: int, sparse: bool) -> None:
@@ -128,6 +130,7 @@ def test_many_outputs_weights_of_rows_and_other_intercepts(model: Any, classes: 
     assert served.objective_ == pytest.approx(synchronous.objective_, rel=TOL)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("engine", [Threads(3), Processes(2)], ids=str)
 def test_ragged_and_empty_shards(engine: Any) -> None:
     for n, n_shards in ((10, 30), (131, 7), (131, 40)):
@@ -247,6 +250,7 @@ def run(learner: Faulty, strategy: Any, engine: Any, sparse: bool) -> Any:
     return train(learner, data, schema=data.schema("classification"), strategy=strategy, engine=engine, seed=0)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("again", [True, False])
 @pytest.mark.parametrize("at", ["work", "search", "apply", "judge"])
 @pytest.mark.parametrize("loss", ["logistic", pytest.param("hinge", marks=pytest.mark.slow)])
@@ -282,6 +286,7 @@ def test_rows_that_are_gone_before_a_certificate_are_an_error(tmp_path: Path) ->
         streamed(1, tmp_path)
 
 
+@pytest.mark.thorough
 def test_rows_that_are_gone_end_the_fit_at_what_was_certified(tmp_path: Path) -> None:
     with pytest.warns(RuntimeWarning, match="was lost"):
         found = streamed(300, tmp_path).progress
@@ -289,6 +294,7 @@ def test_rows_that_are_gone_end_the_fit_at_what_was_certified(tmp_path: Path) ->
     assert 1e-13 * found.objective < found.gap < math.inf
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("engine", [Threads(2), Processes(2)], ids=str)
 @pytest.mark.parametrize("claim", [True, False])
 def test_one_worker_that_is_slow_does_not_change_the_result(claim: bool, engine: Any, tmp_path: Path) -> None:

@@ -114,6 +114,7 @@ MODELS = [
 ]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("sparse", [False, True], ids=["dense", "sparse"])
 @pytest.mark.parametrize(("model", "classes"), MODELS, ids=[str(m)[:40] for m, _ in MODELS])
 def test_every_loss_with_weights_of_rows(model: Any, classes: int, sparse: bool) -> None:
@@ -200,6 +201,7 @@ class NoneAgain(tutti.ParameterServer):
         return dataclasses.replace(super().plan(*arguments), restarts=0)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("again", [True, pytest.param(False, marks=pytest.mark.thorough)])
 @pytest.mark.parametrize("sparse", [False, True], ids=["dense", "sparse"])
 def test_others_go_on_without_a_worker_that_was_killed(

@@ -64,6 +64,7 @@ def test_workers_that_see_no_common_memory_send_each_other_what_they_found(assig
     assert sha(fit(tutti.Processes(3, transport="tcp"), assign)) == right
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("assign", ASSIGNS)
 @pytest.mark.parametrize("fatal", [["0-3"], ["1-7"], ["0-0", "1-29"], ["1-0", "1-1"]])
 def test_survivors_do_the_tasks_of_a_worker_that_is_killed(
@@ -89,6 +90,7 @@ class Long(Columns):
         return super().perform(shared, task, rows)
 
 
+@pytest.mark.thorough
 def test_a_long_task_that_says_so_is_not_taken_for_lost(right: str) -> None:
     assert sha(fit(tutti.Threads(2, timeout_seconds=1.0), learner=Long())) == right
 

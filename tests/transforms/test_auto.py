@@ -99,6 +99,7 @@ def net(engine, compress="auto", **params):
     return tutti.NeuralNetClassifier(MLP, **settings)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("engine", [tutti.Threads(1), tutti.Threads(2), tutti.Processes(2)], ids=repr)
 def test_where_all_see_the_same_memory_it_is_off_and_nothing_changes(engine):
     auto, plain = net(engine).fit(*rows(MLP)), net(engine, None).fit(*rows(MLP))

@@ -87,6 +87,7 @@ def test_a_linear_model_has_the_same_bits_and_a_true_certificate(compress):
     assert one.objective_ - one.duality_gap_ <= exact.objective_, "the certificate comes from sums that are exact"
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("compress", [form for form in SOME if form.values[0] in THREE], ids=repr)
 @pytest.mark.parametrize("outer", ["average", "nesterov"])
 def test_so_has_what_local_steps_exchange_and_it_resumes(compress, outer, tmp_path):
@@ -130,12 +131,14 @@ def test_over_sockets_fewer_bytes_are_sent():
     assert select < plain / 6
 
 
+@pytest.mark.thorough
 def test_a_shard_without_rows_in_a_batch_sends_what_it_kept():
     params = {"batch_size": 5, "epochs": 1, "n_shards": 8}
     shas = {net(MLP, SELECT, engine, **params).report_.sha256 for engine in (tutti.Threads(1), tutti.Threads(3))}
     assert len(shas) == 1
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("compress", [form for form in SOME if form.values[0] in THREE], ids=repr)
 @pytest.mark.parametrize(
     "first, then",
@@ -178,6 +181,7 @@ def digits_score(compress):
     return model.set_params(engine=tutti.Threads(1)).fit(x[:1400], y[:1400]).score(x[1400:], y[1400:])
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("compress", SOME, ids=repr)
 def test_digits_are_learned_as_well_as_without(compress):
     assert digits_score(None) > 0.97

@@ -116,9 +116,9 @@ def train(
     )
     outcome = engine.launch(program, plan).results(watch=heard)
     came_back = [found for found in outcome if found is not None]
-    arrays = next((arrays for arrays, _ in came_back if arrays is not None), None)
+    arrays = next((arrays for arrays, _ in came_back if arrays), None)
     if arrays is None:
-        raise RunError("no rank returned the model; the engine mixed up the results of the ranks")
+        raise RunError("no rank returned the model: those that had it were lost")
     return Result(
         arrays=arrays,
         history=tuple(heard.history),

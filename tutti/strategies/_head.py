@@ -23,6 +23,7 @@ from tutti.strategies._talk import AGAIN, END, GATHER, JUDGE, JUDGED, KEEP, PATI
 from tutti.strategies._told import Told
 from tutti.types import Array, Arrays, Fault, Push
 
+_NOBODY = "all workers were lost; nobody is left who trains"
 _LATE_SECONDS = 0.02  # what other servers have answered meanwhile is not new any more
 
 
@@ -58,15 +59,22 @@ class Head(Server):
         self._again: set[int] = set()  # who has to do again what another process on its seat had in hand
         self._redo: list[int] = []
         self._gone: set[int] = set()
+        self._asked = False  # in this life: who is started again after the end finds nobody
         self._pause: _Pause | None = None
         self.spoke: tuple[int, int] | None = None
         """Who took note at the last pause."""
+
+    def run(self) -> None:
+        """Answer until all workers have left, which they may not do before the end."""
+        super().run()
+        if self._asked and not self._desks[0].ended:
+            raise RunError(_NOBODY)
 
     # requests
 
     def handle(self, request: Asked, said: dict[str, Any]) -> None:
         """Carry out a request; who has done its part waits until there is something to do."""
-        rank = said["rank"]
+        rank, self._asked = said["rank"], True
         if request.kind == JUDGED:
             self._note(said)
             if self._pause is not None:
@@ -136,7 +144,7 @@ class Head(Server):
         self._look_around()
         live = [r for r in range(self.n_workers) if r not in self._gone]
         if not live and not self._desks[0].ended:
-            raise RunError("all workers were lost; nobody is left who trains")
+            raise RunError(_NOBODY)
         if self._desks[0].ended:
             for rank in list(self._waiting):
                 self._do(rank, END)

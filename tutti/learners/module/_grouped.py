@@ -79,9 +79,10 @@ class Grouped:
             return True  # there is no other way
         return self._known.get(sizes, None if len(self._known) < _MOST_SIZES else False)
 
-    def remember(self, sizes: tuple[int, ...], same: bool) -> None:
-        """Note whether shards of these sizes gave the very bits of the separate passes when they went together."""
+    def remember(self, sizes: tuple[int, ...], same: bool) -> bool:
+        """Note, and return, whether shards of these sizes gave the bits of separate passes when they went together."""
         self._known[sizes] = same
+        return same
 
     def gradients(
         self,

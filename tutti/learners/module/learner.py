@@ -219,9 +219,7 @@ class ModuleLearner(ServesNet, Spec):
             unsent = {s: dataclasses.replace(orders[s], ready=None) for s in busy}
             taken = self._together(shared, private, data, unsent, trial)
             grouped = [way.given(out, *r) for out, r in zip(trial, ranges, strict=True)]
-            same = taken and same_bits(grouped, alone)
-            way.remember(sizes, same)
-            if not same:
+            if not way.remember(sizes, taken and same_bits(grouped, alone)):
                 way.restore(alone, ranges)
         return found
 
