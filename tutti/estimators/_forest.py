@@ -265,7 +265,7 @@ class ForestEstimator(Estimator):
     def _walker(self, x: Array) -> Walker:
         name = x.dtype.name
         if name not in self._walkers:
-            self._walkers[name] = Walker(self.trees_, x.dtype)
+            self._walkers[name] = Walker(self.trees_, x.dtype, self._threads())
         return self._walkers[name]
 
     def _rows_of(self, X: Any) -> Iterator[Array]:

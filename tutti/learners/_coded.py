@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ class Coded:
     `made` says if there is such a form.
     """
 
-    def __init__(self, trees: Any, cut: Array) -> None:
+    def __init__(self, trees: Any, cut: Array, threads: int = 1) -> None:
         from tutti.learners._kernels import tree_coded
 
         self.made = False
@@ -42,11 +43,22 @@ class Coded:
         nodes, place = np.empty(n, np.uint32 if narrow else np.uint64), np.empty(n, np.int32)
         levels = np.zeros(n_trees, np.int64)
         depth = trees.depths()
-        tree_coded.lay_out(trees.offset, trees.feature, cut, depth, tables, n_cuts, column, bits, nodes, place, levels)
+        values, origin = self._room_for_values(trees)
+        lay_out: Any = tree_coded.lay_out
+        groups = list(trees.groups())
+
+        def part(g: int) -> None:
+            first, some = groups[g]
+            mine = slice(first, first + some.n_trees)
+            offset, inner = trees.offset[first : mine.stop + 1], int(trees.inner_offset[first])
+            lay_out(offset, trees.feature, cut, inner, depth, tables, n_cuts, column, bits, nodes, place, levels[mine])
+            self._put_values(some, offset, place, values, origin)
+
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(part, range(len(groups))))
         starts, cuts = np.zeros((n_trees, n_top), np.int64), np.zeros((n_trees, n_top), self._code)
         exits = np.zeros((n_trees, n_top + 1), np.int32)
         tree_coded.heap_of(trees.offset, nodes, bits, starts, cuts, exits)
-        values, origin = self._values(trees, place)
         self._rows = (columns, np.ascontiguousarray(tables[columns]))
         self._trees = (trees.offset, levels, nodes, starts, cuts, exits, values, origin)
         self._groups = max(1, min(8, _CACHE // (self._code.itemsize * len(columns) * tree_coded.GROUP)))
@@ -54,19 +66,21 @@ class Coded:
         self.made = True
 
     @staticmethod
-    def _values(trees: Any, place: Array) -> tuple[Array, Array]:
-        """Return values where nodes lie, or where they were and the number of each node there if they are long."""
-        start = trees.offset[:-1]
+    def _room_for_values(trees: Any) -> tuple[Array, Array]:
+        """Return room for values where nodes lie, or long values where they were and room for their numbers."""
         if trees.n_outputs > 2:
-            start, origin = np.repeat(start, np.diff(trees.offset)), np.empty(len(place), np.int32)
-            origin[start + place] = np.arange(len(place)) - start
-            return np.ascontiguousarray(trees.value), origin
-        values = np.empty((len(place), trees.n_outputs))
-        for first, some in trees.groups():
-            lo = start[first]
-            here = slice(lo, lo + len(some.feature))
-            values[place[here] + np.repeat(some.offset[:-1] + lo, np.diff(some.offset))] = some.value
-        return values, np.empty(0, np.int32)
+            return np.ascontiguousarray(trees.value), np.empty(len(trees.feature), np.int32)
+        return np.empty((len(trees.feature), trees.n_outputs)), np.empty(0, np.int32)
+
+    @staticmethod
+    def _put_values(some: Any, offset: Array, place: Array, values: Array, origin: Array) -> None:
+        """Take the values of some trees, or the numbers of their nodes, to where their nodes lie."""
+        start = np.repeat(offset[:-1], np.diff(offset))
+        at = place[offset[0] : offset[-1]] + start
+        if len(origin):
+            origin[at] = np.arange(offset[0], offset[-1]) - start
+        else:
+            values[at] = some.value
 
     def add(self, x: Array, lo: int, hi: int, out: Array) -> None:
         """Add the values of the leaves of rows lo..hi to out (n, n_outputs), in the order of the trees."""

@@ -340,10 +340,10 @@ class _Stored(Mapping[str, Array]):
 class Walker:
     """Trees in the form that rows are sent down in; made once, for one type of rows."""
 
-    def __init__(self, trees: Trees, dtype: Any) -> None:
+    def __init__(self, trees: Trees, dtype: Any, threads: int = 1) -> None:
         self._trees, self._cut = trees, rounded_down(trees.inner_cut, dtype)
         self._plain = not len(trees.sets)
-        coded = Coded(trees, self._cut) if self._plain else None
+        coded = Coded(trees, self._cut, threads) if self._plain else None
         self._coded = coded if coded is not None and coded.made else None
 
     @cached_property

@@ -75,13 +75,14 @@ def _levels_first(depth, first, place):
 
 
 @njit(cache=True, nogil=True)
-def lay_out(offset, feature, cut, depth, tables, n_cuts, column, bits, nodes, place, levels):
-    """Write the words of all nodes and their places; ``bits``: where in a word the child and the column begin.
+def lay_out(offset, feature, cut, inner, depth, tables, n_cuts, column, bits, nodes, place, levels):
+    """Write the words of the nodes of some trees and their places; ``bits``: where in a word child and column begin.
 
-    ``cut`` is that of the inner nodes, in their order; all else is of all nodes.
+    ``offset`` and ``levels`` are of these trees, all else is of all nodes; ``cut`` is that of the inner nodes, in their
+    order, of which ``inner`` come before these trees.
     """
-    deepest, inner = 0, 0
-    for p in range(len(depth)):
+    deepest = 0
+    for p in range(offset[0], offset[-1]):
         deepest = max(deepest, depth[p])
     first = np.zeros(deepest + 2, np.int64)
     for t in range(len(offset) - 1):
