@@ -90,11 +90,12 @@ def under_ray(python: str, repeats: int) -> dict[str, Any]:
     return found
 
 
-def with_ray(found: dict[str, Any], rival: float, same: float) -> str:
+def with_ray(found: dict[str, Any], rival: float, same: float, own: float) -> str:
     t = found["times"]
     return (
         f"{'Ray tasks':28}{median(t):9.2f}{min(t):9.2f}{max(t):9.2f}{rival / median(t):13.2f}x   "
-        f"and {found['start']:.1f} s to start\nRay against tutti: {median(t) / same:.2f}x, the same estimator"
+        f"and {found['start']:.1f} s to start\nRay against tutti: {median(t) / same:.2f}x, the same estimator\n"
+        f"Ray against tutti's own: {median(t) / own:.2f}x"
     )
 
 
@@ -123,9 +124,9 @@ def main() -> None:
             f"{system:28}{median(t):9.2f}{min(t):9.2f}{max(t):9.2f}{rival / median(t):13.2f}x   "
             f"{best[system][0]:.5f}, {best[system][1]:.3g}"
         )
-    same = median(times["tutti, same estimator"])
+    same, own = (median(times[f"tutti, {whose} estimator"]) for whose in ("same", "own"))
     lines.append(f"joblib loky against tutti: {median(times['joblib loky']) / same:.2f}x, the same estimator")
-    lines.append("Ray: skipped, because no --ray was given" if ray is None else with_ray(ray, rival, same))
+    lines.append("Ray: skipped, because no --ray was given" if ray is None else with_ray(ray, rival, same, own))
     save("search", "\n".join([header(), "", *lines]))
 
 
