@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import warnings
 
 import numpy as np
@@ -110,3 +113,21 @@ def test_another_number_of_shards_is_another_job_with_the_same_minimum():
     x, y, _ = rows(2, sparse=False)
     values = [LinearSVC(n_shards=n, tol=1e-8).fit(x, y).decision_function(x) for n in (1, 5)]
     np.testing.assert_allclose(*values, atol=1e-4)
+
+
+@pytest.mark.thorough
+def test_who_has_compiled_and_who_has_loaded_have_the_same_bits(tmp_path):
+    """A process that compiles its kernels must not call other translations of them than one that loads them."""
+    program = (
+        "import numpy as np, tutti\n"
+        "r = np.random.default_rng(0)\n"
+        "X, e = r.standard_normal((403, 20)), r.standard_normal(403)\n"
+        "model = tutti.LogisticRegression(tol=1e-8, engine=tutti.Threads(1)).fit(X, X.sum(axis=1) + e > 0)\n"
+        "print(model.report_.sha256)"
+    )
+    where = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)}
+    found = [
+        subprocess.run([sys.executable, "-c", program], env=where, check=True, capture_output=True, timeout=200).stdout
+        for _ in range(2)
+    ]
+    assert found[0] == found[1]

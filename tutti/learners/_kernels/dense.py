@@ -66,7 +66,7 @@ def dense_pass(x, y, table, sample, w, b, code, widths, starts, size, v, sums, c
     return everything
 
 
-@njit(cache=True, nogil=True, fastmath=FAST, error_model="numpy")
+@njit(cache=True, nogil=True, fastmath=FAST, error_model="numpy", forceinline=True)
 def _margins(x, lo, m, w, b, z):
     """z[:m] = x[lo : lo + m] w + b, four rows at a time (w is loaded once for them); returns the sum of z."""
     real = w.dtype.type

@@ -14,4 +14,8 @@ from numba import njit
 def inner(**options: Any) -> Any:
     """Return the decorator of a kernel that is called by kernels only; ``options`` of numba's ``njit``."""
     options |= {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}  # which numba's own types leave out
+    if "fastmath" in options:
+        # there must not be two translations of it: a process that compiles and one that loads would call either, and
+        # fast arithmetic may end in other bits
+        options["forceinline"] = True
     return njit(cache=True, nogil=True, **options)

@@ -2,6 +2,10 @@
 
 Arrays of one chunk stay in the first cache.  NaN and infinity pass through (no `nnan` in the flags), so that a broken
 value in X shows in the sums.
+
+What kernels call of this with fast arithmetic is always put into its caller (``forceinline``).  Else there are two
+translations, its own and the one beside the caller: a process that has compiled them would call the one, a process
+that has loaded the caller from the cache the other, and they need not agree in the last bit.
 """
 
 from __future__ import annotations
@@ -130,7 +134,7 @@ def _targets_of(y, lo, m, positive, table, sample, sign, c):
     return values
 
 
-@njit(cache=True, nogil=True, fastmath=FAST, error_model="numpy")
+@njit(cache=True, nogil=True, fastmath=FAST, error_model="numpy", forceinline=True)
 def logistic(z, sign, c, k, r, e, m, sums):
     """k = C p y, r = C p (1 - p) with p = 1 / (1 + e^m); sums of loss, k y, loss again and C e^-m per side."""
     real = z.dtype.type
@@ -227,7 +231,7 @@ def squared(z, y, c, k, r, m, sums):
     _add(sums, loss, loss, total, total, loss, loss, weight, weight)
 
 
-@njit(cache=True, nogil=True, fastmath=FAST, error_model="numpy")
+@njit(cache=True, nogil=True, fastmath=FAST, error_model="numpy", forceinline=True)
 def _add(sums, a, a1, b, b1, c, c1, d, d1):
     """Add four sums over all rows of a chunk, and over those of side 1, to ``sums`` (2 sides, 4)."""
     sums[0, 0] += a - a1
@@ -240,7 +244,7 @@ def _add(sums, a, a1, b, b1, c, c1, d, d1):
     sums[1, 3] += d1
 
 
-@njit(cache=True, nogil=True, fastmath=FAST, error_model="numpy")
+@njit(cache=True, nogil=True, fastmath=FAST, error_model="numpy", forceinline=True)
 def link(code, z, sign, c, k, r, e, h, window, m, sums):
     """Run the link of loss ``code`` (see `LOSSES`) on the first m rows of a chunk."""
     if code == 0:

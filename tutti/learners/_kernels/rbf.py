@@ -74,7 +74,7 @@ def _factors(row, scale, own, right, power):
         bits[j] = (np.int32(n) + np.int32(127)) << np.int32(23)
 
 
-@njit(nogil=True, fastmath={"reassoc"})  # as many sums side by side as the processor has room for
+@njit(nogil=True, fastmath={"reassoc"}, forceinline=True)  # as many sums side by side as the processor has room for
 def _sum(row, power, coefficients):
     total = 0.0
     for j in range(len(row)):

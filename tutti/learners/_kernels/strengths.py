@@ -76,7 +76,7 @@ def chunk_strengths(z, y, lo, tables, sample, positive, code, apart, g, sums, r)
     return everything
 
 
-@njit(cache=True, nogil=True, fastmath=FAST, error_model="numpy")
+@njit(cache=True, nogil=True, fastmath=FAST, error_model="numpy", forceinline=True)
 def _links(z, y, lo, m, tables, sample, positive, code, apart, g, sums, r, room):
     k, e, sign, c, bend = room[0], room[1], room[2], room[3], room[4]
     n_outputs = len(tables)
@@ -102,7 +102,7 @@ def _links(z, y, lo, m, tables, sample, positive, code, apart, g, sums, r, room)
     return everything
 
 
-@njit(cache=True, nogil=True, fastmath=FAST, error_model="numpy")
+@njit(cache=True, nogil=True, fastmath=FAST, error_model="numpy", forceinline=True)
 def _margins(x, lo, m, w, b, z):
     """z[:, :m] = w x[lo : lo + m]' + b."""
     real = w.dtype.type
@@ -149,7 +149,7 @@ def _margins(x, lo, m, w, b, z):
         o += 1
 
 
-@njit(cache=True, nogil=True, fastmath=FAST, error_model="numpy")
+@njit(cache=True, nogil=True, fastmath=FAST, error_model="numpy", forceinline=True)
 def _row_margins(x, lo, i, m, w, b, o, z):
     """z[o, i:m], four rows at a time."""
     real = w.dtype.type
@@ -173,7 +173,7 @@ def _row_margins(x, lo, i, m, w, b, o, z):
         i += 1
 
 
-@njit(cache=True, nogil=True, fastmath=FAST, error_model="numpy")
+@njit(cache=True, nogil=True, fastmath=FAST, error_model="numpy", forceinline=True)
 def _gradients(x, lo, m, g, v):
     """v += g[:, :m] x[lo : lo + m]."""
     n_outputs, d = v.shape
@@ -203,7 +203,7 @@ def _gradients(x, lo, m, g, v):
         o += 1
 
 
-@njit(cache=True, nogil=True, fastmath=FAST, error_model="numpy")
+@njit(cache=True, nogil=True, fastmath=FAST, error_model="numpy", forceinline=True)
 def _row_gradients(x, lo, i, m, g, o, v):
     """v[o] += the rows i to m, four at a time."""
     d = v.shape[1]

@@ -439,8 +439,7 @@ class ModuleLearner(ServesNet, Spec):
                 state.update(self.keep_best(state, best))
         else:
             clock[WAITED] += 1
-        if self.patience is not None and clock[WAITED] >= self.patience:
-            clock[STOP] = 1
+        clock[STOP] = clock[STOP] or (self.patience is not None and clock[WAITED] >= self.patience)
         return state
 
     def result(self, shared: Arrays) -> Arrays:
