@@ -119,13 +119,10 @@ def test_another_number_of_shards_is_another_job_with_the_same_minimum():
 def test_who_has_compiled_and_who_has_loaded_have_the_same_bits(tmp_path):
     """A process that compiles its kernels must not call other translations of them than one that loads them."""
     program = (
-        "import numpy as np, tutti\n"
-        "r = np.random.default_rng(0)\n"
-        "X, e = r.standard_normal((403, 20)), r.standard_normal(403)\n"
-        "model = tutti.LogisticRegression(tol=1e-8, engine=tutti.Threads(1)).fit(X, X.sum(axis=1) + e > 0)\n"
-        "print(model.report_.sha256)"
+        "from tests.estimators.test_same_bits import *\n"
+        "print(digest(LogisticRegression(), 2, 'newton', False, Threads(1)))"
     )
-    where = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)}
+    where = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path), "PYTHONPATH": os.pathsep.join([os.getcwd(), *sys.path])}
     found = [
         subprocess.run([sys.executable, "-c", program], env=where, check=True, capture_output=True, timeout=200).stdout
         for _ in range(2)
