@@ -11,8 +11,9 @@ import pytest
 from tutti.engines.processes import shutdown, worker_pids
 from tutti.testing.engine import Leftovers, child_pids
 
-_SERVICES = ("fsspecIO", "pytest_timeout", "Thread-monitor", "handler of signal 14")
-"""Threads that third parties start once per process, and the alarm that pytest-timeout keeps set after a failure."""
+_SERVICES = ("fsspecIO", "pytest_timeout", "Thread-monitor", "handler of signal 14", "TORCHINDUCTOR_CACHE_DIR", "KMP_")
+"""Threads that third parties start once per process, variables that torch and its OpenMP set when they are first asked
+for, and the alarm that pytest-timeout keeps set after a failure."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
