@@ -11,7 +11,14 @@ import pytest
 from tutti.engines.processes import shutdown, worker_pids
 from tutti.testing.engine import Leftovers, child_pids
 
-_SERVICES = ("fsspecIO", "pytest_timeout", "Thread-monitor", "handler of signal 14", "TORCHINDUCTOR_CACHE_DIR", "KMP_")
+_SERVICES = (
+    "fsspecIO",
+    "pytest_timeout",
+    "Thread-monitor",
+    "handler of signal 14",
+    "variable TORCHINDUCTOR_CACHE_DIR",
+    "variable KMP_",
+)
 """Threads that third parties start once per process, variables that torch and its OpenMP set when they are first asked
 for, and the alarm that pytest-timeout keeps set after a failure."""
 
