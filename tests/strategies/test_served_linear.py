@@ -125,7 +125,8 @@ def test_every_loss_with_weights_of_rows(model: Any, classes: int, sparse: bool)
     weight = np.random.default_rng(3).random(N)
     found = []
     for strategy in (tutti.AllReduce(), STALE):
-        options = {"solver": "sgd", "max_iter": 6, "tol": 1e-3, "engine": Threads(2), "strategy": strategy}
+        # far from the minimum the gap of Ridge is six times its objective and tells of the order of pushes alone
+        options = {"solver": "sgd", "max_iter": 24, "tol": 1e-3, "engine": Threads(2), "strategy": strategy}
         found.append(type(model)(**{**model.get_params(), **options}).fit(x, y, weight))
     if math.isfinite(found[0].duality_gap_):
         close(found[1], found[0])
