@@ -14,7 +14,7 @@ from tutti.estimators._base import Estimator, warn
 from tutti.estimators._categories import Categories
 from tutti.estimators._decision import check_finite
 from tutti.estimators._forest_multi import Intake
-from tutti.estimators._forest_params import check, learner_of
+from tutti.estimators._forest_params import check, learner_of, signs
 from tutti.estimators._intake import as_dataset, is_dataset
 from tutti.estimators._progress import RoundProgress
 from tutti.estimators._tree_view import Members
@@ -38,6 +38,7 @@ class ForestEstimator(Estimator):
     _criteria: ClassVar[tuple[str, ...]]
     n_estimators: int
     categorical_features: Any
+    monotonic_cst: Any
     random_state: Any
     warm_start: bool
     oob_score: Any
@@ -163,6 +164,7 @@ class ForestEstimator(Estimator):
     def _plan(self, schema: Schema, n_trees: int, taken: Intake) -> tuple[Choice, Explanation]:
         more = {} if taken.classes else self._more(schema)
         more |= {"categorical": taken.categories.columns, "n_targets": taken.n_targets}
+        more["monotonic"] = signs(self, schema, taken)
         learner, dataset = learner_of(self, schema, n_trees, **more), taken.dataset
         if taken.classes:
             learner = _forest_multi.of_indicators(learner, len(taken.classes))

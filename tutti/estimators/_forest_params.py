@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from tutti.errors import DataError, ParameterError
+from tutti.estimators._boosted_params import signs_of
 from tutti.estimators._linear import require_real, require_whole
 from tutti.learners.forest import ForestLearner
 from tutti.types import Schema
@@ -115,6 +116,27 @@ def rate(model: Any, schema: Schema) -> float:
     if is_share(value):
         return max(float(value), 1.0 / n_rows)
     raise ParameterError("max_samples", value, "write None, a number of rows, or a share above 0 and up to 1.0")
+
+
+def signs(model: Any, schema: Schema, taken: Any) -> tuple[int, ...]:
+    """Return 1, -1 or 0 of each column, of the parameter ``monotonic_cst`` and what a fit was given."""
+    given = model.monotonic_cst
+    if given is None:
+        return ()
+    d = schema.n_features - taken.n_targets
+    names = taken.names if taken.n_targets else schema.feature_names
+    found = signs_of(given, d, names, taken.categories.columns)
+    if not any(found):
+        return ()
+    kind = None
+    if taken.n_targets:
+        kind = "with multiple outputs"
+    elif len(schema.classes or ()) > 2:
+        kind = "with multiclass classification"
+    if kind is not None:
+        hint = f"Monotonicity constraints are not supported {kind}; write None, or fit one forest for each"
+        raise ParameterError("monotonic_cst", given, hint)
+    return found if schema.classes is None or len(schema.classes) == 2 else ()
 
 
 def check_weights(schema: Schema, bits: int) -> None:

@@ -19,7 +19,9 @@ def to_sklearn(forest: Any) -> Any:
         raise ModelError("scikit-learn's trees know no categories: fit on one-hot columns to export the forest")
     classifier = forest._task == "classification"
     name = "Classifier" if classifier else "Regressor"
-    model = getattr(ensemble, f"RandomForest{name}")(n_estimators=forest.trees_.n_trees, criterion=forest.criterion)
+    signs = monotonic_of(forest)
+    params = {"criterion": forest.criterion, "monotonic_cst": signs}
+    model = getattr(ensemble, f"RandomForest{name}")(n_estimators=forest.trees_.n_trees, **params)
     one = getattr(tree, f"DecisionTree{name}")
     model.estimator_ = one()
     model.n_features_in_, model.n_outputs_ = forest.n_features_in_, forest.n_outputs_
@@ -27,8 +29,17 @@ def to_sklearn(forest: Any) -> Any:
         model.feature_names_in_ = forest.feature_names_in_
     if classifier:
         model.classes_, model.n_classes_ = forest.classes_, forest.n_classes_
-    model.estimators_ = [_member(one(criterion=forest.criterion), forest, t) for t in range(forest.trees_.n_trees)]
+    model.estimators_ = [_member(one(**params), forest, t) for t in range(forest.trees_.n_trees)]
     return model
+
+
+def monotonic_of(forest: Any) -> Any:
+    """Return ``monotonic_cst`` as scikit-learn writes it, an array of a sign for each column, or None."""
+    from tutti.estimators._boosted_params import signs_of
+
+    names = tuple(forest.feature_names_in_) if hasattr(forest, "feature_names_in_") else None
+    signs = signs_of(forest.monotonic_cst, forest.n_features_in_, names)
+    return np.array(signs, np.int8) if signs else None
 
 
 def _member(member: Any, forest: Any, t: int) -> Any:

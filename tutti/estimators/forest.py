@@ -47,6 +47,8 @@ class RandomForestClassifier(ForestEstimator):
     ccp_alpha : cost-complexity pruning: links weaker than this are cut.
     max_samples : rows drawn for a tree, on average: a number or a share; None: as many as there are.  With
         bootstrap="balanced" exactly, of all classes together, and a share of what would be drawn.
+    monotonic_cst : 1 (the probability of the second class rises), -1 (falls) or 0 for each column, or {column or name:
+        sign}; for two classes.  A split whose sides are not in order is refused.  Missing values are in no order.
     categorical_features : columns whose values are names, not numbers: "from_dtype" (a frame's categorical columns), a
         mask, or a list of column numbers or names.  At most 255 categories; they are ordered by the share of the second
         of two classes, or of the node's most frequent class of several.  One unknown in a prediction is refused.
@@ -97,6 +99,7 @@ class RandomForestClassifier(ForestEstimator):
         class_weight: Any = None,
         ccp_alpha: float = 0.0,
         max_samples: int | float | None = None,
+        monotonic_cst: Any = None,
         categorical_features: Any = "from_dtype",
         strategy: Any = "auto",
         engine: Any = "auto",
@@ -119,6 +122,7 @@ class RandomForestClassifier(ForestEstimator):
         self.class_weight = class_weight
         self.ccp_alpha = ccp_alpha
         self.max_samples = max_samples
+        self.monotonic_cst = monotonic_cst
         self.categorical_features = categorical_features
         self.strategy = strategy
         self.engine = engine
@@ -231,6 +235,8 @@ class RandomForestRegressor(ForestEstimator):
     warm_start : True adds trees to those of the last fit.
     ccp_alpha : cost-complexity pruning: links weaker than this are cut.
     max_samples : rows drawn for a tree, on average: a number or a share; None: as many as there are.
+    monotonic_cst : 1 (the prediction rises), -1 (falls) or 0 for each column, or {column or name: sign}; for one
+        target.  A split whose sides are not in order is refused.  Missing values are in no order.
     categorical_features : columns whose values are names, not numbers: "from_dtype" (a frame's categorical columns), a
         mask, or a list of column numbers or names.  At most 255 categories; they are ordered by the mean of the (first)
         target in the node.  One unknown in a prediction is refused.
@@ -280,6 +286,7 @@ class RandomForestRegressor(ForestEstimator):
         warm_start: bool = False,
         ccp_alpha: float = 0.0,
         max_samples: int | float | None = None,
+        monotonic_cst: Any = None,
         categorical_features: Any = "from_dtype",
         strategy: Any = "auto",
         engine: Any = "auto",
@@ -301,6 +308,7 @@ class RandomForestRegressor(ForestEstimator):
         self.warm_start = warm_start
         self.ccp_alpha = ccp_alpha
         self.max_samples = max_samples
+        self.monotonic_cst = monotonic_cst
         self.categorical_features = categorical_features
         self.strategy = strategy
         self.engine = engine

@@ -180,6 +180,15 @@ def rules(learner: Any, shared: Arrays) -> Any:
     )
 
 
+def monotone(learner: Any, low: float = -math.inf, high: float = math.inf) -> Any:
+    """Return what the kernels are told of monotone columns and of the bounds of a tree's root; None without any."""
+    from tutti.learners._kernels.tree_monotone import Monotone
+
+    if not any(learner.monotonic):
+        return None
+    return Monotone(np.array(learner.monotonic, np.int64), np.array([low, high, 0.0]))
+
+
 def of_bag(learner: Any, table: Any, rules: Any, work: Any, n: int) -> Any:
     """Return the rules with what depends on the rows that a tree has drawn."""
     from tutti.learners._kernels import tree_spread

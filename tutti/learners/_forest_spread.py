@@ -42,6 +42,8 @@ class Node:
     found: Array | None = None
     order: Array | None = None
     sent: int = -1
+    bounds: tuple[float, float] = (-np.inf, np.inf)
+    middle: float = 0.0
 
 
 @dataclass
@@ -162,6 +164,7 @@ class Part:
         self._rank, self._size = rank, size
         self._table = _forest_rows.table(learner, shared, rows)
         self._rules = _forest_rows.rules(learner, shared)
+        self._monotone = _forest_rows.monotone(learner)
         self._few = max(4096, int(shared["sizes"][0]) // 64)
         self._work = _forest_rows.scratch(self._table, self._rules, 1)
         whole = self._table._replace(n_rows=self._few)
@@ -236,7 +239,7 @@ class Part:
 
     def _sum_up(self, level: list[Node], trees: list[Tree]) -> Talk:
         """Give the nodes of a level their sums over all parts, and write down what they are."""
-        from tutti.learners._kernels.tree_spread import write_node
+        from tutti.learners._kernels.tree_spread import into_bounds, write_node
 
         sums = yield from _summed(
             np.array([self._stats(trees[v.tree].entries, v.lo, v.hi, trees[v.tree].rules) for v in level])
@@ -246,6 +249,8 @@ class Part:
             node.stats = sums[i]
             node.values = np.zeros((1, self._rules.n_outputs))
             write_node(trees[node.tree].rules, node.stats, 0, node.ints, node.reals, node.values)
+            if self._monotone is not None:
+                into_bounds(self._rules, node.values[0], *node.bounds)
             if spans is not None and (spans[i, 0] == -spans[i, 1]).all():
                 node.depth = 1 << 30  # all targets are equal
 
@@ -314,7 +319,8 @@ class Part:
             weight=whole.get("weight", nothing),
         )
         rules = rules._replace(max_depth=rules.max_depth - node.depth)
-        ints, reals, values, sets = grow(table, rules, work, n, node.key, 2048)
+        monotone = _forest_rows.monotone(self._learner, *node.bounds)
+        ints, reals, values, sets = grow(table, rules, work, n, node.key, 2048, monotone)
         return {"ints": ints, "reals": reals, "values": values, "sets": sets}
 
     def _split(self, big: list[Node], trees: list[Tree]) -> Talk:
@@ -368,13 +374,24 @@ class Part:
     def _judge(self, h: Array, node: Node, feature: int, rules: Any, best: float) -> tuple[float, bool]:
         from tutti.learners._kernels.tree_spread import judge
 
-        found, constant = judge(self._table, rules, self._work, h, self._size_of_bin, node.stats, feature, best)
+        t, work, monotone = self._table, self._work, self._monotone
+        if monotone is not None:
+            monotone.bounds[:2] = node.bounds
+        found, constant = judge(t, rules, work, h, self._size_of_bin, node.stats, feature, best, monotone)
         if found > best:
-            node.found, node.order = self._work.found.copy(), self._work.best_order.copy()
+            node.found, node.order = work.found.copy(), work.best_order.copy()
+            node.middle = 0.0 if monotone is None else float(monotone.bounds[2])
         return found, constant
 
     def _part_rows(self, node: Node, tree: Tree) -> None:
-        from tutti.learners._kernels.tree_spread import child_key, partition, partition_set, write_split
+        from tutti.learners._kernels.tree_spread import (
+            child_bounds,
+            child_key,
+            partition,
+            partition_set,
+            split_sign,
+            write_split,
+        )
 
         t, work = self._table, self._work
         assert node.found is not None
@@ -393,6 +410,10 @@ class Part:
         node.children = [
             Node(node.tree, np.uint64(k), node.depth + 1, a, b) for k, (a, b) in zip(keys, ranges, strict=True)
         ]
+        if self._monotone is not None:
+            sign = split_sign(node.found, self._monotone)
+            for side, child in enumerate(node.children):
+                child.bounds = child_bounds(sign, *node.bounds, node.middle, side)
 
     def _missing_to(self, node: Node, left: bool) -> None:
         from tutti.learners._kernels.tree_spread import set_of

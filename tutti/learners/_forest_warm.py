@@ -56,7 +56,14 @@ def run(learner: Any, schema: Schema) -> None:
     weight = np.ones(_N) if schema.weighted else None
     few = _Few(Block(values, y.astype(np.int32 if classes is not None else np.float64), weight, 0))
     tiny = dataclasses.replace(schema, n_rows=_N, n_features=d, weight_sum=float(_N))
-    one = dataclasses.replace(learner, n_trees=1, n_shards=1, categorical=(), max_features=min(learner.max_features, 2))
+    one = dataclasses.replace(
+        learner,
+        n_trees=1,
+        n_shards=1,
+        categorical=(),
+        max_features=min(learner.max_features, 2),
+        monotonic=(1, 0) if any(learner.monotonic) else (),
+    )
     rows: Any = _FewRows(tiny, few)
     shared = one.init(tiny, seed=0)
     while costs := one.tasks(shared):

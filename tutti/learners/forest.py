@@ -51,6 +51,7 @@ class ForestLearner(OnlyTasks, Spec):
     exact : targets are 0 or 1 and stay what they are.
     n_shards : shards of the job.
     oob : also collect what the trees say of rows that they have not drawn.
+    monotonic : 1 (rises), -1 (falls) or 0 of each column; empty: 0.  Of one target, or of the second of two classes.
     """
 
     n_trees: int = 100
@@ -72,6 +73,7 @@ class ForestLearner(OnlyTasks, Spec):
     exact: bool = False
     n_shards: int = 8
     oob: bool = False
+    monotonic: tuple[int, ...] = ()
 
     @property
     def offers(self) -> frozenset[Kind]:
@@ -186,11 +188,12 @@ class ForestLearner(OnlyTasks, Spec):
             n = tree_grow.draw(table, rules, key, poisson(self.rate), work.entries)
         if self.balanced_subsample or rules.min_weight > 0.0 or rules.min_decrease > 0.0 or self.ccp_alpha > 0.0:
             rules = _forest_rows.of_bag(self, table, rules, work, n)
+        monotone = _forest_rows.monotone(self)
         if self.max_leaf_nodes is None:
-            ints, reals, values, sets = tree_grow.grow(table, rules, work, n, nodes, _LOCAL_ROWS)
+            ints, reals, values, sets = tree_grow.grow(table, rules, work, n, nodes, _LOCAL_ROWS, monotone)
         else:
             most = self.max_leaf_nodes
-            ints, reals, values, sets = tree_best_first.grow_best(table, rules, work, n, nodes, most)
+            ints, reals, values, sets = tree_best_first.grow_best(table, rules, work, n, nodes, most, monotone)
         return self.pruned({"ints": ints, "reals": reals, "values": values, "sets": sets})
 
     def pruned(self, tree: Arrays) -> Arrays:

@@ -20,25 +20,27 @@ from tutti.learners._kernels.tree_grow import (
     write_node,
     write_split,
 )
+from tutti.learners._kernels.tree_monotone import child_bounds, into_bounds, split_sign
 from tutti.learners._kernels.tree_split import CLASSES, FEATURE
 from tutti.learners._kernels.tree_wide import side_score
 
 
 @inner(error_model="numpy")
-def _gain(table, rules, work, place, stats, size, key):
+def _gain(table, rules, work, place, stats, size, key, monotone):
     """Decrease of the weighted impurity by the best split of a leaf; -inf if it stays one."""
     lo, hi, depth = place[0], place[1], place[2]
     if not may_split(rules, table.target, work.entries, lo, hi, depth, stats):
         return -np.inf
     rs, cs = 1, table.n_rows
+    codes, target, weight = table.by_column, table.target, table.weight
     score = best_split(
-        table, rules, work, table.by_column, rs, cs, table.target, table.weight, work.entries, lo, hi, stats, size, key
+        table, rules, work, codes, rs, cs, target, weight, work.entries, lo, hi, stats, size, key, monotone
     )
     return score - side_score(rules, stats) if enough(rules, score, stats) else -np.inf
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def grow_best(table, rules, work, n_entries, root_key, max_leaves):
+def grow_best(table, rules, work, n_entries, root_key, max_leaves, monotone):
     """Grow a tree of at most ``max_leaves`` leaves, always at the leaf whose split gains most (the first of equals).
 
     A leaf's split is found when the leaf is made, for its gain, and again when it is its turn.
@@ -58,13 +60,18 @@ def grow_best(table, rules, work, n_entries, root_key, max_leaves):
     add_stats(rules, table.target, table.square, table.weight, work.entries, np.int64(0), n_entries, sums[0])
     places[0, 1], keys[0] = n_entries, root_key
     write_node(rules, sums[0], np.int64(0), ints, reals, values)
-    gains[0] = _gain(table, rules, work, places[0], sums[0], size, keys[0])
+    if monotone is not None:
+        limits = np.empty((most, 2))
+        limits[0, 0], limits[0, 1] = monotone.bounds[0], monotone.bounds[1]
+    gains[0] = _gain(table, rules, work, places[0], sums[0], size, keys[0], monotone)
     n_nodes, n_leaves = 1, 1
     while n_leaves < max_leaves:
         node = int(np.argmax(gains[:n_nodes]))
         if gains[node] == -np.inf:
             break
-        _gain(table, rules, work, places[node], sums[node], size, keys[node])
+        if monotone is not None:
+            monotone.bounds[0], monotone.bounds[1] = limits[node, 0], limits[node, 1]
+        _gain(table, rules, work, places[node], sums[node], size, keys[node], monotone)
         gains[node] = -np.inf
         lo, hi = places[node, 0], places[node, 1]
         sets, n_sets = write_split(table, work, node, ints, reals, sets, n_sets)
@@ -79,11 +86,18 @@ def grow_best(table, rules, work, n_entries, root_key, max_leaves):
             sums[b, q] = sums[node, q] - sums[a, q]
         places[a, 0], places[a, 1], places[a, 2] = lo, mid, places[node, 2] + 1
         places[b, 0], places[b, 1], places[b, 2] = mid, hi, places[node, 2] + 1
+        if monotone is not None:
+            sign, middle = split_sign(work.found, monotone), monotone.bounds[2]
         for side in range(2):
             child = a + side
             keys[child] = mixed(keys[node] + np.uint64(1 + side))
             write_node(rules, sums[child], child, ints, reals, values)
-            gains[child] = _gain(table, rules, work, places[child], sums[child], size, keys[child])
+            if monotone is not None:
+                low, high = child_bounds(sign, limits[node, 0], limits[node, 1], middle, side)
+                limits[child, 0] = monotone.bounds[0] = low
+                limits[child, 1] = monotone.bounds[1] = high
+                into_bounds(rules, values[child], low, high)
+            gains[child] = _gain(table, rules, work, places[child], sums[child], size, keys[child], monotone)
         n_nodes += 2
         n_leaves += 1
     return _depth_first(ints[:n_nodes], reals[:n_nodes], values[:n_nodes], sets[:n_sets].copy())

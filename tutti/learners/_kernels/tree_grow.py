@@ -9,6 +9,7 @@ from numba import njit
 
 from tutti.learners._kernels.inner import inner
 from tutti.learners._kernels.keyed import below, keyed, low_half, mixed
+from tutti.learners._kernels.tree_monotone import child_bounds, into_bounds, split_sign
 from tutti.learners._kernels.tree_split import (
     BIN,
     CLASSES,
@@ -161,10 +162,11 @@ def _pure(rules, target, entries, lo, hi, stats):
 
 
 @inner(error_model="numpy")
-def best_split(table, rules, work, codes, rs, cs, target, weight, entries, lo, hi, stats, size, key):
+def best_split(table, rules, work, codes, rs, cs, target, weight, entries, lo, hi, stats, size, key, monotone):
     """Draw features and find their best cut, which goes to work.found; returns its score, -inf if there is none.
 
-    Features are drawn without replacement until max_features are, then on while all of them were constant.
+    Features are drawn without replacement until max_features are, then on while all of them were constant.  A monotone
+    column is judged by `scan_wide`, which knows of bounds.
     """
     d, m, found, h = table.n_features, hi - lo, work.found, work.histogram
     packed = rules.kind == CLASSES and rules.n_outputs == 2 and len(weight) == 0 and rules.criterion == 0
@@ -192,19 +194,36 @@ def best_split(table, rules, work, codes, rs, cs, target, weight, entries, lo, h
         if dense:
             count_columns(codes, rs, cs, permutation, drawn, take, entries, lo, hi, h)
         for t in range(take):
-            f = permutation[drawn + t]
-            if dense:
+            f, signed = permutation[drawn + t], False
+            if monotone is not None:
+                signed = monotone.signs[f] != 0
+            if dense and not signed:
                 constant, gone = _is_constant(h, 256 * t, total), h[256 * t] != 0
                 s, at, follow, side = -np.inf, 0, 0, False
                 if not constant:
                     s, at, follow, side = _scan_dense(h, 256 * t, total, rules, work.prefix, work.score)
-            elif small and table.categorical[f] == 0:
+            elif small and not signed and table.categorical[f] == 0:
                 s, at, follow, side, constant, gone = _scan_small(
                     codes, f * cs, work.rows, work.payload, m, work.small, total, rules
                 )
             else:
                 best, constant = scan_wide(
-                    table, rules, work, codes, rs, f * cs, target, weight, entries, lo, hi, stats, size, f, best
+                    table,
+                    rules,
+                    work,
+                    codes,
+                    rs,
+                    f * cs,
+                    target,
+                    weight,
+                    entries,
+                    lo,
+                    hi,
+                    stats,
+                    size,
+                    f,
+                    best,
+                    monotone,
                 )
                 useful += 0 if constant else 1
                 continue
@@ -385,8 +404,8 @@ def part_rows(work, codes, rs, offset, entries, lo, hi, node, sets):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def grow(table, rules, work, n_entries, root_key, local_rows):
-    """Grow a tree on work.entries[:n_entries], depth first.
+def grow(table, rules, work, n_entries, root_key, local_rows, monotone):
+    """Grow a tree on work.entries[:n_entries], depth first; ``monotone`` (None: nothing is) has the root's bounds.
 
     A node of at most ``local_rows`` rows has its rows' codes copied together, and its whole subtree reads that copy.
     Returns (integers, reals, values, sets) of all nodes.
@@ -401,6 +420,9 @@ def grow(table, rules, work, n_entries, root_key, local_rows):
     add_stats(rules, table.target, table.square, table.weight, work.entries, np.int64(0), n_entries, sums[0])
     places[0, 0], places[0, 1], places[0, 2], places[0, 3], places[0, 4] = 0, n_entries, 0, -1, 0
     keys[0] = root_key
+    if monotone is not None:
+        limits = np.empty((64, 2))
+        limits[0, 0], limits[0, 1] = monotone.bounds[0], monotone.bounds[1]
     top, base = 1, -1
     stats, right = np.empty(width, np.int64), np.empty(width, np.int64)
     while top > 0:
@@ -417,6 +439,9 @@ def grow(table, rules, work, n_entries, root_key, local_rows):
         if parent >= 0:
             ints[parent, RIGHT if places[top, 4] else LEFT] = node
         write_node(rules, stats, node, ints, reals, values)
+        if monotone is not None:
+            monotone.bounds[0], monotone.bounds[1] = limits[top, 0], limits[top, 1]
+            into_bounds(rules, values[node], limits[top, 0], limits[top, 1])
         if base < 0 and hi - lo <= local_rows and depth + 1 < rules.max_depth:
             _localise(table, rules, work, hi - lo, lo)
             base, lo, hi = top, 0, hi - lo
@@ -429,7 +454,9 @@ def grow(table, rules, work, n_entries, root_key, local_rows):
             weight = table.weight
         if not may_split(rules, target, entries, lo, hi, depth, stats):
             continue
-        score = best_split(table, rules, work, codes, rs, cs, target, weight, entries, lo, hi, stats, size, key)
+        score = best_split(
+            table, rules, work, codes, rs, cs, target, weight, entries, lo, hi, stats, size, key, monotone
+        )
         if not enough(rules, score, stats):
             continue
         sets, n_sets = write_split(table, work, node, ints, reals, sets, n_sets)
@@ -437,6 +464,8 @@ def grow(table, rules, work, n_entries, root_key, local_rows):
         mid = part_rows(work, codes, rs, feature * cs, entries, lo, hi, ints[node], sets)
         if top + 2 > len(places):
             places, keys, sums = _deeper(places, keys, sums)
+            if monotone is not None:
+                limits = _more_rows(limits, np.empty((len(places), 2)))
         small, first, last = (top + 1, lo, mid) if mid - lo <= hi - mid else (top, mid, hi)
         for q in range(width):
             right[q] = 0
@@ -449,6 +478,9 @@ def grow(table, rules, work, n_entries, root_key, local_rows):
             places[at, 0], places[at, 1] = (lo, mid) if side == 0 else (mid, hi)
             places[at, 2], places[at, 3], places[at, 4] = depth + 1, node, side
             keys[at] = mixed(key + np.uint64(1 + side))
+            if monotone is not None:
+                sign, b = split_sign(work.found, monotone), monotone.bounds
+                limits[at, 0], limits[at, 1] = child_bounds(sign, b[0], b[1], b[2], side)
         top += 2
     return ints[:n_nodes].copy(), reals[:n_nodes].copy(), values[:n_nodes].copy(), sets[:n_sets].copy()
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from tutti.learners._kernels import tree_grow
+from tutti.learners._kernels import tree_grow, tree_monotone
 from tutti.learners._kernels.keyed import below, keyed, mixed
 from tutti.learners._kernels.tree_wide import _by_target, _count, judge_wide, weight_of
 
@@ -17,6 +17,11 @@ _add, _enough, _write_node, _write_split = (
     tree_grow.write_split,
 )
 _part, _part_set, _set_of = tree_grow.partition, tree_grow.partition_set, tree_grow._set_of
+_into_bounds, _child_bounds, _split_sign = (
+    tree_monotone.into_bounds,
+    tree_monotone.child_bounds,
+    tree_monotone.split_sign,
+)
 
 
 @njit(cache=True, nogil=True)
@@ -30,7 +35,7 @@ def drawn(key, d, n):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def judge(table, rules, work, h, size, total, feature, best):
+def judge(table, rules, work, h, size, total, feature, best, monotone):
     """`tree_wide.scan_wide` of a histogram that is counted already: (best score, constant)."""
     n = 0
     for b in range(1, 256):
@@ -42,7 +47,8 @@ def judge(table, rules, work, h, size, total, feature, best):
     categorical = table.categorical[feature] != 0
     if categorical:
         _by_target(rules, h, size, total, work.order, n, work.share)
-    return judge_wide(rules, categorical, h, n, size, total, work.order, work, feature, work.found, best), False
+    found = judge_wide(rules, categorical, h, n, size, total, work.order, work, feature, work.found, best, monotone)
+    return found, False
 
 
 @njit(cache=True, nogil=True)
@@ -61,6 +67,24 @@ def enough(rules, score, stats):
 def write_node(rules, stats, node, ints, reals, values):
     """See `tree_grow.write_node`."""
     return _write_node(rules, stats, node, ints, reals, values)
+
+
+@njit(cache=True, nogil=True)
+def into_bounds(rules, value, low, high):
+    """See `tree_monotone.into_bounds`."""
+    return _into_bounds(rules, value, low, high)
+
+
+@njit(cache=True, nogil=True)
+def split_sign(found, monotone):
+    """See `tree_monotone.split_sign`."""
+    return _split_sign(found, monotone)
+
+
+@njit(cache=True, nogil=True)
+def child_bounds(sign, low, high, middle, side):
+    """See `tree_monotone.child_bounds`."""
+    return _child_bounds(sign, low, high, middle, side)
 
 
 @njit(cache=True, nogil=True)

@@ -8,6 +8,7 @@ import numpy as np
 
 from tutti.learners._kernels.bits import lowest
 from tutti.learners._kernels.inner import inner
+from tutti.learners._kernels.tree_monotone import in_order, middle_of
 from tutti.learners._kernels.tree_split import (
     BIN,
     CLASSES,
@@ -148,10 +149,11 @@ def _by_target(rules, h, size, total, order, n, share):
 
 
 @inner(error_model="numpy")
-def judge_wide(rules, categorical, h, n_bins, size, total, order, work, feature, found, best):
+def judge_wide(rules, categorical, h, n_bins, size, total, order, work, feature, found, best, monotone):
     """Judge every cut between the bins ``order[:n_bins]`` of h; return the better of ``best`` and the best found.
 
-    What the best split is goes to ``found``, the order of its categories to work.best_order.
+    What the best split is goes to ``found``, the order of its categories to work.best_order.  A cut that only parts
+    missing rows from all others says nothing of an order.
     """
     left, right = work.left, work.right
     least = max(rules.min_leaf, 1)
@@ -172,6 +174,11 @@ def judge_wide(rules, categorical, h, n_bins, size, total, order, work, feature,
                 continue
             s = _split_score(rules, left, right)
             if s > best:
+                if monotone is not None:
+                    sign = monotone.signs[feature] if i + 1 < n_bins else 0
+                    if sign != 0 and not in_order(rules, left, right, sign, monotone.bounds):
+                        continue
+                    monotone.bounds[2] = middle_of(rules, left, right)
                 best = s
                 found[FEATURE], found[BIN], found[MISSING_LEFT] = feature, order[i], side
                 found[NEXT] = order[i + 1] if i + 1 < n_bins else -1
@@ -183,7 +190,9 @@ def judge_wide(rules, categorical, h, n_bins, size, total, order, work, feature,
 
 
 @inner(error_model="numpy")
-def scan_wide(table, rules, work, codes, rs, offset, target, weight, entries, lo, hi, total, size, feature, best):
+def scan_wide(
+    table, rules, work, codes, rs, offset, target, weight, entries, lo, hi, total, size, feature, best, monotone
+):
     """Count a column and judge its cuts; returns (best score, constant); the histogram is zero again."""
     h, order, found = work.wide, work.order, work.found
     w0, w1, w2, w3 = _count(table.label, target, weight, codes, rs, offset, entries, lo, hi, rules, h, size)
@@ -194,7 +203,7 @@ def scan_wide(table, rules, work, codes, rs, offset, target, weight, entries, lo
         categorical = table.categorical[feature] != 0
         if categorical:
             _by_target(rules, h, size, total, order, n, work.share)
-        best = judge_wide(rules, categorical, h, n, size, total, order, work, feature, found, best)
+        best = judge_wide(rules, categorical, h, n, size, total, order, work, feature, found, best, monotone)
     for f in range(size):
         h[f] = 0
     for i in range(n):
