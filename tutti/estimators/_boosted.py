@@ -13,7 +13,14 @@ import numpy as np
 
 from tutti.errors import DataError, InputError, ModelError, ParameterError
 from tutti.estimators._base import Estimator
-from tutti.estimators._boosted_params import check_memory, columns_of, part_of_columns, signs_of, strategy_of
+from tutti.estimators._boosted_params import (
+    check_memory,
+    columns_of,
+    groups_of,
+    part_of_columns,
+    signs_of,
+    strategy_of,
+)
 from tutti.estimators._categories import Categories, find, numbered
 from tutti.estimators._forest_params import check_weights
 from tutti.estimators._intake import as_dataset, is_dataset
@@ -63,6 +70,7 @@ class BoostedTrees(Estimator):
     max_features: Any
     max_bins: int
     monotonic_cst: Any
+    interaction_cst: Any
     categorical_features: Any
     early_stopping: bool
     validation_fraction: float
@@ -245,6 +253,7 @@ class BoostedTrees(Estimator):
             max_bins=int(self.max_bins),
             monotonic=signs_of(self.monotonic_cst, schema.n_features, names, categorical),
             categorical=categorical,
+            interaction=groups_of(self.interaction_cst, schema.n_features, names),
             early_stopping=bool(self.early_stopping),
             validation_fraction=float(self.validation_fraction),
             n_iter_no_change=int(self.n_iter_no_change),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import numbers
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -82,6 +82,33 @@ def columns_of(given: Any, n: int, names: tuple[str, ...] | None) -> tuple[int, 
     if len(listed) == n and listed and all(isinstance(v, bool | np.bool_) for v in listed):
         return tuple(j for j, v in enumerate(listed) if v)
     return tuple(sorted({_number_of("categorical_features", given, v, n, names) for v in listed}))
+
+
+def groups_of(given: Any, n: int, names: tuple[str, ...] | None) -> Literal["pairwise"] | tuple[tuple[int, ...], ...]:
+    """Return the groups of columns that may meet, of a parameter ``interaction_cst``; empty: all may.
+
+    Columns that stand in no group are one of their own, as in scikit-learn.
+    """
+    hint = 'write None, "pairwise", "no_interactions", or a list of groups of columns, as [[0, 1], [2]]'
+    if given is None:
+        return ()
+    if isinstance(given, str):
+        if given == "pairwise":
+            return "pairwise"
+        if given == "no_interactions":
+            return tuple((j,) for j in range(n))
+        raise ParameterError("interaction_cst", given, hint)
+    listed: list[Any]
+    try:
+        listed = [None if isinstance(group, str) else list(group) for group in given]
+    except TypeError:
+        listed = [None]
+    if None in listed:
+        message = f"Interaction constraints must be a sequence of tuples or lists: {hint}"
+        raise ParameterError("interaction_cst", given, message)
+    groups = [tuple(sorted({_number_of("interaction_cst", given, v, n, names) for v in g})) for g in listed if g]
+    rest = tuple(sorted(set(range(n)).difference(*groups)))
+    return (*groups, rest) if rest else tuple(groups)
 
 
 def signs_of(given: Any, n: int, names: tuple[str, ...] | None, categorical: tuple[int, ...] = ()) -> tuple[int, ...]:

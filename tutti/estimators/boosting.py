@@ -42,6 +42,8 @@ class GradientBoostingClassifier(BoostedTrees):
     max_features : columns that a node tries: None (all), "sqrt", "log2", a number or a part.
     max_bins : most bins of a column, 2 to 255, missing values apart.
     monotonic_cst : 1, -1 or 0 for each column, or {column: sign}; two classes only.
+    interaction_cst : columns that may meet on the path to a leaf: groups of numbers or names (those in no group are one
+        of their own), "pairwise" (any two), "no_interactions" (each alone), or None (all).
     categorical_features : columns whose values are names: numbers, names or a mask.
     class_weight : None, {class: weight}, or "balanced".
     early_stopping : hold back rows, and stop when their loss gets no better.
@@ -96,6 +98,7 @@ class GradientBoostingClassifier(BoostedTrees):
         max_features: Any = None,
         max_bins: int = 255,
         monotonic_cst: Any = None,
+        interaction_cst: Any = None,
         categorical_features: Any = None,
         class_weight: Any = None,
         early_stopping: bool = False,
@@ -123,6 +126,7 @@ class GradientBoostingClassifier(BoostedTrees):
         self.max_features = max_features
         self.max_bins = max_bins
         self.monotonic_cst = monotonic_cst
+        self.interaction_cst = interaction_cst
         self.categorical_features = categorical_features
         self.class_weight = class_weight
         self.early_stopping = early_stopping
@@ -211,6 +215,8 @@ class GradientBoostingRegressor(BoostedTrees):
     max_features : columns that a node tries: None (all), "sqrt", "log2", a number or a part.
     max_bins : most bins of a column, 2 to 255, missing values apart.
     monotonic_cst : 1, -1 or 0 for each column, or {column: sign}.
+    interaction_cst : columns that may meet on the path to a leaf: groups of numbers or names (those in no group are one
+        of their own), "pairwise" (any two), "no_interactions" (each alone), or None (all).
     categorical_features : columns whose values are names: numbers, names or a mask.
     early_stopping : hold back rows, and stop when their loss gets no better.
     validation_fraction : part of the rows that is held back.
@@ -264,6 +270,7 @@ class GradientBoostingRegressor(BoostedTrees):
         max_features: Any = None,
         max_bins: int = 255,
         monotonic_cst: Any = None,
+        interaction_cst: Any = None,
         categorical_features: Any = None,
         early_stopping: bool = False,
         validation_fraction: float = 0.1,
@@ -291,6 +298,7 @@ class GradientBoostingRegressor(BoostedTrees):
         self.max_features = max_features
         self.max_bins = max_bins
         self.monotonic_cst = monotonic_cst
+        self.interaction_cst = interaction_cst
         self.categorical_features = categorical_features
         self.early_stopping = early_stopping
         self.validation_fraction = validation_fraction

@@ -115,7 +115,7 @@ class Fit:
             learner.max_depth, learner.max_leaf_nodes, learner.grow == "leafwise", learner.l2, least,
             learner.min_samples_leaf, learner.min_gain, learner.columns_per_node(self.schema.n_features),
             learner.min_samples_leaf > 1 and not told,
-            _STEPS.get(learner.loss, math.inf),
+            _STEPS.get(learner.loss, math.inf), together=learner.interaction, max_features=learner.max_features,
         )  # fmt: skip
         signs = np.array(learner.monotonic or (0,) * self.schema.n_features, np.int64)
         return Grower(rows, self.bins.n_bins, self.bins.categorical, signs, shape, self.sums, self.n_train)

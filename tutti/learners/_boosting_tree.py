@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
 from tutti.counting import Sums
 from tutti.errors import PlanError
 from tutti.learners._boosting_rows import Rows
-from tutti.learners._kernels import boost, boost_split
+from tutti.learners._kernels import boost, boost_groups, boost_split
 from tutti.types import Array
 
 _POOL_BYTES = 2 << 30
@@ -24,6 +25,8 @@ class Shape:
     ----------
     counted : True if rows are counted besides, for ``min_samples_leaf`` where hessians do not tell it.
     max_step : the value of a leaf, before the learning rate, is not further from 0.
+    together : groups of columns that may meet on a path; "pairwise": any two; empty: all.
+    max_features : part of the columns that a node may use, which are drawn.
     """
 
     max_depth: int | None
@@ -37,6 +40,8 @@ class Shape:
     counted: bool
     max_step: float = math.inf
     smooth: float = 10.0
+    together: Literal["pairwise"] | tuple[tuple[int, ...], ...] = ()
+    max_features: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -87,6 +92,18 @@ class Grower:
         self.idx, self.spare = np.empty(rows.n, np.int32), np.empty(rows.n, np.int32)
         self.room = np.zeros((4, 256))
         self.rules = self._rules()
+        self.groups = self._groups(len(n_bins), most)
+
+    def _groups(self, n_columns: int, n_nodes: int) -> boost_groups.Groups | None:
+        """Return what kernels know of columns that may meet; None where all may."""
+        given = self.shape.together
+        if not given:
+            return None
+        groups = [] if isinstance(given, str) else [np.unique(np.array(g, np.int64)) for g in given]
+        at = np.cumsum([0, *map(len, groups)]).astype(np.int64) if groups else np.zeros(0, np.int64)
+        members = np.concatenate(groups) if groups else np.zeros(0, np.int64)
+        parent, used = np.full(n_nodes, -1, np.int64), np.zeros(n_columns, np.uint8)
+        return boost_groups.Groups(at, members, parent, used, self.shape.max_features)
 
     def _rules(self) -> Array:
         s, at = self.shape, boost_split
@@ -128,7 +145,7 @@ class Grower:
     def _decide(self, n: int, scale: Array, wanted: int, key: int) -> int:
         found: int = boost_split.decide(
             self.batch, n, self.all, self.n_codes, self.n_bins, self.categorical, self.signs, wanted, np.uint64(key),
-            self.ints, self.reals, self.state, scale, self.rules, self.go, self.room,
+            self.ints, self.reals, self.state, scale, self.rules, self.go, self.room, self.groups,
         )  # fmt: skip
         return found
 

@@ -38,6 +38,8 @@ class Boosting(Spec):
     subsample : part of the rows that is drawn for a round.   max_features : part of the columns drawn for a node.
     max_bins : most bins of a column, missing values apart.
     monotonic : 1 (rises), -1 (falls) or 0 of each column; empty: 0.   categorical : columns whose values are names.
+    interaction : groups of columns; those that meet on the path to a leaf are all in one group.  "pairwise": any two
+        columns may meet; empty: all.
     class_weight : a factor for each class.
     early_stopping : stop when the loss of a ``validation_fraction`` of the rows, which do not train, was not better by
         ``tol`` in ``n_iter_no_change`` rounds.
@@ -59,6 +61,7 @@ class Boosting(Spec):
     max_bins: int = 255
     monotonic: tuple[int, ...] = ()
     categorical: tuple[int, ...] = ()
+    interaction: Literal["pairwise"] | tuple[tuple[int, ...], ...] = ()
     class_weight: tuple[float, ...] | None = None
     early_stopping: bool = False
     validation_fraction: float = 0.1

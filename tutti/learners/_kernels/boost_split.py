@@ -33,6 +33,7 @@ from tutti.learners._kernels.boost import (
     G,
     H,
 )
+from tutti.learners._kernels.boost_groups import allowed
 from tutti.learners._kernels.inner import inner
 
 LOW_HALF = 0xFFFFFFFF
@@ -264,6 +265,24 @@ def _mix(x):
 
 
 @inner(error_model="numpy")
+def _draw_of_marked(key, node, n_wanted, wanted):
+    """`draw_columns` among those that are marked: the same ones where all are."""
+    rest = 0
+    for j in range(len(wanted)):
+        rest += wanted[j]
+    left = min(n_wanted, rest)
+    if left == rest:
+        return
+    seed = _mix(np.uint64(key) ^ _mix(np.uint64(node)))
+    for j in range(len(wanted)):
+        if wanted[j]:
+            u = np.float64(_mix(seed + np.uint64(j)) >> np.uint64(11)) * (1.0 / 9007199254740992.0)
+            wanted[j] = u * rest < left
+            left -= wanted[j]
+            rest -= 1
+
+
+@inner(error_model="numpy")
 def draw_columns(key, node, n_wanted, wanted):
     """Mark ``n_wanted`` columns at random, by the number of the node."""
     d = len(wanted)
@@ -319,11 +338,12 @@ def choose(batch, ints, reals, state, rules):
 @njit(cache=True, nogil=True, error_model="numpy")
 def decide(
     batch, n_batch, pool, n_codes, n_bins, categorical, signs, n_wanted, key, ints, reals, state, scales, rules, go,
-    room,
+    room, groups,
 ):  # fmt: skip
     """Find the splits of the children of a batch (the root's where n_batch is 0), then write the next batch.
 
     Returns its length.  Depth-wise: all open nodes of the level, by gain where not all may be split; best first: one.
+    ``groups`` (see `boost_groups`) is None where all columns may meet on a path.
     """
     counted = pool.shape[1] > len(n_bins) * n_codes
     wanted = np.empty(len(n_bins), np.uint8)
@@ -335,8 +355,13 @@ def decide(
         else:
             _totals(pool[0], n_codes, n_bins, ints, counted)
         fits = ints[p, DEPTH] < rules[MAX_DEPTH] and state[N_LEAVES] < rules[MAX_LEAVES]
+        if groups is not None:
+            groups.parent[p] = batch[k // 2] if n_batch > 0 else -1
         if fits:
-            draw_columns(key, p, n_wanted, wanted)
+            if groups is None:
+                draw_columns(key, p, n_wanted, wanted)
+            else:
+                _draw_of_marked(key, p, allowed(groups, p, ints, wanted), wanted)
             fits = find(
                 p, pool[ints[p, SLOT]], n_codes, n_bins, categorical, signs, wanted, ints, reals, scales, rules, go,
                 room, counted,
