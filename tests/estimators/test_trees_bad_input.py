@@ -49,6 +49,10 @@ OF_ALL: dict[str, tuple[Act, str]] = {
     "three dimensions": (lambda made, y: made().fit(X[:, :, None], y), "Expected 2D array, got 3D array"),
     "lengths differ": (lambda made, y: made().fit(X, y[:10]), r"inconsistent numbers of samples: \[40, 10\]"),
     "infinity": (lambda made, y: made().fit(with_value(np.inf), y), "row 3, column 1: Input X contains infinity"),
+    "infinity before anything starts": (
+        lambda made, y: made().explain(np.asfortranarray(with_value(-np.inf)), y),
+        "row 3, column 1: Input X contains infinity",
+    ),
     "no row": (lambda made, y: made().fit(X[:0], y[:0]), r"Found array with 0 sample\(s\)"),
     "no column": (lambda made, y: made().fit(X[:, :0], y), r"Found array with 0 feature\(s\)"),
     "text": (lambda made, y: made().fit(np.full((40, 2), "a"), y), "row 0, column 0: text 'a' where a number was"),
@@ -97,6 +101,14 @@ OF_TREES: dict[str, tuple[Act, str]] = {
         lambda made, y: made(categorical_features=[0]).fit(np.round(X), y).predict(np.round(X) + 99),
         r"row 0, column 0: category 99\.0 was not there .*; write NaN",
     ),
+    "infinity among missing values": (
+        lambda made, y: made().explain(np.where(X > 2.0, np.nan, with_value(np.inf)).astype(np.float32), y),
+        r"row 3, column 1: Input X contains infinity .*float32",
+    ),
+    "infinite sparse value before anything starts": (
+        lambda made, y: made().explain(sp.csr_array(with_value(np.inf)), y),
+        "row 3, column 1: Input X contains infinity",
+    ),
     "infinite sparse value": (
         lambda made, y: made().fit(sp.csr_array(with_value(np.inf)), y),
         "row 3, column 1: Input X contains infinity",
@@ -138,6 +150,11 @@ OTHERS: dict[str, tuple[Callable[[], object], str]] = {
     "bootstrap of arrays": (lambda: MADE["forest"](bootstrap=np.ones(2)).fit(X, Y), "write True, False"),
     "score as text": (lambda: MADE["forest"](oob_score="yes").fit(X, Y), "write True, False, or a function"),
     "two samples a row": (lambda: MADE["forest"](max_samples=2.0).fit(X, Y), "a share above 0 and up to"),
+    "NaN for a kernel": (lambda: MADE["SVC"]().explain(with_value(np.nan), Y), "row 3, column 1: Input X contains NaN"),
+    "infinity and several targets": (
+        lambda: MADE["forest of targets"]().explain(with_value(np.inf), np.c_[Z, Z]),
+        "row 3, column 1: Input X contains infinity",
+    ),
     "several labels of other rows": (lambda: MADE["forest"]().fit(X, np.c_[Y, Y][:5]), r"\[40, 5\]"),
     "several labels with NaN": (lambda: MADE["forest"]().fit(X, np.c_[Y, Y * np.nan]), "Input y contains NaN"),
     "several sparse outputs": (lambda: MADE["forest of targets"]().fit(sp.csr_array(X), np.c_[Z, Z]), "toarray"),

@@ -23,7 +23,7 @@ from tutti.estimators._boosted_params import (
 )
 from tutti.estimators._categories import Categories, find, numbered
 from tutti.estimators._forest_params import check_weights
-from tutti.estimators._intake import as_dataset, is_dataset
+from tutti.estimators._intake import as_dataset, is_dataset, refuse_infinity
 from tutti.estimators._linear import labels_array, require_real, require_whole
 from tutti.estimators._progress import TreeProgress
 from tutti.learners.boosting import Boosting
@@ -218,7 +218,8 @@ class BoostedTrees(Estimator):
             return self._job(dataset, schema, Categories(columns, (None,) * len(columns))), dtype
         categories = find(X, wanted)
         dataset, dtype = as_dataset(numbered(X, categories, known=False), y, sample_weight, name, missing=True)
-        return self._job(dataset, dataset.schema(self._task), categories), dtype
+        schema = refuse_infinity(dataset, missing=True).schema(self._task)
+        return self._job(dataset, schema, categories), dtype
 
     def _job(self, dataset: Any, schema: Schema, categories: Categories) -> Job:
         if self.min_samples_leaf > schema.n_rows:

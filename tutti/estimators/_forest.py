@@ -15,7 +15,7 @@ from tutti.estimators._categories import Categories
 from tutti.estimators._decision import check_finite
 from tutti.estimators._forest_multi import Intake
 from tutti.estimators._forest_params import check, learner_of, signs
-from tutti.estimators._intake import as_dataset, is_dataset
+from tutti.estimators._intake import as_dataset, is_dataset, refuse_infinity
 from tutti.estimators._progress import RoundProgress
 from tutti.estimators._tree_view import Members
 from tutti.learners._bins import Bins
@@ -140,7 +140,7 @@ class ForestEstimator(Estimator):
             if target.ndim == 2 and target.shape[1] > 1:
                 return self._several(categories, X, target, sample_weight)
         dataset, dtype = as_dataset(X, y, sample_weight, name, missing=True)
-        return Intake(categories, dataset, self._task, dtype)
+        return Intake(categories, refuse_infinity(dataset, missing=True), self._task, dtype)
 
     def _start(self, schema: Schema, taken: Intake) -> dict[str, Array] | None:
         if not self.warm_start or not self.__sklearn_is_fitted__():

@@ -16,6 +16,7 @@ import numpy as np
 from tutti.errors import DataError, ParameterError
 from tutti.estimators._categories import Categories
 from tutti.estimators._classifier import class_factors
+from tutti.estimators._intake import refuse_infinity
 from tutti.estimators._linear import labels_array
 from tutti.learners.forest import ForestLearner
 from tutti.types import Array, Csr, Schema
@@ -54,7 +55,8 @@ def with_targets(x: Any, target: Array, sample_weight: Any, what: str) -> tuple[
     if len(target) != len(x):
         raise DataError(f"Found input variables with inconsistent numbers of samples: [{len(x)}, {len(target)}]")
     both = np.column_stack([x.astype(np.float64, copy=False), target])
-    return from_arrays(both, np.zeros(len(x)), sample_weight=sample_weight), names
+    dataset = from_arrays(both, np.zeros(len(x)), sample_weight=sample_weight)
+    return refuse_infinity(dataset, missing=True), names
 
 
 def regression(categories: Categories, x: Any, target: Array, sample_weight: Any) -> Intake:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from tutti.errors import DataError, InputError, ParameterError
 from tutti.estimators._base import DataConversionWarning, warn
+from tutti.types import Array, Csr
 
 _FORMATS = {
     ".svm": "libsvm",
@@ -19,6 +21,7 @@ _FORMATS = {
     ".pq": "parquet",
 }
 _COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
+_VALUES = 1 << 17  # that are added up at a time, and stay in the cache
 
 
 def is_dataset(x: Any) -> bool:
@@ -60,6 +63,40 @@ def as_dataset(x: Any, y: Any, sample_weight: Any, name: str, missing: bool = Fa
             stacklevel=4,
         )
     return from_arrays(x, target, sample_weight=sample_weight, missing=missing), target.dtype
+
+
+def refuse_infinity(dataset: Any, missing: bool) -> Any:
+    """Return the data set of arrays as it is; DataError for the first infinite value of X, or NaN unless ``missing``.
+
+    Sums tell that there is something, block by block; rows are searched only then.  The rows of files are looked at by
+    the workers that read them.
+    """
+    x = getattr(dataset.source, "x", None)
+    if x is None:
+        return dataset
+    values = x.values if isinstance(x, Csr) else x
+    flat = values.reshape(-1) if values.ndim == 1 or values.flags.c_contiguous else values.T.reshape(-1)
+    for lo in range(0, len(flat), _VALUES):
+        part = flat[lo : lo + _VALUES]
+        with np.errstate(over="ignore", invalid="ignore"):
+            fine = math.isfinite(part.sum())
+        if not fine and (np.isinf(part) if missing else ~np.isfinite(part)).any():
+            _name_bad(x, missing)
+    return dataset
+
+
+def _name_bad(x: Array | Csr, missing: bool) -> None:
+    values = x.values if isinstance(x, Csr) else x
+    bad = np.isinf(values) if missing else ~np.isfinite(values)
+    if isinstance(x, Csr):
+        at = int(np.flatnonzero(bad)[0])
+        row, column, value = int(np.searchsorted(x.indptr, at, side="right")) - 1, int(x.indices[at]), x.values[at]
+    else:
+        row = int(bad.any(axis=1).argmax())
+        column = int(bad[row].argmax())
+        value = x[row, column]
+    what = "NaN" if np.isnan(value) else f"infinity or a value too large for dtype('{values.dtype}')"
+    raise DataError(f"Input X contains {what}.", row=row, column=column)
 
 
 def _open_file(path: str, label: Any, sample_weight: Any) -> Any:

@@ -16,7 +16,7 @@ from tutti.errors import DataError, ModelError, ParameterError
 from tutti.estimators import _approximate
 from tutti.estimators._base import ConvergenceWarning, Estimator, warn
 from tutti.estimators._decision import check_finite
-from tutti.estimators._intake import as_dataset, is_dataset
+from tutti.estimators._intake import as_dataset, is_dataset, refuse_infinity
 from tutti.estimators._linear import labels_array, require_real, require_whole
 from tutti.estimators._progress import TaskProgress
 from tutti.learners._kernel_rows import Kernel, Points, dense, points, share
@@ -81,7 +81,7 @@ class KernelEstimator(Estimator):
         RankError, RankLost : a worker failed; the others were stopped and nothing is left behind.
         """
         self._check_params()
-        dataset, label_dtype = as_dataset(X, y, sample_weight, type(self).__name__)
+        dataset, label_dtype = self._intake(X, y, sample_weight)
         schema, choice, explanation = self._job(dataset)
         with TaskProgress(type(self).__name__, bool(self.verbose)) as watch:
             result = train(
@@ -107,8 +107,7 @@ class KernelEstimator(Estimator):
         The data is scanned for its shape and classes if that is not known yet.
         """
         self._check_params()
-        dataset, _ = as_dataset(X, y, sample_weight, type(self).__name__)
-        return self._job(dataset)[2]
+        return self._job(self._intake(X, y, sample_weight)[0])[2]
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the fitted model as a folder (model.json and safetensors, no pickle); `tutti.load` reads it.
@@ -138,6 +137,11 @@ class KernelEstimator(Estimator):
             raise ModelError(f"scikit-learn's {name} has no form of an approximate machine: fit with approximate=None")
 
     # the flow
+
+    def _intake(self, X: Any, y: Any, sample_weight: Any) -> tuple[Any, Any]:
+        """Return (dataset, dtype of the labels); what is not finite in arrays is named before anything starts."""
+        dataset, dtype = as_dataset(X, y, sample_weight, type(self).__name__)
+        return dataset if is_dataset(X) else refuse_infinity(dataset, missing=False), dtype
 
     def _check_params(self) -> None:
         require_real("C", self.C, 0.0, inclusive=False, wanted="the inverse strength of the regularisation")
