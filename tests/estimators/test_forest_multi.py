@@ -22,10 +22,13 @@ Y = np.column_stack([X[:, 0] + X[:, 1] > 45, np.digitize(X[:, 2], [10, 20, 30]) 
 NAMES = np.column_stack([np.where(Y[:, 0], "yes", "no"), np.array(list("abcd"))[Y[:, 1] - 5]])
 
 
-def test_a_tree_on_all_rows_is_scikit_learns() -> None:
+@pytest.mark.parametrize("criterion", ["gini", "entropy", "log_loss"])
+def test_a_tree_on_all_rows_is_scikit_learns(criterion: str) -> None:
     how: dict[str, Any] = {"bootstrap": False, "max_features": None, "max_depth": 4, "min_impurity_decrease": 0.002}
+    how["criterion"] = criterion
     ours = tutti.RandomForestClassifier(1, **how).fit(X, Y)
-    theirs = Theirs(1, random_state=0, **how).fit(X, Y)
+    seed = 0 if criterion == "gini" else 2  # by entropy two splits are equally good, and theirs draws one of them
+    theirs = Theirs(1, random_state=seed, **how).fit(X, Y)
     a, b = ours.estimators_[0].tree_, theirs.estimators_[0].tree_
     np.testing.assert_array_equal(a.feature, b.feature)
     np.testing.assert_allclose(a.threshold, b.threshold)
@@ -47,6 +50,29 @@ def test_pruning_and_class_weights_are_scikit_learns() -> None:
     weight = compute_sample_weight([{0: 1.0, 1: 3.0}, {5: 2.0, 6: 1.0, 7: 1.0, 8: 1.0}], Y)
     b = tutti.RandomForestClassifier(3, bootstrap=False).fit(X, Y, weight)
     assert a.report_.sha256 == b.report_.sha256
+
+
+def test_balanced_in_the_rows_of_each_tree_is_balanced_where_trees_have_all_rows() -> None:
+    for criterion in ("gini", "entropy"):
+        how: dict[str, Any] = {"bootstrap": False, "max_features": None, "max_depth": 2, "criterion": criterion}
+        ours = tutti.RandomForestClassifier(1, class_weight="balanced_subsample", **how).fit(X, Y)
+        theirs = Theirs(1, random_state=0, class_weight="balanced_subsample", **how).fit(X, Y)
+        for p, q in zip(ours.predict_proba(X), theirs.predict_proba(X), strict=True):
+            np.testing.assert_allclose(p, q, atol=1e-6)
+
+
+def test_balanced_trees_find_rare_classes_of_each_label() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((6000, 6))
+    y = np.column_stack([x[:, k] + rng.standard_normal(6000) > 2.6 for k in range(3)]).astype(int)
+    x, more, y, right = x[:4000], x[4000:], y[:4000], y[4000:]
+    how: dict[str, Any] = {"class_weight": "balanced_subsample", "min_samples_leaf": 20, "random_state": 0}
+    plain = tutti.RandomForestClassifier(40, min_samples_leaf=20).fit(x, y).predict(more)
+    ours = tutti.RandomForestClassifier(40, oob_score=True, **how).fit(x, y).predict(more)
+    theirs = Theirs(40, **how).fit(x, y).predict(more)
+    recall = [(p[right == 1] == 1).mean() for p in (plain, ours, theirs)]
+    assert recall[1] > recall[0] + 0.2
+    assert abs(recall[1] - recall[2]) < 0.08
 
 
 def test_attributes_and_exports_have_scikit_learns_shape(tmp_path: Path) -> None:
@@ -79,9 +105,23 @@ def test_as_accurate_as_scikit_learns_on_labels() -> None:
     assert ours.oob_decision_function_.shape == (3000, 2, 4)
 
 
-def test_same_bits_for_any_number_of_workers_in_both_layouts() -> None:
+@pytest.mark.parametrize(
+    ("how", "weighted"),
+    [
+        ({}, False),
+        ({"criterion": "entropy", "max_depth": 6}, True),
+        ({"class_weight": "balanced_subsample"}, False),
+        ({"class_weight": "balanced_subsample", "criterion": "entropy", "min_weight_fraction_leaf": 0.01}, True),
+    ],
+)
+def test_same_bits_for_any_number_of_workers_in_both_layouts(how: dict[str, Any], weighted: bool) -> None:
+    x, y = (np.tile(a, (8, 1)) for a in (X, Y))  # enough for nodes that are split on summed histograms
+    x += np.random.default_rng(1).integers(0, 3, x.shape)
+    weight = np.random.default_rng(2).random(len(x)) + 0.1 if weighted else None
+
     def sha(engine: Any, strategy: Any) -> str:
-        found: str = tutti.RandomForestClassifier(6, engine=engine, strategy=strategy).fit(X, Y).report_.sha256
+        model = tutti.RandomForestClassifier(6, engine=engine, strategy=strategy, **how)
+        found: str = model.fit(x, y, weight).report_.sha256
         return found
 
     right = sha(tutti.Threads(1), "auto")
@@ -102,9 +142,8 @@ def test_a_warm_start_adds_trees_of_the_same_labels() -> None:
 @pytest.mark.parametrize(
     ("params", "message"),
     [
-        ({"criterion": "entropy"}, "one forest a label"),
         ({"bootstrap": "balanced"}, "no one rarest class"),
-        ({"class_weight": "balanced_subsample"}, "list of one dict"),
+        ({"class_weight": "even"}, "list of one dict"),
         ({"class_weight": {0: 2.0}}, "list of one dict"),
         ({"class_weight": [{0: 1.0}]}, "one dict"),
         ({"class_weight": [{0: 1.0}, {9: 1.0}]}, "9 is not among the classes"),

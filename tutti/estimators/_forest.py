@@ -167,7 +167,7 @@ class ForestEstimator(Estimator):
         more["monotonic"] = signs(self, schema, taken)
         learner, dataset = learner_of(self, schema, n_trees, **more), taken.dataset
         if taken.classes:
-            learner = _forest_multi.of_indicators(learner, len(taken.classes))
+            learner = _forest_multi.of_indicators(learner, taken.classes, getattr(self, "class_weight", None))
         strategy = self.strategy
         if isinstance(strategy, str) and strategy == "auto":
             from tutti.strategies.task_parallel import TaskParallel

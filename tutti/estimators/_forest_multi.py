@@ -1,7 +1,7 @@
 """Several labels of a row: their indicators are the targets of a regression, whose splits and leaves are the same.
 
 The sum of the variances of a label's indicators, sum p (1 - p), is its Gini impurity 1 - sum p^2, and the mean of an
-indicator in a leaf is the share of its class.
+indicator in a leaf is the share of its class, of which the entropy follows as well.
 """
 
 from __future__ import annotations
@@ -74,6 +74,7 @@ def classification(model: Any, categories: Categories, x: Any, target: Array, sa
 
     _check(model, target.shape[1])
     n, given = len(target), model.class_weight
+    given = None if isinstance(given, str) and given == "balanced_subsample" else given  # which belongs to the trees
     weight = None if sample_weight is None else weights(sample_weight, n)
     factors, classes, indicators = np.ones(n), [], []
     for o in range(target.shape[1]):
@@ -99,25 +100,25 @@ def classification(model: Any, categories: Categories, x: Any, target: Array, sa
 
 def _check(model: Any, n_labels: int) -> None:
     """Refuse what forests of several labels have no form of."""
-    if model.criterion != "gini":
-        raise ParameterError("criterion", model.criterion, "several labels are split by 'gini'; fit one forest a label")
     if isinstance(model.bootstrap, str):
         hint = "several labels have no one rarest class; write True, or fit one forest a label"
         raise ParameterError("bootstrap", model.bootstrap, hint)
     given = model.class_weight
     several = isinstance(given, list) and len(given) == n_labels and all(isinstance(w, Mapping) for w in given)
-    if given is not None and given != "balanced" and not several:
-        hint = 'for several labels write None, "balanced", or a list of one dict {class: weight} for each label'
+    if given is not None and given not in ("balanced", "balanced_subsample") and not several:
+        hint = 'for several labels write None, "balanced", "balanced_subsample", or a list of one dict for each label'
         raise ParameterError("class_weight", given, hint)
 
 
-def of_indicators(learner: ForestLearner, n_labels: int) -> ForestLearner:
-    """Return a learner of Gini's splits on indicators: what the kernels call impurity is a mean over all of them."""
-    part = n_labels / learner.n_targets
+def of_indicators(learner: ForestLearner, classes: Sequence[Array], class_weight: Any) -> ForestLearner:
+    """Return a learner of splits on indicators: what the kernels call impurity is a mean over all of them."""
+    part = len(classes) / learner.n_targets
     return dataclasses.replace(
         learner,
-        criterion="squared_error",
+        criterion="squared_error" if learner.criterion == "gini" else learner.criterion,
         exact=True,
+        n_classes=tuple(map(len, classes)),
+        balanced_subsample=isinstance(class_weight, str) and class_weight == "balanced_subsample",
         min_impurity_decrease=learner.min_impurity_decrease * part,
         ccp_alpha=learner.ccp_alpha * part,
     )

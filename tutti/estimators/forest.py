@@ -23,7 +23,7 @@ class RandomForestClassifier(ForestEstimator):
     Columns are cut into at most 255 bins: exactly where a column has at most 255 distinct values, else by quantiles.
     Rows are drawn for a tree with Poisson(1) weights, rows and features by bits of their own numbers, and sums are
     whole numbers: the forest does not depend on the number of workers.  Rows of several labels (y of n_outputs columns)
-    are split by the mean of their Gini impurities.
+    are split by the mean of their impurities.
 
     Parameters
     ----------
@@ -43,7 +43,7 @@ class RandomForestClassifier(ForestEstimator):
     verbose : 1 shows the progress of a fit that takes longer than a second.
     warm_start : True adds trees to those of the last fit.
     class_weight : None, {class: weight}, "balanced" (n / (K n_k) in all rows), or "balanced_subsample" (in the rows of
-        each tree).
+        each tree).  Of several labels the weights of a row's classes are multiplied; a list has a dict for each label.
     ccp_alpha : cost-complexity pruning: links weaker than this are cut.
     max_samples : rows drawn for a tree, on average: a number or a share; None: as many as there are.  With
         bootstrap="balanced" exactly, of all classes together, and a share of what would be drawn.

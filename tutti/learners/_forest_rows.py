@@ -67,7 +67,7 @@ def summary(learner: Any, schema: Schema, data: ShardData, first: int, seed: int
         w = np.ones(hi - lo) if weight is None else weight
         total += float(w.sum())
         whole = whole and (weight is None or bool((w == np.rint(w)).all()))
-        if learner.criterion == "squared_error":
+        if learner.regresses:
             y = _targets(learner, data, i)
             sums = sums + w @ y
             largest = np.maximum(largest, np.abs(y).max(axis=0, initial=0.0))
@@ -80,12 +80,14 @@ def units(learner: Any, parts: Sequence[Arrays], n_outputs: int) -> dict[str, Ar
     """Return (shift, scales): targets, their squares and weights become whole numbers, (y - shift) 2^scale, whose
     sums fit into 62 bits; weights that are whole numbers stay what they are."""
     total = sum(float(p["total"][0]) for p in parts)
-    regression = learner.criterion == "squared_error"
-    bits, weight = _WEIGHT_BITS if regression else 48, 0
-    if not all(bool(p["whole"][0]) for p in parts):
+    regression = learner.regresses
+    bits, weight = _WEIGHT_BITS if regression and not learner.reweighs else 48, 0
+    if learner.reweighs or not all(bool(p["whole"][0]) for p in parts):
         weight = max(0, min(40, bits - math.ceil(math.log2(max(total, 1e-300)))))
     if not regression:
         return {"scales": np.array([0, 0, weight], np.int64)}
+    if learner.reweighs:  # indicators need no fractions, which leaves the bits to the weights
+        return {"shift": np.zeros(n_outputs), "scales": np.array([0, 0, weight], np.int64)}
     shift = np.zeros(n_outputs)
     for p in parts:
         shift = shift + p["sums"]
@@ -113,7 +115,7 @@ def encode(learner: Any, shared: Arrays, rows: Rows, task: int, first: int) -> N
         by_row[here, bins.n_features :] = 0
         if rows.schema.weighted:
             rows.common("weight")[here] = _bins.whole_weights(block.weight, hi - lo, scale)
-        if learner.criterion != "squared_error":
+        if not learner.regresses:
             rows.common("label")[here] = block.y
             continue
         y = _targets(learner, data, i) - shared["shift"]
@@ -130,7 +132,7 @@ def table(learner: Any, shared: Arrays, rows: Rows) -> Any:
     """Return the rows as the kernels read them."""
     from tutti.learners._kernels.tree_split import Table
 
-    regression = learner.criterion == "squared_error"
+    regression = learner.regresses
     bins, nothing = Bins.from_arrays(shared), np.zeros(0, np.int64)
     by_row = rows.common("by_row")
     return Table(
@@ -157,7 +159,7 @@ def rules(learner: Any, shared: Arrays) -> Any:
     """Return what the kernels are told of a good tree; weights and decreases are those of one row until `of_bag`."""
     from tutti.learners._kernels import tree_split as kernels
 
-    regression = learner.criterion == "squared_error"
+    regression = learner.regresses
     k = int(shared["sizes"][2])
     power, square, weight = (int(v) for v in shared["scales"])
     weights = np.ones(k) if learner.class_weight is None else np.asarray(learner.class_weight, np.float64)
@@ -258,7 +260,7 @@ def votes(learner: Any, shared: Arrays, rows: Rows, first: int, last: int, numbe
 
     add: Any = add_codes
     trees, by_column = Trees.from_arrays(shared), rows.common("by_column")
-    if learner.criterion == "squared_error":
+    if learner.regresses:
         target = np.ldexp(rows.common("target").astype(np.float64), -int(shared["scales"][0])) + shared["shift"]
     else:
         target = rows.common("label")

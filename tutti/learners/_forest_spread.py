@@ -15,7 +15,7 @@ import numpy as np
 
 from tutti._parcel import payload, value_of
 from tutti.errors import Regrouped
-from tutti.learners import _forest_draw, _forest_rows
+from tutti.learners import _forest_draw, _forest_labels, _forest_rows
 from tutti.protocols import ShardData
 from tutti.types import Array, Arrays, Schema
 
@@ -53,6 +53,7 @@ class Tree:
     entries: Array
     rules: Any
     root: Node
+    weight: Array
 
 
 class LocalRows:
@@ -198,13 +199,35 @@ class Part:
         bags = [self._bag(number, once=False) for number in numbers]
         counts = yield from _summed(np.array([len(b) for b in bags], np.int64))
         bags = [b if c else self._bag(number, once=True) for b, c, number in zip(bags, counts, numbers, strict=True)]
-        sums = yield from _summed(np.array([self._stats(b, 0, len(b), self._rules) for b in bags]))
+        weight = [self._table.weight] * len(bags)
+        sums = yield from self._of_all_rows(bags, weight)
+        if self._learner.reweighs:
+            weight = yield from self._reweighed(bags, sums)
+            sums = yield from self._of_all_rows(bags, weight)
         trees = []
         for i, (number, bag) in enumerate(zip(numbers, bags, strict=True)):
             rules = _forest_rows.of_stats(self._learner, self._rules, sums[i])
             key = self._learner.tree_key(self._shared, number, "nodes")
-            trees.append(Tree(bag, rules, Node(i, key, 0, 0, len(bag))))
+            trees.append(Tree(bag, rules, Node(i, key, 0, 0, len(bag)), weight[i]))
         return trees
+
+    def _of_all_rows(self, bags: list[Array], weight: list[Array]) -> Talk:
+        """Return the sums over all parts' rows of each tree."""
+        own = [self._stats(b, 0, len(b), self._rules, w) for b, w in zip(bags, weight, strict=True)]
+        return (yield from _summed(np.array(own)))
+
+    def _reweighed(self, bags: list[Array], sums: Array) -> Talk:
+        """Return the weights of this part's rows in each tree."""
+        t, found = self._table, []
+        for bag, stats in zip(bags, sums, strict=True):
+            each, rows = _forest_labels.factors(self._learner, stats), bag & 0xFFFFFFFF
+            found.append(_forest_labels.products(self._learner, each, t.target, self._rules.scale, rows))
+        parts = yield from _told({"top": np.array([p.max(initial=0.0) for p in found])})
+        tops = np.max([p["top"] for p in parts], axis=0)
+        return [
+            _forest_labels.weights(self._rules, t.weight, t.n_rows, bag & 0xFFFFFFFF, product, float(top))
+            for bag, product, top in zip(bags, found, tops, strict=True)
+        ]
 
     def _bag(self, number: int, once: bool) -> Array:
         from tutti.learners._kernels.tree_grow import times_drawn
@@ -230,20 +253,20 @@ class Part:
         found: Array = entries[taken]
         return found
 
-    def _stats(self, entries: Array, lo: int, hi: int, rules: Any) -> Array:
+    def _stats(self, entries: Array, lo: int, hi: int, rules: Any, weight: Array) -> Array:
         from tutti.learners._kernels.tree_spread import add_stats
 
         t, out = self._table, np.zeros(self._width, np.int64)
-        add_stats(rules, t.target, t.square, t.weight, entries, lo, hi, out)
+        add_stats(rules, t.target, t.square, weight, entries, lo, hi, out)
         return out
 
     def _sum_up(self, level: list[Node], trees: list[Tree]) -> Talk:
         """Give the nodes of a level their sums over all parts, and write down what they are."""
         from tutti.learners._kernels.tree_spread import into_bounds, write_node
 
-        sums = yield from _summed(
-            np.array([self._stats(trees[v.tree].entries, v.lo, v.hi, trees[v.tree].rules) for v in level])
-        )
+        of = [trees[v.tree] for v in level]
+        own = [self._stats(t.entries, v.lo, v.hi, t.rules, t.weight) for v, t in zip(level, of, strict=True)]
+        sums = yield from _summed(np.array(own))
         spans = yield from self._spans(level, trees)
         for i, node in enumerate(level):
             node.stats = sums[i]
@@ -289,8 +312,8 @@ class Part:
             here["codes"] = t.by_row.reshape(-1, t.stride)[rows]
             if len(t.target):
                 here["target"], here["square"] = t.target.reshape(-1, k)[rows], t.square[rows]
-            if len(t.weight):
-                here["weight"] = t.weight[rows]
+            if len(weight := trees[node.tree].weight):
+                here["weight"] = weight[rows]
             message[str(node.sent)] = here
         if not few:
             return
@@ -353,12 +376,12 @@ class Part:
 
         t, out = self._table, np.zeros((len(wants), 256 * self._size_of_bin), np.int64)
         for row, (v, f) in enumerate(wants):
-            entries, rules = trees[v.tree].entries, trees[v.tree].rules
+            entries, rules, weight = trees[v.tree].entries, trees[v.tree].rules, trees[v.tree].weight
             offset = f * t.n_rows
             count(
                 t.label,
                 t.target,
-                t.weight,
+                weight,
                 t.by_column,
                 1,
                 offset,

@@ -17,7 +17,7 @@ import numpy as np
 
 from tutti._spec import Spec
 from tutti.errors import DataError
-from tutti.learners import _bins, _forest_draw, _forest_rows
+from tutti.learners import _bins, _forest_draw, _forest_labels, _forest_rows
 from tutti.learners._bins import Bins
 from tutti.learners._trees import Trees, packed
 from tutti.protocols import ShardData
@@ -48,7 +48,7 @@ class ForestLearner(OnlyTasks, Spec):
     class_weight : one factor per class; ``balanced_subsample`` sets it per tree from the rows drawn.
     categorical : numbers of the columns whose values are names.
     n_targets : the last columns of the rows are targets, instead of y; 0: y is the target.
-    exact : targets are 0 or 1 and stay what they are.
+    exact : targets are 0 or 1 and stay what they are.   n_classes : how many of them belong to each of several labels.
     n_shards : shards of the job.
     oob : also collect what the trees say of rows that they have not drawn.
     monotonic : 1 (rises), -1 (falls) or 0 of each column; empty: 0.  Of one target, or of the second of two classes.
@@ -74,10 +74,21 @@ class ForestLearner(OnlyTasks, Spec):
     n_shards: int = 8
     oob: bool = False
     monotonic: tuple[int, ...] = ()
+    n_classes: tuple[int, ...] = ()
 
     @property
     def offers(self) -> frozenset[Kind]:
         return frozenset({"part"})
+
+    @property
+    def regresses(self) -> bool:
+        """True if rows have numbers as targets, which indicators of classes are, too."""
+        return self.criterion == "squared_error" or self.exact
+
+    @property
+    def reweighs(self) -> bool:
+        """True if rows have weights of their own in each tree."""
+        return self.balanced_subsample and self.exact
 
     def prepare(self, schema: Schema) -> None:
         """Compile or load the kernels."""
@@ -125,7 +136,7 @@ class ForestLearner(OnlyTasks, Spec):
             return {}
         n, d, k = (int(v) for v in shared["sizes"][:3])
         rooms = {"by_column": Room((d, n), "uint8"), "by_row": Room((n, _forest_rows.stride(d)), "uint8")}
-        if self.criterion == "squared_error":
+        if self.regresses:
             rooms |= {"target": Room((n, k), "int64"), "square": Room((n,), "int64")}
         else:
             rooms["label"] = Room((n,), "int32")
@@ -186,6 +197,8 @@ class ForestLearner(OnlyTasks, Spec):
             n = _forest_draw.draw(self, shared, table, key, work.entries)
         else:
             n = tree_grow.draw(table, rules, key, poisson(self.rate), work.entries)
+        if self.reweighs:
+            table = _forest_labels.reweighed(self, table, rules, work.entries[:n])
         if self.balanced_subsample or rules.min_weight > 0.0 or rules.min_decrease > 0.0 or self.ccp_alpha > 0.0:
             rules = _forest_rows.of_bag(self, table, rules, work, n)
         monotone = _forest_rows.monotone(self)

@@ -137,6 +137,8 @@ def impurity_of(rules, stats):
             else:
                 s += p * p
         return s if rules.criterion == ENTROPY else 1.0 - s
+    if rules.criterion == ENTROPY:
+        return -side_score(rules, stats) / total / rules.n_outputs
     s = stats[2 + rules.n_outputs] * rules.square_unit / total
     for o in range(rules.n_outputs):
         mean = stats[2 + o] * rules.scale / total

@@ -49,6 +49,12 @@ def side_score(rules, stats):
             s += part * part
         return s / total - total
     s = 0.0
+    if rules.criterion == ENTROPY:  # of the indicators of several labels
+        for o in range(rules.n_outputs):
+            part = stats[2 + o] * rules.scale
+            if part > 0.0:
+                s += part * math.log2(part / stats[1])
+        return s
     for o in range(rules.n_outputs):
         part = stats[2 + o] * rules.scale
         s += part * part
