@@ -133,6 +133,15 @@ def test_names_files_warm_starts_and_xgboosts_json(tmp_path: Path) -> None:
     assert len(trees) == 8  # a model file of XGBoost has trees, and no rule by which they were grown
 
 
+def test_sets_ranges_and_arrays_of_columns_are_stored_as_lists(tmp_path: Path) -> None:
+    how: dict[str, Any] = {"interaction_cst": [{1, 0}, range(2, 4)], "monotonic_cst": np.array([1, 0, 0, 0, -1])}
+    model = tutti.GradientBoostingRegressor(n_estimators=4, **how).fit(X, Z)
+    model.save(tmp_path / "model")
+    again = tutti.load(tmp_path / "model")
+    assert (again.interaction_cst, again.monotonic_cst) == ([[0, 1], [2, 3]], [1, 0, 0, 0, -1])
+    assert again.fit(X, Z).report_.sha256 == model.report_.sha256
+
+
 @pytest.mark.parametrize(
     ("cst", "message"),
     [

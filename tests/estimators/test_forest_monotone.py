@@ -120,8 +120,10 @@ def test_names_pick_columns_and_the_export_and_the_file_keep_signs(kind: str, tm
     assert model.report_.sha256 == made(5, monotonic_cst=SIGNS).fit(X, y).report_.sha256
     assert model.report_.sha256 != made(5).fit(X, y).report_.sha256
     theirs = model.to_sklearn()
-    assert theirs.monotonic_cst.tolist() == theirs.estimators_[0].monotonic_cst.tolist() == SIGNS
-    np.testing.assert_allclose(theirs.predict(frame) == model.predict(frame), True)
+    assert theirs.monotonic_cst.tolist() == SIGNS
+    np.testing.assert_array_equal(theirs.predict(frame), model.predict(frame))
+    holes = made(5, monotonic_cst=SIGNS).fit(HOLES, y)
+    np.testing.assert_array_equal(holes.to_sklearn().predict(HOLES), holes.predict(HOLES))
     model.save(tmp_path / "model")
     again = tutti.load(tmp_path / "model")
     assert again.monotonic_cst == {"age": 1, "price": -1}
@@ -131,7 +133,7 @@ def test_names_pick_columns_and_the_export_and_the_file_keep_signs(kind: str, tm
 @kinds
 def test_a_warm_start_adds_trees_that_rise_as_well(kind: str) -> None:
     made, _, y = KINDS[kind]
-    model = made(3, monotonic_cst=SIGNS, warm_start=True).fit(X, y).set_params(n_estimators=8).fit(X, y)
+    model = made(3, monotonic_cst=np.array(SIGNS), warm_start=True).fit(X, y).set_params(n_estimators=8).fit(X, y)
     np.testing.assert_array_equal(model.predict(X), made(8, monotonic_cst=SIGNS).fit(X, y).predict(X))
 
 

@@ -101,7 +101,7 @@ def classification(model: Any, categories: Categories, x: Any, target: Array, sa
 def _check(model: Any, n_labels: int) -> None:
     """Refuse what forests of several labels have no form of."""
     if isinstance(model.bootstrap, str):
-        hint = "several labels have no one rarest class; write True, or fit one forest a label"
+        hint = "several labels have no one rarest class; write class_weight='balanced_subsample', or a forest a label"
         raise ParameterError("bootstrap", model.bootstrap, hint)
     given = model.class_weight
     several = isinstance(given, list) and len(given) == n_labels and all(isinstance(w, Mapping) for w in given)

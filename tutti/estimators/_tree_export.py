@@ -19,9 +19,10 @@ def to_sklearn(forest: Any) -> Any:
         raise ModelError("scikit-learn's trees know no categories: fit on one-hot columns to export the forest")
     classifier = forest._task == "classification"
     name = "Classifier" if classifier else "Regressor"
-    signs = monotonic_of(forest)
-    params = {"criterion": forest.criterion, "monotonic_cst": signs}
-    model = getattr(ensemble, f"RandomForest{name}")(n_estimators=forest.trees_.n_trees, **params)
+    params = {"criterion": forest.criterion}
+    made = getattr(ensemble, f"RandomForest{name}")
+    # the forest alone is told of signs: trees that know theirs refuse rows with missing values
+    model = made(n_estimators=forest.trees_.n_trees, monotonic_cst=_monotonic_of(forest), **params)
     one = getattr(tree, f"DecisionTree{name}")
     model.estimator_ = one()
     model.n_features_in_, model.n_outputs_ = forest.n_features_in_, forest.n_outputs_
@@ -33,7 +34,7 @@ def to_sklearn(forest: Any) -> Any:
     return model
 
 
-def monotonic_of(forest: Any) -> Any:
+def _monotonic_of(forest: Any) -> Any:
     """Return ``monotonic_cst`` as scikit-learn writes it, an array of a sign for each column, or None."""
     from tutti.estimators._boosted_params import signs_of
 

@@ -217,7 +217,11 @@ def _plain(value: Any, name: str) -> Any:
         return value
     if isinstance(value, float):
         return value if math.isfinite(value) else {"float": repr(value)}
-    if isinstance(value, list | tuple):
+    if isinstance(value, np.ndarray):  # signs or a mask of columns
+        value = value.tolist()
+    if isinstance(value, set | frozenset):
+        value = sorted(value, key=str)
+    if isinstance(value, list | tuple | range):
         return [_plain(v, name) for v in value]
     if isinstance(value, Mapping):
         if all(isinstance(k, str) for k in value) and value.keys() not in _TAGS:
