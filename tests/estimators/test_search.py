@@ -268,6 +268,28 @@ def test_local_functions_travel_to_processes_and_locks_do_not(tmp_path: Path) ->
         search.fit(X, Y)
 
 
+def test_auto_takes_processes_where_much_is_left_to_do_and_the_search_can_be_copied() -> None:
+    from tutti.estimators import _search_deal
+
+    search = tutti.GridSearchCV(Fussy(), {"cut": [0.0, 0.5, 1.0]}, cv=3)
+    short = search.fit(X, Y).report_
+    assert short.engine.startswith("Threads")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_search_deal, "_PROCESS_SECONDS", 0.0)
+        patch.setattr(_search_deal, "_SHORT_SECONDS", 0.0)
+        patch.setattr(_search_deal, "n_cores", lambda: 2)
+        long = search.fit(X, Y).report_
+        patch.setattr(_search_deal, "available_bytes", lambda: 1000)
+        crowded = search.fit(X, Y).report_
+        search.estimator.held = threading.Lock()
+        search.estimator.__sklearn_clone__ = lambda: search.estimator
+        stuck = search.set_params(refit=False).fit(X, Y).report_
+    assert long.engine.startswith("Processes")
+    assert crowded.engine.startswith("Threads") and "half of the free memory" in crowded.reason
+    assert stuck.engine.startswith("Threads") and "cannot be copied" in stuck.reason
+    assert long.sha256 == short.sha256 == crowded.sha256
+
+
 def test_the_line_of_progress_names_the_best_so_far(capsys: pytest.CaptureFixture[str]) -> None:
     from rich.console import Console
 
