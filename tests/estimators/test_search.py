@@ -285,8 +285,10 @@ def test_auto_takes_processes_where_much_is_left_to_do_and_the_search_can_be_cop
         search.estimator.__sklearn_clone__ = lambda: search.estimator
         stuck = search.set_params(refit=False).fit(X, Y).report_
     assert long.engine.startswith("Processes")
-    assert crowded.engine.startswith("Threads") and "half of the free memory" in crowded.reason
-    assert stuck.engine.startswith("Threads") and "cannot be copied" in stuck.reason
+    assert crowded.engine.startswith("Threads")
+    assert "half of the free memory" in crowded.reason
+    assert stuck.engine.startswith("Threads")
+    assert "cannot be copied" in stuck.reason
     assert long.sha256 == short.sha256 == crowded.sha256
 
 
