@@ -211,6 +211,26 @@ def test_scorers_see_fitted_candidates_whatever_rows_they_ask_for() -> None:
     np.testing.assert_allclose(search.cv_results_["mean_test_score"], alone.cv_results_["mean_test_score"], atol=0.02)
 
 
+def test_candidates_fitted_at_once_tell_what_happened_as_those_fitted_alone_do() -> None:
+    seen: list[Any] = []
+
+    def scorer(estimator: Any, x: Any, y: Any) -> float:
+        seen.append((estimator.report_, estimator.history_, estimator.n_iter_))
+        return 0.0
+
+    tutti.GridSearchCV(tutti.LogisticRegression(), GRID, cv=2, scoring=scorer, refit=False).fit(X, Y)
+    alone = tutti.LogisticRegression().fit(X, Y)
+    for report, history, n_iter in seen:
+        assert set(history[-1]) == set(alone.history_[-1])
+        assert (history[-1]["objective"], history[-1]["gap"]) == (report.objective, report.gap)
+        assert n_iter == len(history) <= report.rounds
+        assert report.converged
+        assert report.seconds > 0
+        assert set(report.phases) == set(alone.report_.phases)
+        assert [rank.rank for rank in report.ranks] == [0]
+        assert f"one of {len(GRID['C'])} models" in str(report)
+
+
 def test_ridge_shares_one_pass_over_its_rows() -> None:
     x, y = make_regression(300, 8, noise=5.0, random_state=0)
     grid = {"alpha": [0.0, 1e-3, 0.1, 1.0, 10.0, 1e4]}

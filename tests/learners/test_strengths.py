@@ -71,6 +71,21 @@ def test_neighbours_of_solved_models_cost_few_passes() -> None:
     assert np.median(found.passes) <= 2
 
 
+def test_each_model_has_a_history_that_ends_with_its_certificate() -> None:
+    found = solved(tutti.LinearSVC(), STRENGTHS, X, Y3)
+    for i, history in enumerate(found.histories):
+        assert [r.step for r in history] == list(range(1, len(history) + 1))
+        assert (history[-1].objective, history[-1].gap) == (found.primal[i], found.gap[i])
+        assert np.isnan(history[0].objective), "the sample does not know the objective"
+        gaps, seconds, passes = ([getattr(r, name) for r in history] for name in ("gap", "seconds", "passes"))
+        assert np.isinf(gaps[0])
+        assert (np.diff(seconds) > 0).all()
+        assert seconds[-1] <= found.seconds
+        assert (np.diff(passes) > 0).all()
+        assert int(passes[-1]) >= found.passes[i]
+        assert len(history) <= found.n_rounds
+
+
 def test_equal_strengths_and_what_cannot_share() -> None:
     found = solved(tutti.LogisticRegression(), [1.0, 1.0, 1.0], X, Y)
     assert found.certified.all()
