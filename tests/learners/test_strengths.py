@@ -62,6 +62,22 @@ def test_float32_rows_are_certified_with_the_rounding_of_their_sums() -> None:
         assert abs(found.primal[i] - exact.objective_) <= 1e-4 * exact.objective_
 
 
+@pytest.mark.parametrize("estimator", [tutti.LogisticRegression(fit_intercept=False), tutti.LinearSVC()], ids=str)
+@pytest.mark.parametrize("shift", [0.0, 30.0])
+def test_the_minimum_lies_where_sums_in_float32_say_that_it_does(estimator: Any, shift: float) -> None:
+    r = np.random.default_rng(2)
+    x = r.standard_normal((20_000, 10))
+    y = (x @ r.standard_normal(10) + 2 * r.standard_normal(20_000) > 0).astype(int)
+    x = (x + shift).astype(np.float32)
+    strengths = [1e-3, 1e-2, 0.1, 1.0]
+    found = solved(estimator, strengths, x, y)
+    for i, c in enumerate(strengths):
+        exact = type(estimator)(**{**estimator.get_params(), "C": c, "tol": 1e-9}).fit(x.astype(np.float64), y)
+        least, most = exact.objective_ * (1 - 2e-9), exact.objective_ * (1 + 2e-9)
+        assert found.primal[i] - found.gap[i] <= most
+        assert found.primal[i] + found.gap[i] >= least
+
+
 def test_neighbours_of_solved_models_cost_few_passes() -> None:
     r = np.random.default_rng(1)
     x = r.standard_normal((40_000, 10))
