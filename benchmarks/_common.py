@@ -11,6 +11,7 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Callable, Iterable
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -84,23 +85,63 @@ def alone(
     env: dict[str, str] | None = None,
     within: tuple[str, ...] = (),
     python: str = sys.executable,
+    repeats: int = 1,
 ) -> list[dict[str, Any]]:
     """Run a script of this folder in its own process, away from other systems' threads; return its JSON lines.
 
-    ``within`` is a command that runs what is appended to it, ``python`` the interpreter.
+    ``within`` is a command that runs what is appended to it, ``python`` the interpreter; ``repeats`` processes, one
+    after the other.
     """
-    done = subprocess.run(
-        [*within, python, str(HERE / script), *arguments],
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        env={**os.environ, **(env or {})},
-        check=False,
-    )
-    if done.returncode != 0:
-        print(f"{script} {' '.join(arguments)} failed:\n{done.stderr[-2000:]}", file=sys.stderr, flush=True)
-        return []
-    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    rows: list[dict[str, Any]] = []
+    for _ in range(repeats):
+        done = subprocess.run(
+            [*within, python, str(HERE / script), *arguments],
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            env={**os.environ, **(env or {})},
+            check=False,
+        )
+        if done.returncode == 0:
+            rows += [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+        else:
+            print(f"{script} {' '.join(arguments)} failed:\n{done.stderr[-2000:]}", file=sys.stderr, flush=True)
+    return rows
+
+
+def in_turn(
+    systems: Iterable[str], repeats: int, run: Callable[[str], list[dict[str, Any]]]
+) -> dict[str, list[dict[str, Any]]]:
+    """Return the rows of each system; every repeat runs all of them, so that the machine's mood meets all alike."""
+    found: dict[str, list[dict[str, Any]]] = {system: [] for system in systems}
+    for _ in range(repeats):
+        for system, rows in found.items():
+            rows += run(system)
+    return found
+
+
+def within(link: str) -> tuple[str, ...]:
+    """Return the command that runs another one in a network of its own, whose loopback has the rate of the link."""
+    if link == "loopback":
+        return ()
+    shaped = f'ip link set lo up && tc qdisc add dev lo root tbf rate {link} burst 1mb latency 100ms && exec "$@"'
+    return "unshare", "-n", "sh", "-c", shaped, "sh"
+
+
+def medians(rows: list[dict[str, Any]]) -> dict[str, float]:
+    """Return the median of every number in the rows; none without rows."""
+    numbers = [name for row in rows[:1] for name, value in row.items() if isinstance(value, int | float)]
+    return {name: median([row[name] for row in rows]) for name in numbers}
+
+
+def milliseconds(found: dict[str, list[dict[str, Any]]]) -> dict[str, float]:
+    """Return the median of "ms" by system, nan where it did not run."""
+    return {system: medians(rows).get("ms", float("nan")) for system, rows in found.items()}
+
+
+def same_bits(rows: Iterable[dict[str, Any]]) -> str:
+    """Tell whether all rows that have a model's hash have the same."""
+    return "same bits" if len({row["sha256"] for row in rows} - {""}) == 1 else "DIFFERENT BITS"
 
 
 def median(values: list[float]) -> float:

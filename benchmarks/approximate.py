@@ -18,7 +18,7 @@ import warnings
 from typing import Any
 
 import numpy as np
-from _common import alone, header, median, save
+from _common import alone, header, medians, save
 
 SYSTEMS = ("tutti", "tutti, 1 worker", "scikit-learn")
 TASKS = ("regression", "classes")
@@ -76,15 +76,12 @@ def main() -> None:
     for task in TASKS:
         own = float("nan")
         for system in SYSTEMS:
-            runs = [
-                r
-                for _ in range(given.repeats)
-                for r in alone("approximate.py", "--rows", str(given.rows), "--one", system, task)
-            ]
+            call = "--rows", str(given.rows), "--one", system, task
+            runs = alone("approximate.py", *call, repeats=given.repeats)
             if not runs:
                 lines.append(f"{task:10} {system:16} absent")
                 continue
-            m = {name: median([r[name] for r in runs]) for name in runs[0] if name != "sha256"}
+            m = medians(runs)
             own = m["wall"] if system == "tutti" else own
             lines.append(
                 f"{task:10} {system:16} fit {m['wall']:6.2f} s (CPU {m['cpu']:6.1f})  score {m['score']:.4f}  "

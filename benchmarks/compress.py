@@ -17,8 +17,7 @@ import time
 from collections.abc import Callable
 
 import numpy as np
-from _common import alone, header, median, save, spread
-from overlap import within
+from _common import alone, header, median, medians, save, spread, within
 
 
 def codes(repeats: int) -> list[str]:
@@ -106,15 +105,14 @@ def links(names: list[str], repeats: int) -> list[str]:
     for link in names:
         plain = 0.0
         for form in ("none", "half", "int8", "top5+int8", "top1+int8", "power2", "auto"):
-            rows = [
-                r for _ in range(repeats) for r in alone("_compress.py", form, "mlp", "gloo", "4", within=within(link))
-            ]
+            rows = alone("_compress.py", form, "mlp", "gloo", "4", within=within(link), repeats=repeats)
             if not rows:
                 continue
-            ms, sent = median([r["ms"] for r in rows]), median([r["sent"] for r in rows])
-            plain = plain or ms
+            m = medians(rows)
+            plain = plain or m["ms"]
             lines.append(
-                f"{link:12}{form:12}{ms:10.1f}{sent / 1e3:12.0f}      {plain / ms:.1f}x  {' '.join(rows[0]['notes'])}"
+                f"{link:12}{form:12}{m['ms']:10.1f}{m['sent'] / 1e3:12.0f}      {plain / m['ms']:.1f}x  "
+                f"{' '.join(rows[0]['notes'])}"
             )
             print(lines[-1], flush=True)
     return lines

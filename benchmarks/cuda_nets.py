@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 
-from _common import alone, header, median, save
+from _common import alone, header, in_turn, milliseconds, same_bits, save
 
 MODELS = ("mlp256", "mlp2048", "cnn", "trf", "wide")
 SYSTEMS = ("plain", "tutti-1-1", "tutti-8-1", "tutti-8-2")
@@ -37,19 +37,13 @@ def main() -> None:
     lines = [header(), f"gpu       {name}", "", "model    " + "".join(f"{s:>12}" for s in SYSTEMS) + "      ms a step"]
     verdicts = []
     for model in given.models:
-        found: dict[str, list[float]] = {s: [] for s in SYSTEMS}
-        hashes: dict[str, set[str]] = {s: set() for s in SYSTEMS}
-        for _ in range(given.repeats):
-            for system in SYSTEMS:
-                for row in alone("_cuda_net.py", system, model):
-                    found[system].append(row["ms"])
-                    hashes[system].add(row["sha256"])
-        ms = {s: median(v) if v else float("nan") for s, v in found.items()}
+        found = in_turn(SYSTEMS, given.repeats, lambda system, model=model: alone("_cuda_net.py", system, model))
+        ms = milliseconds(found)
         lines.append(f"{model:9}" + "".join(f"{ms[s]:12.3f}" for s in SYSTEMS))
-        same = len(hashes["tutti-8-1"] | hashes["tutti-8-2"]) == 1
+        same = same_bits([*found["tutti-8-1"], *found["tutti-8-2"]])
         verdicts.append(
             f"{model:9} {ms['plain'] / ms['tutti-1-1']:.2f}x plain torch with one shard, "
-            f"{ms['plain'] / ms['tutti-8-1']:.2f}x with eight, {'same bits' if same else 'DIFFERENT BITS'}"
+            f"{ms['plain'] / ms['tutti-8-1']:.2f}x with eight, {same}"
         )
         print(verdicts[-1], flush=True)
     save("cuda_nets", "\n".join([*lines, "", *verdicts]))

@@ -9,7 +9,7 @@ the best epoch of all turns decides; the median of the turns' medians stands bes
 
 from __future__ import annotations
 
-from _common import alone, header, median, net_options, save
+from _common import alone, header, in_turn, median, net_options, save
 
 SYSTEMS = ("loop", "tutti-1", "tutti-8")
 GOAL = 0.05
@@ -17,10 +17,8 @@ GOAL = 0.05
 
 def main() -> None:
     given = net_options(__doc__, 7)
-    found: dict[str, list[list[float]]] = {s: [] for s in SYSTEMS}
-    for _ in range(given.repeats):
-        for system in SYSTEMS:
-            found[system] += [row["ms"] for row in alone("_net_overhead.py", system)]
+    rows = in_turn(SYSTEMS, given.repeats, lambda system: alone("_net_overhead.py", system))
+    found = {s: [row["ms"] for row in of] for s, of in rows.items()}
     best = {s: min(min(turn) for turn in turns) for s, turns in found.items()}
     middle = {s: median([median(turn) for turn in turns]) for s, turns in found.items()}
     lines = [header(), "", f"{'':10}{'best':>8}{'overhead':>10}{'median':>10}{'overhead':>10}      ms a step"]

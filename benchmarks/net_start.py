@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 
-from _common import alone, header, median, net_options, save
+from _common import alone, header, in_turn, median, net_options, save
 
 SYSTEMS = ("processes", "threads", "ddp")
 WARM_GOAL_SECONDS = 0.6
@@ -18,13 +18,9 @@ WARM_GOAL_SECONDS = 0.6
 
 def main() -> None:
     given = net_options(__doc__, 3)
-    cold: dict[str, list[float]] = {s: [] for s in SYSTEMS}
-    warm: dict[str, list[float]] = {s: [] for s in SYSTEMS}
-    for _ in range(given.repeats):
-        for system in SYSTEMS:
-            for row in alone("_net_start.py", system, repr(time.time())):
-                cold[system].append(row["cold"])
-                warm[system] += row["warm"]
+    found = in_turn(SYSTEMS, given.repeats, lambda system: alone("_net_start.py", system, repr(time.time())))
+    cold = {s: [row["cold"] for row in rows] for s, rows in found.items()}
+    warm = {s: [seconds for row in rows for seconds in row["warm"]] for s, rows in found.items()}
     lines = [header(), "", f"{'':12}{'cold':>8}{'(all)':>30}{'warm':>8}      seconds to the first step"]
     for system in SYSTEMS:
         every = " ".join(f"{s:.2f}" for s in cold[system])

@@ -10,17 +10,9 @@ A link other than loopback is a loopback interface held to that rate for both di
 
 from __future__ import annotations
 
-from _common import alone, header, median, net_options, save
+from _common import alone, header, in_turn, milliseconds, net_options, same_bits, save, within
 
 SYSTEMS = ("early", "late", "ddp")
-
-
-def within(link: str) -> tuple[str, ...]:
-    """Return the command that runs another one in a network of its own, whose loopback has the rate of the link."""
-    if link == "loopback":
-        return ()
-    shaped = f'ip link set lo up && tc qdisc add dev lo root tbf rate {link} burst 1mb latency 100ms && exec "$@"'
-    return "unshare", "-n", "sh", "-c", shaped, "sh"
 
 
 def main() -> None:
@@ -28,19 +20,17 @@ def main() -> None:
     lines = [header(), "", f"{'net':6}{'link':>10}{'MiB':>6}" + "".join(f"{s:>9}" for s in SYSTEMS) + "      ms a step"]
     for model in given.models:
         for link in given.links:
-            found: dict[str, list[float]] = {s: [] for s in SYSTEMS}
-            hashes, size = set(), 0.0
-            for _ in range(given.repeats):
-                for system in SYSTEMS:
-                    for row in alone("_overlap.py", system, model, within=within(link)):
-                        found[system].append(row["ms"])
-                        size = row["mib"]
-                        hashes |= {row["sha256"]} if row["sha256"] else set()
-            early, late, ddp = (median(v) if v else float("nan") for v in found.values())
-            same = "same bits" if len(hashes) == 1 else "DIFFERENT BITS"
+            found = in_turn(
+                SYSTEMS,
+                given.repeats,
+                lambda system, model=model, link=link: alone("_overlap.py", system, model, within=within(link)),
+            )
+            early, late, ddp = milliseconds(found).values()
+            rows = [row for rows in found.values() for row in rows]
+            size = rows[-1]["mib"] if rows else 0.0
             lines.append(
                 f"{model:6}{link:>10}{size:6.1f}{early:9.1f}{late:9.1f}{ddp:9.1f}"
-                f"      {late / early:.2f}x late, {ddp / early:.2f}x ddp, {same}"
+                f"      {late / early:.2f}x late, {ddp / early:.2f}x ddp, {same_bits(rows)}"
             )
             print(lines[-1], flush=True)
     save("overlap", "\n".join(lines))

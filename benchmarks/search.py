@@ -3,9 +3,11 @@
 usage: python benchmarks/search.py [--repeats 3] [--ray PYTHON]
 20 values of C x 3 folds of a logistic regression on 100,000 x 100 dense rows, two workers, no refit, one run after the
 other.  "same estimator" searches over scikit-learn's LogisticRegression with every system: what differs is who deals
-the fits.  "own estimator" is tutti's.  Goals: 1.0 times joblib's threads with the same estimator, 6 times with all that
-tutti has; 3 times Ray (its start-up apart), which needs ``--ray`` with the Python of an environment that holds ray and
-scikit-learn.
+the fits.  "own estimator" is tutti's.  Workers of all systems are warm: the first turn, which starts processes, is not
+counted.  Fits of loky, Ray and tutti have one BLAS thread each; one after the other, and under joblib's threads, they
+have what BLAS takes by itself, which is a hindrance here.  Goals: 1.0 times joblib's threads with the same estimator, 6
+times with all that tutti has; 3 times Ray (its start-up apart), which needs ``--ray`` with the Python of an environment
+that holds ray and scikit-learn.
 """
 
 from __future__ import annotations

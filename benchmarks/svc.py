@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _common import alone, header, median, save
+from _common import alone, header, medians, save
 
 SYSTEMS = ("tutti", "tutti, 1 worker", "scikit-learn-intelex", "scikit-learn")
 TEST = 5000
@@ -115,25 +115,23 @@ def main() -> None:
         one(given.one, task, given.rows)
         return
     lines = [header(), ""]
-    medians: dict[str, dict[str, float]] = {}
+    found: dict[str, dict[str, float]] = {}
     for system in SYSTEMS:
-        runs = [
-            r for _ in range(given.repeats) for r in alone("svc.py", task, "--rows", str(given.rows), "--one", system)
-        ]
+        runs = alone("svc.py", task, "--rows", str(given.rows), "--one", system, repeats=given.repeats)
         if not runs:
             lines.append(f"{task:5} {system:22} absent")
             continue
-        m = medians[system] = {name: median([r[name] for r in runs]) for name in runs[0] if name != "sha256"}
+        m = found[system] = medians(runs)
         lines.append(
             f"{task:5} {system:22} fit {m['wall']:7.2f} s (CPU {m['cpu']:6.1f})  peak {m['peak']:5.0f} MB  predict "
             f"{m['predict']:5.2f} s  accuracy {m['accuracy']:.4f}  KKT {m['violation']:.5f}  "
             f"{m['support']:.0f} support vectors  {runs[0]['sha256']}"
         )
         print(lines[-1], flush=True)
-    own = medians.get("tutti", {})
+    own = found.get("tutti", {})
     for rival in SYSTEMS[2:]:
-        if own and rival in medians:
-            ratio = {name: medians[rival][name] / own[name] for name in ("wall", "predict", "peak")}
+        if own and rival in found:
+            ratio = {name: found[rival][name] / own[name] for name in ("wall", "predict", "peak")}
             lines.append(
                 f"{task:5} {rival} / tutti: {ratio['wall']:.2f}, predict {ratio['predict']:.2f}, "
                 f"peak {ratio['peak']:.2f}"

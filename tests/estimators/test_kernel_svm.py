@@ -94,6 +94,15 @@ def test_svc_finds_the_minimum_of_scikit_learns(name: str) -> None:
         assert np.shape(getattr(ours, attribute))[:1] == np.shape(getattr(theirs, attribute))[:1]
 
 
+def test_balanced_classes_are_counted_in_rows_as_by_scikit_learn_whatever_the_rows_weigh() -> None:
+    params, weight = {"class_weight": "balanced", "decision_function_shape": "ovo"}, np.where(MADE_Y == 2, 5.0, 1.0)
+    ours = tutti.SVC(**params, engine=tutti.Threads(1)).fit(MADE, MADE_Y, sample_weight=weight)
+    theirs = svm.SVC(**params).fit(MADE, MADE_Y, sample_weight=weight)
+    np.testing.assert_allclose(ours.class_weight_, theirs.class_weight_)
+    scale = np.abs(theirs.decision_function(MADE)).max()
+    np.testing.assert_allclose(ours.decision_function(MADE), theirs.decision_function(MADE), atol=0.02 * scale)
+
+
 @pytest.mark.parametrize("params", [{}, {"kernel": "linear"}, {"C": 100.0, "epsilon": 0.5}, {"epsilon": 0.0}])
 def test_svr_finds_the_minimum_of_scikit_learns(params: dict[str, Any]) -> None:
     X, y = datasets.load_diabetes(return_X_y=True)

@@ -211,6 +211,26 @@ def test_scorers_see_fitted_candidates_whatever_rows_they_ask_for() -> None:
     np.testing.assert_allclose(search.cv_results_["mean_test_score"], alone.cv_results_["mean_test_score"], atol=0.02)
 
 
+def test_candidates_fitted_at_once_tell_what_happened_as_those_fitted_alone_do() -> None:
+    seen: list[Any] = []
+
+    def scorer(estimator: Any, x: Any, y: Any) -> float:
+        seen.append((estimator.report_, estimator.history_, estimator.n_iter_))
+        return 0.0
+
+    tutti.GridSearchCV(tutti.LogisticRegression(), GRID, cv=2, scoring=scorer, refit=False).fit(X, Y)
+    alone = tutti.LogisticRegression().fit(X, Y)
+    for report, history, n_iter in seen:
+        assert set(history[-1]) == set(alone.history_[-1])
+        assert (history[-1]["objective"], history[-1]["gap"]) == (report.objective, report.gap)
+        assert n_iter == len(history) <= report.rounds
+        assert report.converged
+        assert report.seconds > 0
+        assert set(report.phases) == set(alone.report_.phases)
+        assert [rank.rank for rank in report.ranks] == [0]
+        assert f"one of {len(GRID['C'])} models" in str(report)
+
+
 def test_ridge_shares_one_pass_over_its_rows() -> None:
     x, y = make_regression(300, 8, noise=5.0, random_state=0)
     grid = {"alpha": [0.0, 1e-3, 0.1, 1.0, 10.0, 1e4]}
@@ -266,6 +286,30 @@ def test_local_functions_travel_to_processes_and_locks_do_not(tmp_path: Path) ->
     search.set_params(engine=tutti.Threads(2), scoring=threading.Lock().locked, journal=tmp_path / "journal")
     with pytest.raises(ParameterError, match="leave the journal out"):
         search.fit(X, Y)
+
+
+def test_auto_takes_processes_where_much_is_left_to_do_and_the_search_can_be_copied() -> None:
+    from tutti.estimators import _search_deal
+
+    search = tutti.GridSearchCV(Fussy(), {"cut": [0.0, 0.5, 1.0]}, cv=3)
+    short = search.fit(X, Y).report_
+    assert short.engine.startswith("Threads")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_search_deal, "_PROCESS_SECONDS", 0.0)
+        patch.setattr(_search_deal, "_SHORT_SECONDS", 0.0)
+        patch.setattr(_search_deal, "n_cores", lambda: 2)
+        long = search.fit(X, Y).report_
+        patch.setattr(_search_deal, "available_bytes", lambda: 1000)
+        crowded = search.fit(X, Y).report_
+        search.estimator.held = threading.Lock()
+        search.estimator.__sklearn_clone__ = lambda: search.estimator
+        stuck = search.set_params(refit=False).fit(X, Y).report_
+    assert long.engine.startswith("Processes")
+    assert crowded.engine.startswith("Threads")
+    assert "half of the free memory" in crowded.reason
+    assert stuck.engine.startswith("Threads")
+    assert "cannot be copied" in stuck.reason
+    assert long.sha256 == short.sha256 == crowded.sha256
 
 
 def test_the_line_of_progress_names_the_best_so_far(capsys: pytest.CaptureFixture[str]) -> None:

@@ -62,6 +62,22 @@ def test_float32_rows_are_certified_with_the_rounding_of_their_sums() -> None:
         assert abs(found.primal[i] - exact.objective_) <= 1e-4 * exact.objective_
 
 
+@pytest.mark.parametrize("estimator", [tutti.LogisticRegression(fit_intercept=False), tutti.LinearSVC()], ids=str)
+@pytest.mark.parametrize("shift", [0.0, 30.0])
+def test_the_minimum_lies_where_sums_in_float32_say_that_it_does(estimator: Any, shift: float) -> None:
+    r = np.random.default_rng(2)
+    x = r.standard_normal((20_000, 10))
+    y = (x @ r.standard_normal(10) + 2 * r.standard_normal(20_000) > 0).astype(int)
+    x = (x + shift).astype(np.float32)
+    strengths = [1e-3, 1e-2, 0.1, 1.0]
+    found = solved(estimator, strengths, x, y)
+    for i, c in enumerate(strengths):
+        exact = type(estimator)(**{**estimator.get_params(), "C": c, "tol": 1e-9}).fit(x.astype(np.float64), y)
+        least, most = exact.objective_ * (1 - 2e-9), exact.objective_ * (1 + 2e-9)
+        assert found.primal[i] - found.gap[i] <= most
+        assert found.primal[i] + found.gap[i] >= least
+
+
 def test_neighbours_of_solved_models_cost_few_passes() -> None:
     r = np.random.default_rng(1)
     x = r.standard_normal((40_000, 10))
@@ -69,6 +85,21 @@ def test_neighbours_of_solved_models_cost_few_passes() -> None:
     found = solved(tutti.LogisticRegression(), np.logspace(-2, 2, 10).tolist(), x, y)
     assert found.certified.all()
     assert np.median(found.passes) <= 2
+
+
+def test_each_model_has_a_history_that_ends_with_its_certificate() -> None:
+    found = solved(tutti.LinearSVC(), STRENGTHS, X, Y3)
+    for i, history in enumerate(found.histories):
+        assert [r.step for r in history] == list(range(1, len(history) + 1))
+        assert (history[-1].objective, history[-1].gap) == (found.primal[i], found.gap[i])
+        assert np.isnan(history[0].objective), "the sample does not know the objective"
+        gaps, seconds, passes = ([getattr(r, name) for r in history] for name in ("gap", "seconds", "passes"))
+        assert np.isinf(gaps[0])
+        assert (np.diff(seconds) > 0).all()
+        assert seconds[-1] <= found.seconds
+        assert (np.diff(passes) > 0).all()
+        assert int(passes[-1]) >= found.passes[i]
+        assert len(history) <= found.n_rounds
 
 
 def test_equal_strengths_and_what_cannot_share() -> None:

@@ -56,8 +56,10 @@ class LinearClassifier(LinearEstimator):
         return class_factors(self.class_weight, schema)
 
 
-def class_factors(given: Any, schema: Schema) -> tuple[float, ...] | None:
+def class_factors(given: Any, schema: Schema, *, by_rows: bool = False) -> tuple[float, ...] | None:
     """Return one factor per class, in the order of ``schema.classes``, of a parameter ``class_weight``.
+
+    ``by_rows`` lets "balanced" count rows, as libsvm's machines in scikit-learn do, in place of their sample weights.
 
     Raises
     ------
@@ -67,7 +69,9 @@ def class_factors(given: Any, schema: Schema) -> tuple[float, ...] | None:
     if given is None:
         return None
     if isinstance(given, str) and given == "balanced":
-        return tuple(schema.weight_sum / (len(classes) * s) for s in sums)
+        counts = (schema.class_counts or ()) if by_rows else sums
+        total = schema.n_rows if by_rows else schema.weight_sum
+        return tuple(total / (len(classes) * n) for n in counts)
     if not isinstance(given, Mapping):
         raise ParameterError("class_weight", given, 'write None, "balanced" or a dict {class: weight}')
     unknown = [c for c in given if c not in classes]

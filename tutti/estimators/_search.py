@@ -131,8 +131,8 @@ class GridSearchCV(Dealt, SklearnGrid):  # type: ignore[misc]
     estimator : anything with scikit-learn's ``fit``, ``get_params`` and ``set_params``.
     param_grid : {name: values}, or a list of such dicts.
     scoring, refit, cv, error_score, return_train_score : as for `sklearn.model_selection.GridSearchCV`.
-    engine : "auto", `tutti.Threads` or `tutti.Processes`: where the fits run.  "auto" does the first fit, and takes
-        threads where it lets go of the interpreter or is short, else processes.
+    engine : "auto", `tutti.Threads` or `tutti.Processes`: where the fits run.  "auto" does a fit or two, and takes
+        processes where seconds of work are left; else, and for tutti's linear models that share passes, threads.
     strategy : "auto" or `tutti.TaskParallel`: who does which fit.
     journal : None, or the path of a file that keeps the outcomes, so that an interrupted search goes on.
     verbose : 1 shows a line of progress for a search that takes longer than a second.

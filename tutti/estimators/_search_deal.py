@@ -1,5 +1,8 @@
 """Where the fits of a search run: in this thread, on threads, or on processes; and how their outcomes come back.
 
+Even fits that let go of the interpreter most of the time are in each other's way on threads, again and again, while
+processes cost their start and one copy of the rows; so they take over where seconds of work are left.
+
 Outcomes are scores and texts, so they travel as JSON.  While a run goes on they are told at once by a thread of this
 process, and through a private file by other processes.
 """
@@ -9,7 +12,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import sys
 import tempfile
 import threading
 import time
@@ -19,13 +21,14 @@ from typing import Any
 
 import numpy as np
 
-from tutti._carried import carry
+from tutti._carried import Carried, carry
 from tutti.data import from_arrays
+from tutti.data.memory import available_bytes
 from tutti.engines._common import n_cores
 from tutti.engines._limits import one_thread
-from tutti.engines.processes import Processes
+from tutti.engines.processes import Processes, worker_pids
 from tutti.engines.threads import Threads
-from tutti.errors import ParameterError, PlanError
+from tutti.errors import InputError, ParameterError, PlanError
 from tutti.estimators._search_path import values_of, walk
 from tutti.learners.calls import Calls, answers
 from tutti.nesting import inside
@@ -40,9 +43,8 @@ Done = Callable[[Sequence[Any], Outcomes], None]
 
 _SHORT_SECONDS = 0.02  # what is left of a search: below that nobody is asked to help
 _PROCESS_SECONDS = 3.0  # what is left: below that processes start in vain
+_LONG_SECONDS = 10.0  # a fit: nothing that is imported or compiled once takes as long
 _MANY_VALUES = 1e8  # that fits of our own read: that is some tenths of a second, so nobody needs a look at the first
-_FREE = 0.5  # share of its looks that another thread gets in while a fit lets go of the interpreter
-_LOOK_SECONDS = 0.001
 _WEEK = 7 * 86400.0  # a fit may take long; a thread cannot be ended anyway
 
 
@@ -125,7 +127,7 @@ class Dealer:
             self._run(engine, left, done)
 
     def _chosen(self, units: list[Sequence[Any]], done: Done) -> tuple[Engine, list[Sequence[Any]]]:
-        """Decide where the units are done; if that is not plain, do the first one here, and watch it."""
+        """Decide where the units are done; if that is not plain, do the first one or two here, looking at the clock."""
         if inside() or n_cores() == 1:
             self.reason = "one core is free"
             return Threads(1, timeout_seconds=_WEEK), units
@@ -134,24 +136,30 @@ class Dealer:
         if own and sum(values_of(unit) for unit in units if len(unit) > 1) > _MANY_VALUES:
             self.reason = "fits of tutti's own, which let go of the interpreter"
             return Threads(timeout_seconds=_WEEK), left
-        for _ in range(1 if own else 2):  # the first may have imported and compiled; nobody starts processes for that
+        ready = own or len(worker_pids()) >= n_cores()
+        for _ in range(1 if ready else 2):  # the first may have imported and compiled; nobody starts processes for that
             if not left or rest <= _PROCESS_SECONDS:
                 break
-            first = left.pop(0)
-            with one_thread(), nested(), _Ticks() as ticks:
+            first, began = left.pop(0), time.perf_counter()
+            with one_thread(), nested():
                 found = perform(first)
             done(first, found)
-            rest = ticks.seconds * sum(map(len, left)) / len(first)
+            spent = time.perf_counter() - began
+            rest = spent * sum(map(len, left)) / len(first)
+            if spent > _LONG_SECONDS:
+                break
         if rest < _SHORT_SECONDS:
             self.where, self.reason = "Threads(1)", f"about {rest:.3f} s of work in all: no helper is worth it"
             return Threads(1, timeout_seconds=_WEEK), left
-        free = own or ticks.free() >= _FREE
-        if not free and rest > _PROCESS_SECONDS:
-            self.reason = f"about {rest:.0f} s of work that keep the interpreter to themselves"
+        self.reason = f"about {rest:.2g} s of work"
+        if own:
+            self.reason += " that let go of the interpreter"
+        elif rest <= _PROCESS_SECONDS:
+            self.reason += ": shorter than processes take to start"
+        elif (why := _unsendable(left)) is None:
             return Processes(), left
-        self.reason = f"about {rest:.2g} s of work" + (
-            " that let go of the interpreter" if free else ": shorter than processes take to start"
-        )
+        else:
+            self.reason += f", on threads because {why}"
         return Threads(timeout_seconds=_WEEK), left
 
     def _run(self, engine: Engine, units: list[Sequence[Any]], done: Done) -> None:
@@ -168,12 +176,7 @@ class Dealer:
             spool = None
             if isinstance(engine, Processes):
                 spool = stack.enter_context(_Spool(take))
-                bench: Any = carry(
-                    Bench([[fit.bare() for fit in unit] for unit in units], spool.path),
-                    "the search",
-                    "let what the estimators hold be copyable, or use engine=tutti.Threads()",
-                    apart=True,
-                )
+                bench: Any = _sendable(units, spool.path)
             else:
                 bench = Bench(units, None, take)
             calls = Calls(bench, tuple(float(len(unit)) for unit in units), "fits")
@@ -229,27 +232,21 @@ class _Spool:
             self._take(*json.loads(line))
 
 
-class _Ticks:
-    """Looks, from another thread, how often the interpreter is free while a fit runs."""
+def _sendable(units: Sequence[Sequence[Any]], spool: str | None) -> Carried:
+    """Return a `Bench` that other processes can read."""
+    return carry(
+        Bench([[fit.bare() for fit in unit] for unit in units], spool),
+        "the search",
+        "let what the estimators hold be copyable, or use engine=tutti.Threads()",
+        apart=True,
+    )
 
-    def __enter__(self) -> _Ticks:
-        self._over, self._n = threading.Event(), 0
-        self._began = time.perf_counter()
-        self._thread = threading.Thread(target=self._look, name="tutti-ticks", daemon=True)
-        self._thread.start()
-        return self
 
-    def __exit__(self, *error: object) -> None:
-        self.seconds = time.perf_counter() - self._began
-        self._over.set()
-        self._thread.join()
-
-    def _look(self) -> None:
-        while not self._over.wait(_LOOK_SECONDS):
-            self._n += 1
-
-    def free(self) -> float:
-        """Return the share of looks that came in time; a look into a busy interpreter waits for its switch interval."""
-        expected = self.seconds / (_LOOK_SECONDS + 2e-4)
-        held = self.seconds / (_LOOK_SECONDS + sys.getswitchinterval())
-        return (self._n - held) / max(expected - held, 1.0)
+def _unsendable(units: Sequence[Sequence[Any]]) -> str | None:
+    """Return why other processes should not get the units, None if they can: their rows are copied for them once."""
+    try:
+        sent = _sendable(units, None)
+    except InputError:
+        return "what the estimators hold cannot be copied"
+    n_bytes = sent.payload.nbytes + sum(buffer.nbytes for buffer in sent.buffers)
+    return None if 2 * n_bytes <= available_bytes() else "a copy of the rows would take half of the free memory"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import numbers
+import os
+import socket
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,9 +15,10 @@ import numpy as np
 from tutti.errors import DataError
 from tutti.estimators._decision import decision
 from tutti.estimators._linear import LinearEstimator
+from tutti.learners._strengths import Solved
 from tutti.learners.newton import SampledNewton
 from tutti.seeds import run_seed
-from tutti.types import Array, Progress, Result, Round
+from tutti.types import Array, Progress, RankReport, Result
 
 
 @dataclasses.dataclass
@@ -26,12 +29,10 @@ class Together:
     ----------
     fitted : those that are certified, by their number.
     near : weights from which another fit may start, by their number: those that were not proved to be far off.
-    seconds : what each of the fitted ones took.
     """
 
     fitted: dict[int, LinearEstimator]
     near: dict[int, Mapping[str, Array]]
-    seconds: float = 0.0
 
     def decisions(self, x: Any) -> dict[int, Array]:
         """Return the decision values (rows, n_outputs) of all fitted ones, from one product with the rows."""
@@ -60,7 +61,6 @@ def fit_together(candidates: Sequence[Any], parameters: Sequence[dict[str, Any]]
     plain = isinstance(first.random_state, numbers.Integral | None) and first.max_iter is None
     if not (plain and all(isinstance(value, str) and value == "auto" for value in (first.strategy, first.engine))):
         return nothing
-    began = time.perf_counter()
     jobs: dict[int, Any] = {}
     for i, (candidate, chosen) in enumerate(zip(candidates, parameters, strict=True)):
         try:
@@ -75,28 +75,41 @@ def fit_together(candidates: Sequence[Any], parameters: Sequence[dict[str, Any]]
     i, one = next(iter(learners.items()))
     alike = [i for i, learner in learners.items() if _but_for_c(learner) == _but_for_c(one)]
     schema, seed = jobs[i].schema, run_seed(first.random_state)
+    began = time.perf_counter()
     try:
-        solved = one.solve_path([learners[i].problem.C for i in alike], dataset.open(0, 1, schema), schema, seed)
+        data = dataset.open(0, 1, schema)
+        read = time.perf_counter() - began
+        solved = one.solve_path([learners[i].problem.C for i in alike], data, schema, seed)
     except Exception:
         return nothing
     if solved is None:
         return nothing
-    together = Together({}, {})
-    seconds = (time.perf_counter() - began) / len(alike)
+    together, rank = Together({}, {}), _rank(solved, read)
     for place, i in enumerate(alike):
         found = {"coef": solved.coef[place], "intercept": solved.intercept[place]}
         primal, gap = float(solved.primal[place]), float(solved.gap[place])
         if solved.certified[place]:
-            passes, rounds = float(solved.passes[place]), int(solved.rounds[place])
-            history = (Round(rounds, seconds, primal, gap, passes, "gradient"),)
-            progress = Progress(primal, gap, passes, done=True, converged=True)
-            candidates[i]._adopt(jobs[i], Result(found, history, (), progress, seconds), dtype)
+            history = solved.histories[place]
+            progress = Progress(primal, gap, history[-1].passes, done=True, converged=True)
+            result = Result(found, history, (rank,), progress, read + solved.seconds, notes=_notes(len(alike)))
+            candidates[i]._adopt(jobs[i], result, dtype)
             candidates[i]._after(jobs[i], from_arrays=True)
             together.fitted[i] = candidates[i]
         if gap <= abs(primal):
             together.near[i] = found
-    together.seconds = (time.perf_counter() - began) / len(alike)
     return together
+
+
+def _rank(solved: Solved, read: float) -> RankReport:
+    """Return the report of the one rank on which all of them were fitted."""
+    seconds = {"read": read, "compute": solved.seconds, "exchange": 0.0, "wait": 0.0}
+    return RankReport(
+        rank=0, host=socket.gethostname(), pid=os.getpid(), seconds=seconds, sent_bytes=0, rounds=solved.n_rounds
+    )
+
+
+def _notes(n: int) -> tuple[str, ...]:
+    return (f"one of {n} models that differ in C and share their passes: seconds and rounds of ranks are those of all",)
 
 
 def _but_for_c(learner: SampledNewton) -> SampledNewton:

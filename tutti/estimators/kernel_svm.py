@@ -43,7 +43,7 @@ class SVC(KernelEstimator):
         turn, for `predict_proba`.
     tol : how far two rows of a pair may violate the optimality at the end.
     cache_size : megabytes of kernel rows that a task keeps at most.
-    class_weight : None, {class: weight}, or "balanced": n / (K * n_k), counted in sample weights.
+    class_weight : None, {class: weight}, or "balanced": n / (K * n_k), counted in rows whatever they weigh.
     max_iter : most steps for each pair; -1: no limit.
     decision_function_shape : "ovr": a column for each class, "ovo": for each pair.
     break_ties : True: of classes with equal votes the one with the highest decision value is predicted ("ovr" only).
@@ -238,7 +238,7 @@ class SVC(KernelEstimator):
             coef0=float(self.coef0),
             degree=int(self.degree),
             C=float(self.C),
-            class_weight=class_factors(self.class_weight, schema),
+            class_weight=class_factors(self.class_weight, schema, by_rows=True),
         )
 
     def _folds(self) -> int:
@@ -246,7 +246,9 @@ class SVC(KernelEstimator):
 
     def _linear_problem(self, schema: Schema) -> LinearProblem:
         check_classes(schema, type(self).__name__)
-        return LinearProblem("hinge", float(self.C), class_weight=class_factors(self.class_weight, schema))
+        return LinearProblem(
+            "hinge", float(self.C), class_weight=class_factors(self.class_weight, schema, by_rows=True)
+        )
 
     def _take(self, result: Result, learner: Any) -> None:
         super()._take(result, learner)

@@ -16,6 +16,7 @@ Newton-type method" (the corrected objective of a sample).
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -27,7 +28,7 @@ from tutti.learners._margins import Rows, add_hessian, frozen, margins_of, piece
 from tutti.learners._problem import LinearProblem
 from tutti.learners._sample import sample_block
 from tutti.protocols import ShardData
-from tutti.types import Array, Block, Csr
+from tutti.types import Array, Block, Csr, Round
 
 _ALIKE = 0.1  # curvatures that differ by less give one Hessian: a sample's is farther from that of all rows
 _ENOUGH = 3e-2  # relative decrement at which the smaller sample has told enough, but for the step that follows
@@ -48,7 +49,11 @@ class Solved:
     coef, intercept : (K, d, n_outputs), (K, n_outputs).
     primal, gap : (K,) objective, and its proved distance to the minimum.
     certified : (K,) whether the gap is at most tol times the objective.
-    passes, rounds : (K,) passes over all rows; rounds on the sample and on all rows.
+    passes : (K,) passes over all rows.
+    histories : what was known of each model after each of its rounds, on the sample or on all rows, until it was
+        certified; seconds since all of them were begun.
+    seconds : what all of them took together.
+    n_rounds : rounds of all of them; one may serve many models.
     """
 
     coef: Array
@@ -57,7 +62,9 @@ class Solved:
     gap: Array
     certified: Array
     passes: Array
-    rounds: Array
+    histories: tuple[tuple[Round, ...], ...]
+    seconds: float
+    n_rounds: int
 
 
 def able(problem: LinearProblem, n_features: int, n_outputs: int, n_strengths: int) -> bool:
@@ -89,6 +96,7 @@ def solve(
     order = np.argsort(np.asarray(strengths, np.float64), kind="stable")
     path = _Path(problem, np.asarray(strengths, np.float64)[order], data, n_outputs, fractions, tol, real, seed)
     path.run()
+    path.close()
     back = np.argsort(order, kind="stable")
     shape = len(order), n_outputs
 
@@ -96,11 +104,12 @@ def solve(
         return values.reshape(*shape, *values.shape[1:])[back]
 
     primal, certified = named(path.primal).sum(axis=1), named(path.certified).min(axis=1)
-    gap = named(np.maximum(path.primal - path.lower, 0.0) + 2.0 * path.rounding).sum(axis=1)
+    gap = named(path.gaps()).sum(axis=1)
     coef = named(path.point[:, : path.d]).transpose(0, 2, 1)
     intercept = named(path.point[:, path.d] if path.has_intercept else np.zeros(len(path.point)))
-    counts = (named(counted).max(axis=1) for counted in (path.passes, path.rounds))
-    return Solved(np.ascontiguousarray(coef), intercept, primal, gap, certified, *counts)
+    passes, histories = named(path.passes).max(axis=1), tuple(path.history(int(place)) for place in back)
+    seconds, n_rounds = path.seconds(), len(path.noted)
+    return Solved(np.ascontiguousarray(coef), intercept, primal, gap, certified, passes, histories, seconds, n_rounds)
 
 
 @dataclass(frozen=True)
@@ -109,6 +118,51 @@ class _Sample:
 
     block: Block
     share: float
+
+
+@dataclass(frozen=True)
+class _Noted:
+    """What was known of all outputs when a round of some of them, ``at``, over a share of the rows had been judged."""
+
+    at: Array
+    share: float
+    seconds: float
+    primal: Array
+    gap: Array
+
+
+class _Search:
+    """A step along a direction for each output, cut until its value falls enough (Armijo); ``live`` are under way."""
+
+    def __init__(self, point: Array, precision: float) -> None:
+        self.base, self.trial, self._precision = point.copy(), point.copy(), precision
+        self.value, self.slope = np.full(len(point), np.inf), np.zeros(len(point))
+        self.direction, self.step = np.zeros_like(point), np.ones(len(point))
+        self.live = np.arange(len(point))
+
+    def judge(self, value: Array) -> Array:
+        """Move the base to the trial points that are low enough, and tell which of the live ones are."""
+        live = self.live
+        room = 1e-4 * self.step[live] * self.slope[live] + self._precision * np.abs(value)
+        fine: Array = np.isfinite(value) & (value <= self.value[live] + room)
+        good = live[fine]
+        self.base[good], self.value[good] = self.trial[good], value[fine]
+        self.step[live[~fine]] *= 0.25
+        return fine
+
+    def aim(self, at: Array, direction: Array, grad: Array) -> None:
+        """Begin with a whole step along a direction."""
+        self.direction[at], self.slope[at], self.step[at] = direction, (direction * grad).sum(axis=1), 1.0
+
+    def decrement(self, at: Array) -> Array:
+        """Return how far above its minimum the quadratic model of the value is."""
+        found: Array = -0.5 * self.slope[at]
+        return found
+
+    def go(self, live: Array) -> None:
+        """Go on with these outputs."""
+        self.live = live
+        self.trial[live] = self.base[live] + self.step[live, None] * self.direction[live]
 
 
 class _Path:
@@ -126,6 +180,7 @@ class _Path:
         seed: int,
     ) -> None:
         self.problem, self.tol, self.real = replace(problem, C=1.0), tol, real
+        self.precision = precision_of(real)
         self.n_models, self.n_outputs = len(strengths), n_outputs
         self.block = data.block(0)
         x = self.block.x
@@ -139,12 +194,16 @@ class _Path:
         self.sides = n_sides(problem)
         drawn = [sample_block(data, fraction, seed) for fraction in fractions[:-1]] or [self.block]
         self.samples = [_Sample(block, len(block.y) / data.n_rows) for block in drawn]
+        self.whole = _Sample(self.block, 1.0)
         n, size = len(self.c), self.d + self.has_intercept
         self.point = np.zeros((n, size))
         self.hess = np.zeros((n, size, size))
         self.tilt = np.zeros((n, size))  # per unit of C
         self.primal, self.lower, self.rounding = np.full(n, np.inf), np.full(n, -np.inf), np.zeros(n)
-        self.certified, self.passes, self.rounds = np.zeros(n, bool), np.zeros(n, np.int64), np.zeros(n, np.int64)
+        self.certified, self.passes = np.zeros(n, bool), np.zeros(n, np.int64)
+        self.noted: list[_Noted] = []
+        self._open: list[tuple[Array, float]] = []
+        self._began = time.perf_counter()
 
     def run(self) -> None:
         """Solve the middle of the path, then its ends, then all that lies between."""
@@ -184,31 +243,25 @@ class _Path:
         """Take Newton steps on the sample until the next one is the last that matters, and take that one, too."""
         share = sample.share
         tilt = share * self.c[at, None] * self.tilt[at]
-        base, trial = self.point[at].copy(), self.point[at].copy()
-        value, slope = np.full(len(at), np.inf), np.zeros(len(at))
-        direction, step = np.zeros_like(base), np.ones(len(at))
-        live = np.arange(len(at))
+        search = _Search(self.point[at], self.precision)
         for _ in range(_MOST_ROUNDS):
-            sums = self._collect(sample.block, at[live], trial[live], curvature=True)
-            self.rounds[at[live]] += 1
-            found, grad = self._value(sums, trial[live], share)
-            found, grad = found + (tilt[live] * trial[live]).sum(axis=1), grad + tilt[live]
-            room = 1e-4 * step[live] * slope[live] + self._precision() * np.abs(found)
-            fine = np.isfinite(found) & (found <= value[live] + room)
-            good, bad = live[fine], live[~fine]
-            base[good], value[good] = trial[good], found[fine]
+            live = search.live
+            trial = search.trial[live]
+            sums = self._round(sample, at[live], trial, curvature=True)
+            found, grad = self._value(sums, trial, share)
+            found, grad = found + (tilt[live] * trial).sum(axis=1), grad + tilt[live]
+            fine = search.judge(found)
+            good = live[fine]
             hess = self._hessians(sample, sums["r"][fine])
             self.hess[at[good]] = hess
-            direction[good] = self._aim(hess, share, grad[fine])
-            slope[good], step[good] = (direction[good] * grad[fine]).sum(axis=1), 1.0
-            step[bad] *= 0.25
-            near = fine & (-0.5 * slope[live] <= enough * np.abs(found))
-            trial[live] = base[live] + step[live, None] * direction[live]
-            live = live[~near]
-            if not len(live):
+            search.aim(good, self._aim(hess, share, grad[fine]), grad[fine])
+            near = fine & (search.decrement(live) <= enough * np.abs(found))
+            search.go(live)
+            search.live = live[~near]
+            if not len(search.live):
                 break
-        trial[live] = base[live]
-        self.point[at] = trial
+        search.trial[search.live] = search.base[search.live]
+        self.point[at] = search.trial
 
     def _hessians(self, sample: _Sample, r: Array) -> Array:
         """Return a Hessian per output; outputs whose curvatures are nearly proportional share the product."""
@@ -226,52 +279,44 @@ class _Path:
         return found
 
     def _renew(self, at: Array, point: Array) -> None:
-        sums = self._collect(self.samples[-1].block, at, point, curvature=True)
-        self.rounds[at] += 1
-        self.hess[at] = self._hessians(self.samples[-1], sums["r"])
+        """Take the Hessians again, at points whose pass over all rows has not been judged to the end."""
+        sample = self.samples[-1]
+        self._open.append((at, sample.share))
+        self.hess[at] = self._hessians(sample, self._collect(sample.block, at, point, curvature=True)["r"])
 
     # on all rows
 
     def _finish(self, at: Array) -> None:
         """Take passes over all rows with the sample's Hessian until every output is certified, or gets no nearer."""
         share = self.samples[-1].share
-        base, trial = self.point[at].copy(), self.point[at].copy()
-        value, slope = np.full(len(at), np.inf), np.zeros(len(at))
-        direction, step = np.zeros_like(base), np.ones(len(at))
-        before, slopes = np.full(len(at), np.inf), np.full_like(base, np.nan)
+        search = _Search(self.point[at], self.precision)
+        before, slopes = np.full(len(at), np.inf), np.full_like(search.base, np.nan)
         bent = self.hess[at]
-        live = np.arange(len(at))
         for _ in range(_MOST_PASSES):
-            mine = at[live]
-            sums = self._collect(self.block, mine, trial[live])
-            self.passes[mine] += 1
-            self.rounds[mine] += 1
-            found, grad = self._value(sums, trial[live], 1.0)
-            fine = np.isfinite(found)
-            fine &= found <= value[live] + 1e-4 * step[live] * slope[live] + self._precision() * np.abs(found)
-            good, bad = live[fine], live[~fine]
-            step[bad] *= 0.25
+            live = search.live
+            trial, move = search.trial[live], search.trial[live] - search.base[live]
+            sums = self._round(self.whole, at[live], trial)
+            self.passes[at[live]] += 1
+            found, grad = self._value(sums, trial, 1.0)
+            fine = search.judge(found)
+            good = live[fine]
             if len(good):
-                _learn(bent, share, good, trial[good] - base[good], grad[fine] - slopes[good], self._ridge())
-                base[good], value[good], slopes[good] = trial[good], found[fine], grad[fine]
-                self.point[at[good]] = base[good]
-                direction[good] = self._aim(bent[good], share, share * grad[fine])
-                slope[good], step[good] = (direction[good] * grad[fine]).sum(axis=1), 1.0
-                stale = np.isinf(before[good]) & (-0.5 * slope[good] > _FAR * np.abs(value[good]))
+                _learn(bent, share, good, move[fine], grad[fine] - slopes[good], self._ridge())
+                slopes[good], self.point[at[good]] = grad[fine], search.base[good]
+                search.aim(good, self._aim(bent[good], share, share * slopes[good]), slopes[good])
+                stale = np.isinf(before[good]) & (search.decrement(good) > _FAR * np.abs(search.value[good]))
                 if stale.any():
                     old = good[stale]
-                    self._renew(at[old], base[old])
+                    self._renew(at[old], search.base[old])
                     bent[old] = self.hess[at[old]]
-                    direction[old] = self._aim(bent[old], share, share * slopes[old])
-                    slope[old] = (direction[old] * slopes[old]).sum(axis=1)
-                self._bound(at[good], base[good], _chosen(sums, fine), grad[fine], -0.5 * slope[good])
+                    search.aim(old, self._aim(bent[old], share, share * slopes[old]), slopes[old])
+                self._bound(at[good], search.base[good], _chosen(sums, fine), grad[fine], search.decrement(good))
             stuck = np.zeros(len(at), bool)
-            stuck[good] = -0.5 * slope[good] > _SLOW * before[good]
-            before[good] = -0.5 * slope[good]
-            live = live[~self.certified[mine] & ~stuck[live] & (step[live] > 0.01)]
-            if not len(live):
+            stuck[good] = search.decrement(good) > _SLOW * before[good]
+            before[good] = search.decrement(good)
+            search.go(live[~self.certified[at[live]] & ~stuck[live] & (search.step[live] > 0.01)])
+            if not len(search.live):
                 return
-            trial[live] = base[live] + step[live, None] * direction[live]
 
     def _bound(self, at: Array, point: Array, full: Sums, grad: Array, decrement: Array) -> None:
         """Prove what can be proved about points at which all rows were summed, and learn the sample's correction."""
@@ -290,15 +335,14 @@ class _Path:
             mine = at[live]
             lower = self._lower(_chosen(full, live), _chosen(before, live), after, point[live], moved)
             self.lower[mine] = np.fmax(self.lower[mine], lower - 2 * self.rounding[mine])
-            gap = np.maximum(self.primal[mine] - self.lower[mine], 0.0) + 2 * self.rounding[mine]
+            gap = self.gaps()[mine]
             self.certified[mine] = gap <= allowed[live]
             paying = ~self.certified[mine] & ((gap < 0.7 * last) | (turn < 2))
             live, moved, last, pull = live[paying], moved[paying], gap[paying], pull[paying]
             if not len(live):
                 return
             moved = moved + self._aim(self.hess[at[live]], 1.0, self._ridge() * moved - pull)
-            after = self._collect(sample.block, at[live], moved, apart=True)
-            self.rounds[at[live]] += 1
+            after = self._round(sample, at[live], moved, apart=True)
             pull = self._pull(_chosen(full, live)) - self._pull(_chosen(before, live)) + self._pull(after)
 
     def _lower(self, full: Sums, before: Sums, after: Sums, point: Array, moved: Array) -> Array:
@@ -326,29 +370,61 @@ class _Path:
     def _conjugates(self, sums: Sums, point: Array) -> tuple[Array, Array]:
         return conjugates(self.problem, *self._halves(point), sums["loss"], sums["v"], sums["a"])
 
+    # what was known when
+
+    def gaps(self) -> Array:
+        """Return how far every output is at most above its minimum; inf where nothing is known yet."""
+        gaps: Array = np.maximum(self.primal - self.lower, 0.0) + 2.0 * self.rounding
+        return gaps
+
+    def seconds(self) -> float:
+        return time.perf_counter() - self._began
+
+    def _round(self, sample: _Sample, at: Array, point: Array, curvature: bool = False, apart: bool = False) -> Sums:
+        """Collect sums that are a round of these outputs; the round before has been judged by now."""
+        self.close()
+        self._open = [(at, sample.share)]
+        return self._collect(sample.block, at, point, curvature, apart)
+
+    def close(self) -> None:
+        """Note what is known now that the rounds that were begun last have been judged."""
+        seconds, primal, gaps = self.seconds(), self.primal.copy(), self.gaps()
+        self.noted += [_Noted(at, share, seconds, primal, gaps) for at, share in self._open]
+        self._open = []
+
+    def history(self, model: int) -> tuple[Round, ...]:
+        """Return the rounds in which outputs of this model took part."""
+        mine, passes = self._outputs(np.array([model])), 0.0
+        found: list[Round] = []
+        for noted in self.noted:
+            if np.isin(mine, noted.at).any():
+                passes += noted.share
+                primal, gap = float(noted.primal[mine].sum()), float(noted.gap[mine].sum())
+                known = primal if np.isfinite(primal) else np.nan
+                found.append(Round(len(found) + 1, noted.seconds, known, gap, passes, "gradient"))
+        return tuple(found)
+
     # sums, and what follows from them
 
+    def _groups(self, n_outputs: int) -> Groups:
+        return Groups(self.problem, self.d, n_outputs)
+
     def _halves(self, point: Array) -> tuple[Array, Array]:
-        return Groups(self.problem, self.d, len(point)).unpack(point)
+        return self._groups(len(point)).unpack(point)
 
     def _ridge(self) -> Array:
-        return Groups(self.problem, self.d, 1).ridge()
+        return self._groups(1).ridge()
 
     def _aim(self, hess: Array, share: float, gradient: Array) -> Array:
-        groups = Groups(self.problem, self.d, len(gradient))
-        return groups.aim(hess, share, gradient, np.ones(len(gradient), bool), self.real == np.float32)
+        everyone = np.ones(len(gradient), bool)
+        return self._groups(len(gradient)).aim(hess, share, gradient, everyone, self.real == np.float32)
 
     def _pull(self, sums: Sums) -> Array:
         """Return minus the gradient of the losses, (k, D)."""
-        groups = Groups(self.problem, self.d, sums["a"].shape[1])
-        return groups.pack(sums["v"].sum(axis=0), sums["a"][1] - sums["a"][0])
+        return self._groups(sums["a"].shape[1]).pack(sums["v"].sum(axis=0), sums["a"][1] - sums["a"][0])
 
     def _value(self, sums: Sums, point: Array, share: float) -> tuple[Array, Array]:
-        groups = Groups(self.problem, self.d, len(point))
-        return groups.value(*self._halves(point), sums, share)
-
-    def _precision(self) -> float:
-        return precision_of(self.real)
+        return self._groups(len(point)).value(*self._halves(point), sums, share)
 
     def _primal(self, full: Sums, before: Sums, point: Array) -> tuple[Array, Array]:
         """Return objective and rounding (see `bounds`); how much cancels between the sides the sample tells."""
@@ -358,7 +434,7 @@ class _Path:
         pull = np.abs(full["v"].sum(axis=0))
         sizes = np.maximum(np.abs(before["v"]).sum(axis=0) / self.samples[-1].share, pull)
         swing = ((np.abs(coef) + pull) * sizes).sum(axis=0) + np.abs(intercept) * full["a"].sum(axis=0)
-        return primal, self._precision() * (np.abs(primal) + phi + swing)
+        return primal, self.precision * (np.abs(primal) + phi + swing)
 
     def _collect(self, block: Block, at: Array, point: Array, curvature: bool = False, apart: bool = False) -> Sums:
         """Sum over the rows at one point per output; ``apart`` keeps the sides of v where the problem has two."""
