@@ -12,7 +12,7 @@ import pytest
 
 import tutti
 from tests.strategies.test_network_linear import Dying, dying
-from tests.strategies.test_served_linear import DENSE, SPARSE, logistic, target
+from tests.strategies.test_served_linear import DENSE, EPOCHS, SPARSE, logistic, target
 from tutti.data import from_arrays
 from tutti.engines.processes import Processes
 from tutti.engines.threads import Threads
@@ -77,7 +77,7 @@ def test_a_run_over_sockets_that_lost_a_worker_is_repeated(claim: bool, sparse: 
     folder = tmp_path / "run"
     engine = Processes(3, transport="tcp")
     result, _ = dying(engine, sparse, tmp_path / "note", "work", claim=claim, record=str(folder))
-    tutti.ParameterServer(staleness=1, record=str(folder)).seal(60, model_sha256(result.arrays))
+    tutti.ParameterServer(staleness=1, record=str(folder)).seal(6 * EPOCHS, model_sha256(result.arrays))
     assert model_sha256(again(sparse, folder, tmp_path)) == model_sha256(result.arrays)
 
 
@@ -88,7 +88,7 @@ def test_a_run_over_sockets_that_lost_a_server_is_repeated(i: int, sparse: bool,
     folder = tmp_path / "run"
     engine = Processes(2, transport="tcp")
     result, _ = dying(engine, sparse, tmp_path / "note", f"move {i}", after=90, record=str(folder))
-    tutti.ParameterServer(staleness=1, record=str(folder)).seal(60, model_sha256(result.arrays))
+    tutti.ParameterServer(staleness=1, record=str(folder)).seal(6 * EPOCHS, model_sha256(result.arrays))
     found = again(sparse, folder, tmp_path, f"move {i}", 90)
     assert model_sha256(found) == model_sha256(result.arrays)
 
@@ -98,7 +98,7 @@ def again(sparse: bool, folder: Path, tmp_path: Path, at: str = "work", after: i
     x: Any = SPARSE if sparse else DENSE
     rows = from_arrays(x, (target(x) > 0).astype(np.int32))
     note = str(tmp_path / "note")
-    learner = Dying(LinearProblem(C=0.01), 1e-3, 10, here=os.getpid(), note=note, at=at, after=after)
+    learner = Dying(LinearProblem(C=0.01), 1e-3, EPOCHS, here=os.getpid(), note=note, at=at, after=after)
     strategy = tutti.Replay(str(folder))
     schema = rows.schema("classification")
     return parted(train(learner, rows, schema=schema, strategy=strategy, engine=Threads(1), seed=0).arrays)[0]
