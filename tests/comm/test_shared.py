@@ -111,6 +111,7 @@ def test_a_wait_for_a_rank_that_waits_is_counted(make_ranks: Make) -> None:
 
 
 @pytest.mark.thorough
+@pytest.mark.alone
 @pytest.mark.parametrize("make_ranks", [pytest.param(thread_ranks, marks=pytest.mark.thorough), shm_ranks])
 def test_who_waits_for_a_late_rank_burns_no_core(make_ranks: Make) -> None:
     def body(comm: Communicator) -> tuple[float, float]:
