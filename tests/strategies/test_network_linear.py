@@ -216,11 +216,11 @@ class DyingServed(ServedSGD):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def dying(engine: Any, sparse: bool, note: Path, at: str, after: int = 9, servers: int = 2, **more: Any) -> Any:
+def dying(engine: Any, sparse: bool, note: Path, at: str, after: int = 9, epochs: int = EPOCHS, **more: Any) -> Any:
     x: Any = SPARSE if sparse else DENSE
     rows = from_arrays(x, (target(x) > 0).astype(np.int32))
-    learner = Dying(LinearProblem(C=0.01), 1e-3, EPOCHS, here=os.getpid(), note=str(note), at=at, after=after)
-    strategy = tutti.ParameterServer(servers=servers, staleness=1, **more)
+    learner = Dying(LinearProblem(C=0.01), 1e-3, epochs, here=os.getpid(), note=str(note), at=at, after=after)
+    strategy = tutti.ParameterServer(servers=2, staleness=1, **more)
     seen: list[Any] = []
     with pytest.warns(RuntimeWarning, match="was lost"):
         result = train(

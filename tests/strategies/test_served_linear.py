@@ -65,10 +65,8 @@ def synchronous() -> dict[bool, Any]:
 
 def logistic(sparse: bool, strategy: Any, engine: Any, **more: Any) -> LogisticRegression:
     x = SPARSE if sparse else DENSE
-    model = LogisticRegression(
-        C=0.01, solver="sgd", tol=1e-3, max_iter=EPOCHS, strategy=strategy, engine=engine, **more
-    )
-    return model.fit(x, target(x) > 0)
+    options = {"C": 0.01, "solver": "sgd", "tol": 1e-3, "max_iter": EPOCHS, **more}
+    return LogisticRegression(**options, strategy=strategy, engine=engine).fit(x, target(x) > 0)
 
 
 @pytest.mark.parametrize("engine", ENGINES, ids=str)
