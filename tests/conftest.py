@@ -7,9 +7,15 @@ import tempfile
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tutti.engines.processes import shutdown, worker_pids
 from tutti.testing.engine import Leftovers, child_pids
+
+settings.register_profile(
+    "tutti", derandomize=True, deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("tutti")  # a test does not depend on chance, nor on how busy the machine is
 
 _SERVICES = (
     "fsspecIO",

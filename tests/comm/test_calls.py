@@ -205,6 +205,7 @@ def test_a_connection_on_which_nothing_comes_through_is_made_anew(monkeypatch: p
 
 
 @pytest.mark.thorough
+@pytest.mark.alone
 def test_a_server_that_no_new_connection_reaches_is_given_up_and_named(monkeypatch: pytest.MonkeyPatch) -> None:
     credentials = Credentials(Token.new())
     with server(credentials, 100) as sums, socket.socket() as full:

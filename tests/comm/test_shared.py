@@ -100,17 +100,23 @@ def test_a_sum_into_an_array_of_another_length_is_refused_by_all(make_ranks: Mak
 @BOTH
 def test_a_wait_for_a_rank_that_waits_is_counted(make_ranks: Make) -> None:
     def body(comm: Communicator) -> float:
+        board, began = comm._board, 0.0  # type: ignore[attr-defined]
         comm.barrier()
         if comm.rank == 1:
-            np.linalg.svd(np.ones((300, 300)))
+            while board.get(0, _board.ARRIVED) == board.get(1, _board.ARRIVED):
+                time.sleep(0.001)
+            began = time.perf_counter()
+            time.sleep(0.01)  # the lateness itself
+        late = time.perf_counter() - began
         comm.barrier()
-        return comm.wait_seconds
+        return late if comm.rank else comm.wait_seconds
 
-    waited = on_ranks(make_ranks, 2, body)
-    assert waited[0] > 0.001
+    waited, late = on_ranks(make_ranks, 2, body)
+    assert waited >= late
 
 
 @pytest.mark.thorough
+@pytest.mark.alone
 @pytest.mark.parametrize("make_ranks", [pytest.param(thread_ranks, marks=pytest.mark.thorough), shm_ranks])
 def test_who_waits_for_a_late_rank_burns_no_core(make_ranks: Make) -> None:
     def body(comm: Communicator) -> tuple[float, float]:

@@ -52,6 +52,7 @@ def test_ddp_reaches_the_losses_it_reaches_on_gloo(tmp_path: Path, size: int) ->
 
 
 @pytest.mark.thorough
+@pytest.mark.alone
 def test_a_killed_rank_raises_in_the_others_at_once(tmp_path: Path) -> None:
     survivor, dead = run(tmp_path, 2, "die")
     assert dead is None

@@ -1,4 +1,4 @@
-"""Hypothesis without random seeds or deadlines, and small helpers for files."""
+"""Small helpers for files."""
 
 from __future__ import annotations
 
@@ -6,10 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
-
-settings.register_profile("tutti-data", derandomize=True, deadline=None, max_examples=60)
-settings.load_profile("tutti-data")
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from tutti.testing.two_hosts import TwoHosts, two_hosts, why_not
 pytestmark = [
     pytest.mark.skipif(why_not() is not None, reason=str(why_not())),
     pytest.mark.thorough,
+    pytest.mark.alone,
     pytest.mark.timeout(120),
 ]
 ROOT = Path(__file__).resolve().parents[2]

@@ -168,6 +168,7 @@ def test_too_few_workers_end_in_an_error_that_says_what_to_run(company: Company)
         engine.launch(Program(faults.ECHO), plan(3)).results()
 
 
+@pytest.mark.alone
 def test_a_worker_waits_for_a_caller_so_long_and_no_longer(tmp_path: Path) -> None:
     from tutti.cli.main import main
 
@@ -186,6 +187,7 @@ def worker_of(engine: Hosts, company: Company, rank: int, found: list[Any]) -> s
 
 
 @pytest.mark.thorough
+@pytest.mark.alone
 @pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGSTOP, marks=pytest.mark.thorough)])
 def test_a_host_that_dies_or_freezes_is_named_and_its_ranks_end(company: Company, number: signal.Signals) -> None:
     engine = company.engine(2, workers=(1, 1))

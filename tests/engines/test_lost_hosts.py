@@ -117,6 +117,7 @@ def company_kill(company: Company, i: int) -> Callable[[], None]:
 
 
 @pytest.mark.thorough
+@pytest.mark.alone
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
 def test_a_host_with_a_server_ends_the_run_with_one_exception(company: Company, number: signal.Signals) -> None:
     engine = company.engine(2)

@@ -63,6 +63,7 @@ def caught(fault, engine, tmp_path):
 
 
 @pytest.mark.thorough
+@pytest.mark.alone
 def test_a_stopped_worker_is_lost_after_its_time_out(tmp_path):
     error, seconds = caught("stop", Processes(2, timeout_seconds=1.5), tmp_path)
     assert isinstance(error, RankLost)
@@ -72,6 +73,7 @@ def test_a_stopped_worker_is_lost_after_its_time_out(tmp_path):
 
 
 @pytest.mark.thorough
+@pytest.mark.alone
 @pytest.mark.parametrize("fault, words", [("memory", "allocate"), ("python memory", "MemoryError")])
 def test_a_worker_out_of_memory_is_named_at_once(fault, words, tmp_path):
     error, seconds = caught(fault, Processes(2), tmp_path)

@@ -402,6 +402,7 @@ class Doomed(MLP):
 
 
 @pytest.mark.thorough
+@pytest.mark.alone
 def test_a_killed_worker_is_named_at_once_and_what_was_kept_is_whole(tmp_path):
     folder, note = tmp_path / "kept", tmp_path / "note"
     kept = tutti.Checkpoint(str(folder), every_steps=1, every_minutes=None)

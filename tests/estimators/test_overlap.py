@@ -240,6 +240,7 @@ class Faulty(Deep):
 
 
 @pytest.mark.thorough
+@pytest.mark.alone
 @pytest.mark.parametrize("fault, error", [("kill", RankLost), ("raise", RankError)])
 def test_a_worker_that_fails_while_gradients_travel_ends_the_run_in_time(fault, error, tmp_path):
     engine, note = Processes(2, transport="gloo"), tmp_path / "note"

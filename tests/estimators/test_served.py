@@ -74,8 +74,8 @@ ENGINES += [pytest.param(Processes(n), marks=pytest.mark.thorough) for n in (1, 
 @pytest.mark.parametrize("engine", ENGINES, ids=str)
 def test_it_learns_as_well_as_synchronously(engine):
     x, y = digits()
-    new = np.arange(len(x)) % 4 == 0  # the last rows are by other hands: too few to tell 1 % apart
-    settings = {"epochs": 12, "lr": 3e-3, "engine": engine}
+    new = np.arange(len(x)) % 2 == 0  # the last rows are by other hands: too few to tell 1 % apart
+    settings = {"epochs": 40, "lr": 1e-2, "lr_schedule": "cosine", "engine": engine}  # until it has converged
     score = net(dense, **settings).fit(x[~new], y[~new]).score(x[new], y[new])
     scores = []
     for staleness in (1, 4, math.inf):
@@ -84,9 +84,9 @@ def test_it_learns_as_well_as_synchronously(engine):
             served = net(dense, **settings, strategy=strategy).fit(x[~new], y[~new])
             scores.append(served.score(x[new], y[new]))
             assert pushes(served) == served.n_iter_ * engine.n
-            assert [h["epoch"] for h in served.history_] == list(range(1, 13))
+            assert [h["epoch"] for h in served.history_] == list(range(1, 41))
     assert np.mean(scores) >= score - 0.01
-    assert min(scores) >= score - 0.02  # one row of these is 0.2 %, and a fit is one draw
+    assert min(scores) >= score - 0.02  # one row of these is 0.1 %, and a fit is one draw
 
 
 def test_one_worker_takes_the_steps_of_plain_torch():
@@ -193,11 +193,11 @@ class NoneAgain(tutti.ParameterServer):
     ],
 )
 def test_others_go_on_without_a_worker_that_was_killed_and_it_may_come_back(staleness, claim, again, tmp_path):
-    options = {"module__here": os.getpid(), "module__note": str(tmp_path / "note"), "validation": 0.1, "epochs": 6}
+    options = {"module__here": os.getpid(), "module__note": str(tmp_path / "note"), "validation": 0.1, "epochs": 12}
     strategy = (tutti.ParameterServer if again else NoneAgain)(staleness=staleness, claim=claim)
     with pytest.warns(RuntimeWarning, match="was lost"):
         model = net(Dying, strategy=strategy, engine=Processes(3), **options).fit(*rows(MLP))
-    assert [h["epoch"] for h in model.history_] == list(range(1, 7))
+    assert [h["epoch"] for h in model.history_] == list(range(1, 13))
     assert len(model.report_.ranks) == (3 if again else 2)
     assert model.score(*rows(MLP)) > 0.8
 

@@ -157,3 +157,29 @@ def test_it_is_of_another_form_than_the_learner_of_common_steps() -> None:
     assert isinstance(SGD(), Servable)
     assert not isinstance(SGD(), Serving)
     assert isinstance(SGD().served(whole=True), Serving)
+
+
+@pytest.mark.parametrize("average", [True, False])
+def test_whole_epochs_that_a_range_has_lost_are_left_out_whether_or_not_the_next_one_was_begun(average: bool) -> None:
+    """A server that goes on from a copy of a pause has closed an epoch; a replay has begun the next one there."""
+    served: Any = SGD(LinearProblem("logistic", C=0.5), 1e-9, 40, average=average).served(whole=False)
+    shape, shards = schema(Y2), cut(ROWS, Y2, WEIGHT, 2)
+    state, epochs = placed(served, shape, n_ranges=2), 5
+    pause(served, state, shards, 0)
+    steps = served.next_pause(state, None)
+    for step in range(epochs * steps):
+        push = served.work(state, dict.fromkeys(shards), shards, {s: Order(step, "gradient", 0, s) for s in shards})
+        for i in (0, 1):
+            served.move(state, push, i, push.share)
+        served.tally(state, push, 1)
+        if (step + 1) % steps == 0:
+            served.reached(state, step + 1)
+            closed = [array.copy() for array in served.part(state, 1)]
+            pause(served, state, shards, step + 1)
+    found = []
+    for start in (closed, [array.copy() for array in served.part(state, 1)]):
+        for array, was in zip(served.part(state, 1), start, strict=True):
+            array[:] = was
+        served.settle(state, 1, (epochs + 2) * steps)
+        found.append([array.tobytes() for array in served.part(state, 1)])
+    assert found[0] == found[1]

@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tutti
-from tests.strategies.test_served_linear import DENSE, SPARSE, close, logistic, target
+from tests.strategies.test_served_linear import DENSE, EPOCHS, SPARSE, close, logistic, target
 from tutti.data import from_arrays
 from tutti.engines import hosts
 from tutti.engines.processes import Processes
@@ -73,8 +73,8 @@ def test_it_comes_as_far_as_all_reduce(workers: int, servers: int, sparse: bool,
     for staleness, claim in ((1, True), (math.inf, False)):
         model = served_by(tcp(workers), sparse, servers, staleness, claim=claim)
         close(model, synchronous[sparse])
-        assert [h["step"] for h in model.history_] == [6 * epoch for epoch in range(1, 11)]
-        assert sum(rank.counts.get("pushes", 0) for rank in model.report_.ranks) == 60 * workers
+        assert [h["step"] for h in model.history_] == [6 * epoch for epoch in range(1, EPOCHS + 1)]
+        assert sum(rank.counts.get("pushes", 0) for rank in model.report_.ranks) == 6 * EPOCHS * workers
         gaps = np.minimum.accumulate([h["gap"] for h in model.history_])
         np.testing.assert_array_equal(gaps, [h["gap"] for h in model.history_])
 
@@ -216,11 +216,11 @@ class DyingServed(ServedSGD):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def dying(engine: Any, sparse: bool, note: Path, at: str, after: int = 9, servers: int = 2, **more: Any) -> Any:
+def dying(engine: Any, sparse: bool, note: Path, at: str, after: int = 9, epochs: int = EPOCHS, **more: Any) -> Any:
     x: Any = SPARSE if sparse else DENSE
     rows = from_arrays(x, (target(x) > 0).astype(np.int32))
-    learner = Dying(LinearProblem(C=0.01), 1e-3, 10, here=os.getpid(), note=str(note), at=at, after=after)
-    strategy = tutti.ParameterServer(servers=servers, staleness=1, **more)
+    learner = Dying(LinearProblem(C=0.01), 1e-3, epochs, here=os.getpid(), note=str(note), at=at, after=after)
+    strategy = tutti.ParameterServer(servers=2, staleness=1, **more)
     seen: list[Any] = []
     with pytest.warns(RuntimeWarning, match="was lost"):
         result = train(
@@ -241,7 +241,7 @@ def test_a_worker_that_is_killed_is_started_again(
     claim: bool, sparse: bool, tmp_path: Path, synchronous: dict[bool, Any]
 ) -> None:
     result, _ = dying(tcp(3), sparse, tmp_path / "note", "work", claim=claim)
-    assert [r.step for r in result.history] == [6 * epoch for epoch in range(1, 11)]
+    assert [r.step for r in result.history] == [6 * epoch for epoch in range(1, EPOCHS + 1)]
     assert result.progress.objective == pytest.approx(synchronous[sparse].objective_, rel=0.03)
 
 
@@ -254,7 +254,7 @@ def test_a_server_that_is_killed_goes_on_from_its_snapshot(
     """Its sums are those of the steps that it has, not of those that it has lost."""
     result, said = dying(tcp(2), sparse, tmp_path / "note", f"move {i}", after=90)
     assert any("are computed again" in s if i == 0 else "since its last snapshot are gone" in s for s in said)
-    assert [r.step for r in result.history] == [6 * epoch for epoch in range(1, 11)]
+    assert [r.step for r in result.history] == [6 * epoch for epoch in range(1, EPOCHS + 1)]
     assert result.progress.objective == pytest.approx(synchronous[sparse].objective_, rel=0.1)
 
 

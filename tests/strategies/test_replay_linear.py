@@ -24,6 +24,7 @@ from tutti.runtime.driver import train
 from tutti.strategies import server_optimizers
 
 pytestmark = [pytest.mark.timeout(180), pytest.mark.filterwarnings("ignore::tutti.estimators._base.ConvergenceWarning")]
+FEW = 10  # epochs
 BOTH = pytest.mark.parametrize("sparse", [False, True], ids=["dense", "sparse"])
 ENGINES = [Threads(3), pytest.param(Processes(2), marks=pytest.mark.thorough)]
 ENGINES += [Processes(1, transport="tcp"), Processes(3, transport="tcp")]
@@ -31,8 +32,8 @@ ENGINES += [Processes(1, transport="tcp"), Processes(3, transport="tcp")]
 
 def check(folder: Path, sparse: bool, engine: Any, *server: Any, **more: Any) -> None:
     strategy = tutti.ParameterServer(*server, record=str(folder))
-    served = logistic(sparse, strategy, engine, **more)
-    again = logistic(sparse, tutti.Replay(str(folder)), Threads(1), **more)
+    served = logistic(sparse, strategy, engine, max_iter=FEW, **more)
+    again = logistic(sparse, tutti.Replay(str(folder)), Threads(1), max_iter=FEW, **more)
     assert again.report_.sha256 == served.report_.sha256
     for name in ("step", "objective", "gap"):
         assert [h[name] for h in again.history_] == [h[name] for h in served.history_]
@@ -76,8 +77,8 @@ def test_a_run_over_sockets_that_lost_a_worker_is_repeated(claim: bool, sparse: 
     """What it had begun at one server, somebody else ended at the other one."""
     folder = tmp_path / "run"
     engine = Processes(3, transport="tcp")
-    result, _ = dying(engine, sparse, tmp_path / "note", "work", claim=claim, record=str(folder))
-    tutti.ParameterServer(staleness=1, record=str(folder)).seal(60, model_sha256(result.arrays))
+    result, _ = dying(engine, sparse, tmp_path / "note", "work", claim=claim, epochs=FEW, record=str(folder))
+    tutti.ParameterServer(staleness=1, record=str(folder)).seal(6 * FEW, model_sha256(result.arrays))
     assert model_sha256(again(sparse, folder, tmp_path)) == model_sha256(result.arrays)
 
 
@@ -87,8 +88,8 @@ def test_a_run_over_sockets_that_lost_a_worker_is_repeated(claim: bool, sparse: 
 def test_a_run_over_sockets_that_lost_a_server_is_repeated(i: int, sparse: bool, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     engine = Processes(2, transport="tcp")
-    result, _ = dying(engine, sparse, tmp_path / "note", f"move {i}", after=90, record=str(folder))
-    tutti.ParameterServer(staleness=1, record=str(folder)).seal(60, model_sha256(result.arrays))
+    result, _ = dying(engine, sparse, tmp_path / "note", f"move {i}", after=90, epochs=FEW, record=str(folder))
+    tutti.ParameterServer(staleness=1, record=str(folder)).seal(6 * FEW, model_sha256(result.arrays))
     found = again(sparse, folder, tmp_path, f"move {i}", 90)
     assert model_sha256(found) == model_sha256(result.arrays)
 
@@ -98,7 +99,7 @@ def again(sparse: bool, folder: Path, tmp_path: Path, at: str = "work", after: i
     x: Any = SPARSE if sparse else DENSE
     rows = from_arrays(x, (target(x) > 0).astype(np.int32))
     note = str(tmp_path / "note")
-    learner = Dying(LinearProblem(C=0.01), 1e-3, 10, here=os.getpid(), note=note, at=at, after=after)
+    learner = Dying(LinearProblem(C=0.01), 1e-3, FEW, here=os.getpid(), note=note, at=at, after=after)
     strategy = tutti.Replay(str(folder))
     schema = rows.schema("classification")
     return parted(train(learner, rows, schema=schema, strategy=strategy, engine=Threads(1), seed=0).arrays)[0]

@@ -342,6 +342,8 @@ class ServedSGD:
         state, (lo, hi) = _state(shared), _state(shared).ranges[i]
         steps, epoch = self._steps(state), int(state["marks"][i, _BEGUN])
         if step > (epoch + 1) * steps:
+            if state["marks"][i, _DONE] == 0:  # begun, no more: as little of it is known as of those that were left out
+                state["marks"][i, _DONE] = steps + 1
             epoch = (step - 1) // steps
             self._begin(state, i, epoch)
         done = int(state["marks"][i, _DONE])
