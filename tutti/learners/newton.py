@@ -19,7 +19,8 @@ from tutti.errors import ParameterError
 from tutti.learners import _newton_rules as rules
 from tutti.learners._groups import Groups
 from tutti.learners._interior import RowState, predict, probe, settle
-from tutti.learners._margins import Nowhere, Request, Rows, all_rows, arithmetic, collect, two_rows, warm_up
+from tutti.learners._interior import warm_up as interior_kernels
+from tutti.learners._margins import Request, Rows, all_rows, arithmetic, collect, two_rows, warm_up
 from tutti.learners._newton_rules import Rules
 from tutti.learners._problem import LinearProblem, progress_of
 from tutti.learners._sample import sample_rows
@@ -76,10 +77,9 @@ class SampledNewton(Spec):
         groups = Groups(self.problem, schema.n_features, self.problem.n_outputs(schema))
         whole = self.problem.loss == "hinge" and len(self._fractions(schema, groups.size)) == 1
         if whole or self.problem.loss == "epsilon_insensitive":
-            point, ones = (np.zeros((1, groups.n_outputs)), np.zeros(groups.n_outputs)), np.ones(groups.n_outputs)
             if not whole:
                 self._ridge().prepare(schema)
-            settle(self.problem, Nowhere(), [two_rows(schema)], None, point, ones, ones)
+            interior_kernels(self.problem, two_rows(schema), groups.n_outputs)
         else:
             warm_up(self.problem, schema, arithmetic(self.problem, schema, self.tol), hessian=True)
 
@@ -157,8 +157,8 @@ class SampledNewton(Spec):
         if shared["mode"][rules.PHASE] == rules.SETTLE:
             point = shared["base"], shared["base_intercept"]
             begun = None if shared["mode"][rules.FRESH] else private.states
-            middle = float(shared["middle"][0])
-            sums, states = settle(self.problem, data, rows, begun, point, shared["step"], shared["width"], middle)
+            last = shared["step"], shared["width"], float(shared["middle"][0]), shared["open"] > 0
+            sums, states = settle(self.problem, data, rows, begun, point, *last)
             return Proposal(Update("gradient", sums), _Private(private.samples, states))
         direction = Groups(self.problem, *shared["base"].shape).unpack(shared["direction"])
         if shared["mode"][rules.PHASE] == rules.PREDICT:
