@@ -25,10 +25,10 @@ import numpy as np
 
 from tutti.learners._certificate import n_sides
 from tutti.learners._finite import check_finite
-from tutti.learners._margins import Nowhere, Rows, add_hessian, margins_of, pieces, scatter, scatter_sides
+from tutti.learners._margins import Nowhere, Rows, add_hessian, frozen, margins_of, pieces, scatter, scatter_sides
 from tutti.learners._problem import LinearProblem
 from tutti.protocols import ShardData
-from tutti.types import Array
+from tutti.types import Array, Block, Csr
 
 STEPS = 0.98 ** np.arange(400)
 """Step lengths that are tried, 1 down to 3e-4."""
@@ -56,13 +56,14 @@ def settle(
     width: Array,
     middle: float = 0.0,
     wanted: Array | None = None,
+    single: bool = False,
 ) -> tuple[dict[str, Array], list[RowState]]:
     """Go ``step`` (K,) along the last directions, or begin at ``point``, and sum what the next direction needs.
 
     Returns sums and new states.  ``loss``, ``a``, ``phi`` (2, K), ``v`` (S, d, K) certify; ``pull`` (d, K), ``pull_a``
     (K,) and ``hess`` (K, D, D) make the equations for mu = 0; ``products`` (K,) counts the pairs whose product is to
     become mu.  Of a tube, targets and the intercept of ``point`` are less ``middle``.  Outputs that are not ``wanted``
-    (K,) get no Hessian.
+    (K,) get no Hessian.  ``single``: that of float32 rows is multiplied in float32, and added up in float64.
     """
     from tutti.learners._kernels.interior import go_on
 
@@ -71,7 +72,8 @@ def settle(
     size = d + (problem.intercept != "none")
     v, pulls = np.zeros((sides, d, n_outputs)), np.zeros((d, (1 + tube) * n_outputs + n_outputs))
     hess, totals, found = np.zeros((n_outputs, size, size)), np.zeros((n_outputs, 8)), []
-    for i, block in enumerate(b for part in rows for b in pieces(part, d, np.float64)):
+    chosen = range(n_outputs) if wanted is None else np.flatnonzero(wanted)
+    for i, (part, block) in enumerate((r, b) for r in rows for b in pieces(r, d, np.float64)):
         old = _begin(problem, block, point, width, middle) if states is None else states[i]
         if states is None:
             check_finite(float(old.now[0].sum()), block.x, block.start, data)
@@ -86,8 +88,9 @@ def settle(
             scatter_sides(block, signed[:n_outputs], v)
             signed[:n_outputs] = 0.0
         scatter(block.x, signed, pulls)
-        for k in range(n_outputs) if wanted is None else np.flatnonzero(wanted):
-            add_hessian(block.x, curvature[k], problem.intercept != "none", hess[k])
+        x, curvature = _aiming(part, block, curvature) if single else (block.x, curvature)
+        for k in chosen:
+            add_hessian(x, curvature[k], problem.intercept != "none", hess[k])
     own, pull = pulls[:, :-n_outputs], np.ascontiguousarray(pulls[:, -n_outputs:])
     if tube:
         v += own.T[:, :, None] if sides == 2 else own.sum(axis=1)[None, :, None]
@@ -145,13 +148,21 @@ def probe(
     return reach.named(), found
 
 
-def warm_up(problem: LinearProblem, rows: Rows, n_outputs: int) -> None:
+def _aiming(part: Rows, block: Block, curvature: Array) -> tuple[Array | Csr, Array]:
+    """Return rows and curvatures for a Hessian in the type of the rows, where they are dense."""
+    if isinstance(part.block.x, Csr) or part.block.x.dtype != np.float32:
+        return block.x, curvature
+    lo = block.start - part.block.start
+    return frozen(part.block.x[lo : lo + len(block.y)]), curvature.astype(np.float32)
+
+
+def warm_up(problem: LinearProblem, rows: Rows, n_outputs: int, single: bool) -> None:
     """Compile or load every kernel that an interior step needs, on a few rows of one feature."""
     point, ones = (np.zeros((1, n_outputs)), np.zeros(n_outputs)), np.ones(n_outputs)
-    _, states = settle(problem, Nowhere(), [rows], None, point, ones, ones)
+    _, states = settle(problem, Nowhere(), [rows], None, point, ones, ones, single=single)
     _, states = predict(problem, [rows], states, point)
     _, states = probe(problem, [rows], states, point, ones)
-    settle(problem, Nowhere(), [rows], states, point, ones, ones)
+    settle(problem, Nowhere(), [rows], states, point, ones, ones, single=single)
 
 
 class _Reach:

@@ -11,21 +11,22 @@ import numpy as np
 from numba import njit
 
 from tutti.learners._kernels.inner import inner
-from tutti.learners._kernels.links import FAST
+
+_EXACT = {"contract", "nsz"}
+"""No sum in another order, no product for a quotient: near its bounds a row has but a few digits of what it needs."""
 
 
-@inner(fastmath=FAST, error_model="numpy")
-def _inverses(m, a, s, xi, c, on, half, boxed):
-    """Return 1 / a, 1 / (C - a), the curvature and the equation's rest over it; zero where C = 0 (``on`` = 0)."""
-    one_a = on / (a + (1.0 - on))
-    rest = boxed * (c - a) + (1.0 - boxed) + (1.0 - on)
-    one_rest = on * boxed / rest
-    own = half / (c + (1.0 - on))
-    curvature = on / (s * one_a + xi * one_rest + own + (1.0 - on))
+@inner(fastmath=_EXACT, error_model="numpy")
+def _inverses(m, a, s, xi, c, live, half, boxed):
+    """Return 1 / a, 1 / (C - a), the curvature and the equation's rest over it; zero where C = 0 (not ``live``)."""
+    one_a = 1.0 / a if live else 0.0
+    one_rest = 1.0 / (c - a) if live and half == 0 else 0.0
+    own = half / c if live else 0.0
+    curvature = 1.0 / (s * one_a + xi * one_rest + own) if live else 0.0
     return one_a, one_rest, curvature, (1.0 - m - own * a) * curvature
 
 
-@njit(cache=True, nogil=True, fastmath=FAST, error_model="numpy")
+@njit(cache=True, nogil=True, fastmath=_EXACT, error_model="numpy")
 def look(z, sign, c, now, seen, mu, half, found, pull, stop, product):
     """Write the changes of a piece of rows, or the products of changes, for the changes z of their outputs.
 
@@ -49,8 +50,9 @@ def look(z, sign, c, now, seen, mu, half, found, pull, stop, product):
         before, slope, bend = 0.0, 0.0, 0.0
         for j in range(n):
             m, a, s, xi = now[0, h, j], now[1, h, j], now[2, h, j], now[3, h, j]
-            on = 1.0 if c[j] > 0 else 0.0
-            one_a, one_rest, curvature, extra = _inverses(m, a, s, xi, c[j], on, half, boxed)
+            live = c[j] > 0
+            on = 1.0 if live else 0.0
+            one_a, one_rest, curvature, extra = _inverses(m, a, s, xi, c[j], live, half, boxed)
             dm = sign[h, j] * z[o, j]
             da = extra - curvature * dm
             p, q = 0.0, 0.0
@@ -59,7 +61,10 @@ def look(z, sign, c, now, seen, mu, half, found, pull, stop, product):
                 da += (p * one_a - q * one_rest) * curvature
             ds = on * ((p - s * da) * one_a - s)
             dxi = boxed * on * ((q + xi * da) * one_rest - xi)
-            most_a, most_s = max(-da * one_a, da * one_rest), max(-ds / (s + (1.0 - on)), -dxi / (xi + half))
+            most_a, most_s = (
+                max(-da * one_a, da * one_rest),
+                max(-ds / s if live else 0.0, -dxi / xi if half == 0 else 0.0),
+            )
             taken[j] = max(max(most_a, most_s), 0.0)
             rest = boxed * on * (c[j] - a)
             before += on * a * s + rest * xi
@@ -80,7 +85,7 @@ def look(z, sign, c, now, seen, mu, half, found, pull, stop, product):
         product[2, o] += bend
 
 
-@njit(cache=True, nogil=True, fastmath=FAST, error_model="numpy")
+@njit(cache=True, nogil=True, fastmath=_EXACT, error_model="numpy")
 def go_on(now, moves, step, sign, c, offset, half, there, pulls, curvature, sums):
     """Go ``step`` along the changes and sum what certifies the point and makes the next equations.
 
@@ -108,8 +113,9 @@ def go_on(now, moves, step, sign, c, offset, half, there, pulls, curvature, sums
                 m, a = m + t * moves[0, h, j], a + t * moves[1, h, j]
                 s, xi = s + t * moves[2, h, j], xi + t * moves[3, h, j]
             there[0, h, j], there[1, h, j], there[2, h, j], there[3, h, j] = m, a, s, xi
-            on = 1.0 if c[j] > 0 else 0.0
-            _, _, bend, extra = _inverses(m, a, s, xi, c[j], on, half, boxed)
+            live = c[j] > 0
+            on = 1.0 if live else 0.0
+            _, _, bend, extra = _inverses(m, a, s, xi, c[j], live, half, boxed)
             curvature[o, j] += bend
             pulls[h, j] = a * sign[h, j]
             pulls[n_hinges + o, j] += extra * sign[h, j]
@@ -117,7 +123,7 @@ def go_on(now, moves, step, sign, c, offset, half, there, pulls, curvature, sums
             u = max(1.0 - m, 0.0)
             cost = c[j] * u * (boxed + (1.0 - boxed) * u)
             price = -1.0 if offset is None else offset[h, j]
-            conjugate = a * (price + 0.5 * half * a / (c[j] + (1.0 - on)))
+            conjugate = a * (price + (0.5 * half * a / c[j] if live else 0.0))
             loss += cost
             loss1 += cost * side
             dual += a
