@@ -118,12 +118,12 @@ def test_few_rows_wide_rows_empty_shards_and_heavy_tails() -> None:
     assert solve(x, y, problem, tol=1e-4)[1].converged
 
 
-def test_it_takes_a_dozen_passes_whatever_the_regularisation() -> None:
+def test_it_takes_a_dozen_steps_whatever_the_regularisation() -> None:
     x, y = made(5000, 20)
     for C in (1e-4, 1.0, 1e4):
         progress = solve(x, y, LinearProblem("epsilon_insensitive", C, epsilon=0.2), tol=1e-3)[1]
         assert progress.converged
-        assert progress.passes <= 15
+        assert progress.passes <= 40  # a step looks at the rows three times
 
 
 @pytest.mark.thorough

@@ -85,7 +85,9 @@ def job(model: Any, dataset: Any, schema: Schema, problem: LinearProblem) -> tup
     found = choose(problem, made, strategy=model.strategy, engine=engine, n_shards=n_shards, tol=float(model.tol))
     kind = "random Fourier" if features.fourier else "Nystroem"
     reason = f"{features.n_components} {kind} features in place of the {model.kernel} kernel; {found.reason}"
-    choice = Choice(Featured(found.learner, features), found.strategy, found.engine, reason)
+    largest = made.n_bytes // max(made.n_rows, 1) * max(dataset.shard_rows(n_shards, schema), default=0)
+    featured = Featured(found.learner, features, min(int(model.cache_size * 1e6) // n_shards, largest))
+    choice = Choice(featured, found.strategy, found.engine, reason)
     plan = draft_plan(dataset, schema, choice.learner, choice.strategy, choice.engine, n_shards)
     kept = dataset.keeps(schema)
     return choice, explain(choice, plan, schema, kept=kept, read=kept != "memory")

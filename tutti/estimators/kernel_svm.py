@@ -42,15 +42,17 @@ class SVC(KernelEstimator):
     probability : True also fits Platt's sigmoid for each pair, to decision values of rows that five folds hold out in
         turn, for `predict_proba`.
     tol : how far two rows of a pair may violate the optimality at the end.
-    cache_size : megabytes of kernel rows that a task keeps at most.
+    cache_size : megabytes of kernel rows that a task keeps at most; of an approximate machine: of features that all
+        shards together keep between passes.
     class_weight : None, {class: weight}, or "balanced": n / (K * n_k), counted in rows whatever they weigh.
     max_iter : most steps for each pair; -1: no limit.
     decision_function_shape : "ovr": a column for each class, "ovo": for each pair.
     break_ties : True: of classes with equal votes the one with the highest decision value is predicted ("ovr" only).
     approximate : None: exact.  "fourier" (rbf only) or "nystroem": a linear machine with the same C on features that
         stand for the kernel, one class against the rest, for many rows: its cost grows with n_rows * n_components.
-        Features are made block by block and never stored; ``tol`` is then the certified relative gap, and the
-        attributes are those of a linear machine, ``coef_`` (n_outputs, n_components) and ``intercept_``.
+        Features are made block by block, and anew in every pass where they do not fit in ``cache_size``; ``tol`` is
+        then the certified relative gap, and the attributes are those of a linear machine, ``coef_``
+        (n_outputs, n_components) and ``intercept_``.
     n_components : features of an approximate machine.
     random_state : None or int; nothing here is random.
     strategy : "auto" or tutti.TaskParallel(...).

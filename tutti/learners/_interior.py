@@ -25,10 +25,10 @@ import numpy as np
 
 from tutti.learners._certificate import n_sides
 from tutti.learners._finite import check_finite
-from tutti.learners._margins import Rows, add_hessian, margins_of, pieces, scatter, scatter_sides
+from tutti.learners._margins import Nowhere, Rows, add_hessian, frozen, margins_of, pieces, scatter, scatter_sides
 from tutti.learners._problem import LinearProblem
 from tutti.protocols import ShardData
-from tutti.types import Array
+from tutti.types import Array, Block, Csr
 
 STEPS = 0.98 ** np.arange(400)
 """Step lengths that are tried, 1 down to 3e-4."""
@@ -37,21 +37,13 @@ _INSIDE = 0.995
 
 @dataclass(frozen=True)
 class RowState:
-    """One piece of rows: signs and weights, margins, duals, slacks, the products of changes that the last prediction
-    saw (da ds and da dxi), and the directions of the last probe; (H, rows)."""
+    """One piece of rows, (H, rows): signs, and C_i of a row, (rows,); margins, duals and slacks m, a, s, xi; what the
+    last look left: the products of changes da ds and da dxi of a prediction, or the changes of m, a, s, xi."""
 
     sign: Array
     c: Array
-    m: Array
-    a: Array
-    s: Array
-    xi: Array
-    da_ds: Array
-    da_dxi: Array
-    dm: Array
-    da: Array
-    ds: Array
-    dxi: Array
+    now: Array
+    seen: Array | None = None
 
 
 def settle(
@@ -63,48 +55,50 @@ def settle(
     step: Array,
     width: Array,
     middle: float = 0.0,
+    wanted: Array | None = None,
+    single: bool = False,
 ) -> tuple[dict[str, Array], list[RowState]]:
     """Go ``step`` (K,) along the last directions, or begin at ``point``, and sum what the next direction needs.
 
     Returns sums and new states.  ``loss``, ``a``, ``phi`` (2, K), ``v`` (S, d, K) certify; ``pull`` (d, K), ``pull_a``
     (K,) and ``hess`` (K, D, D) make the equations for mu = 0; ``products`` (K,) counts the pairs whose product is to
-    become mu.  Of a tube, targets and the intercept of ``point`` are less ``middle``.
+    become mu.  Of a tube, targets and the intercept of ``point`` are less ``middle``.  Outputs that are not ``wanted``
+    (K,) get no Hessian.  ``single``: that of float32 rows is multiplied in float32, and added up in float64.
     """
+    from tutti.learners._kernels.interior import go_on
+
     d, n_outputs = point[0].shape
-    power = 2 if problem.loss == "squared_hinge" else 1
-    sides = n_sides(problem)
+    sides, tube = n_sides(problem), problem.loss == "epsilon_insensitive"
     size = d + (problem.intercept != "none")
-    v, pull = np.zeros((sides, d, n_outputs)), np.zeros((d, n_outputs))
-    hess, totals, found = np.zeros((n_outputs, size, size)), np.zeros((8, n_outputs)), []
-    for i, block in enumerate(b for part in rows for b in pieces(part, d, np.float64)):
+    v, pulls = np.zeros((sides, d, n_outputs)), np.zeros((d, (1 + tube) * n_outputs + n_outputs))
+    hess, totals, found = np.zeros((n_outputs, size, size)), np.zeros((n_outputs, 8)), []
+    chosen = range(n_outputs) if wanted is None else np.flatnonzero(wanted)
+    for i, (part, block) in enumerate((r, b) for r in rows for b in pieces(r, d, np.float64)):
+        old = _begin(problem, block, point, width, middle) if states is None else states[i]
         if states is None:
-            state = _begin(problem, block, point, width, middle)
-            check_finite(float(state.m.sum()), block.x, block.start, data)
-        else:
-            state = _moved(states[i], step[:, None])
-        found.append(state)
-        curvature, extra, _, _ = _newton(problem, state)
-        positive, live = state.sign > 0, state.c > 0
-        loss = state.c * np.maximum(1.0 - state.m, 0.0) ** power
-        phi = _conjugate(problem, block, state, middle)
-        _scatter(problem, block, state.a * state.sign, v)
-        scatter(block.x, _joined(extra * state.sign, n_outputs), pull)
-        joint = _joined(curvature, n_outputs)
-        for k in range(n_outputs):
-            add_hessian(block.x, joint[k], problem.intercept != "none", hess[k])
-        sums = [
-            np.where(positive, 0.0, loss),
-            np.where(positive, loss, 0.0),
-            np.where(positive, 0.0, state.a),
-            np.where(positive, state.a, 0.0),
-            extra * state.sign,
-            (1.0 if power == 2 else 2.0) * live,
-            np.where(positive, 0.0, phi),
-            np.where(positive, phi, 0.0),
-        ]
-        totals += [_joined(each, n_outputs).sum(axis=1) for each in sums]
-    named = {"loss": totals[0:2], "a": totals[2:4], "phi": totals[6:8], "v": v}
-    return named | {"pull": pull, "pull_a": totals[4], "hess": hess, "products": totals[5]}, found
+            check_finite(float(old.now[0].sum()), block.x, block.start, data)
+        there, curvature = np.empty_like(old.now), np.empty((n_outputs, len(block.y)))
+        signed = np.empty((len(old.sign) + n_outputs, len(block.y)))
+        go_on(
+            *(old.now, old.seen, step, old.sign, old.c, _offset(problem, block, middle), _half(problem)),
+            *(there, signed, curvature, totals),
+        )
+        found.append(RowState(old.sign, old.c, there))
+        if sides == 2 and not tube:
+            scatter_sides(block, signed[:n_outputs], v)
+            signed[:n_outputs] = 0.0
+        scatter(block.x, signed, pulls)
+        x, curvature = _aiming(part, block, curvature) if single else (block.x, curvature)
+        for k in chosen:
+            add_hessian(x, curvature[k], problem.intercept != "none", hess[k])
+    own, pull = pulls[:, :-n_outputs], np.ascontiguousarray(pulls[:, -n_outputs:])
+    if tube:
+        v += own.T[:, :, None] if sides == 2 else own.sum(axis=1)[None, :, None]
+    elif sides == 1:
+        v[0] = own
+    by_sum = totals.T.copy()
+    named = {"loss": by_sum[0:2], "a": by_sum[2:4], "phi": by_sum[4:6], "v": v}
+    return named | {"pull": pull, "pull_a": by_sum[6], "hess": hess, "products": by_sum[7]}, found
 
 
 def predict(
@@ -115,21 +109,23 @@ def predict(
     Returns what `probe` does, and what the target and the products of changes add to the equations: ``pull_mu`` (d, K)
     and ``pull_mu_a`` (K,) for each unit of mu, ``pull_second`` and ``pull_second_a`` of the products.
     """
+    from tutti.learners._kernels.interior import look
+
     d, n_outputs = direction[0].shape
-    far, found = _Reach(n_outputs), []
-    pulls, sums = np.zeros((2, d, n_outputs)), np.zeros((2, n_outputs))
+    reach, found = _Reach(n_outputs), []
+    pulls, sums = np.zeros((d, 2 * n_outputs)), np.zeros(2 * n_outputs)
     for i, block in enumerate(b for part in rows for b in pieces(part, d, np.float64)):
-        old = states[i]
-        da, ds, dxi = far.go(problem, old, old.sign * margins_of(block.x, *direction), 0.0)
-        new = replace(old, da_ds=da * ds, da_dxi=da * dxi)
-        _, _, unit, second = _newton(problem, new)
-        for k, extra in enumerate((unit, second)):
-            signed = _joined(extra * old.sign, n_outputs)
-            scatter(block.x, signed, pulls[k])
-            sums[k] += signed.sum(axis=1)
-        found.append(new)
-    named = {"pull_mu": pulls[0], "pull_mu_a": sums[0], "pull_second": pulls[1], "pull_second_a": sums[1]}
-    return far.named() | named, found
+        old, z = states[i], margins_of(block.x, *direction)
+        new, signed = np.empty((2, *old.sign.shape)), np.empty((2 * n_outputs, len(block.y)))
+        own = z, old.sign, old.c, old.now, None, np.zeros(n_outputs), _half(problem)
+        look(*own, new, signed, reach.taken, reach.product)
+        scatter(block.x, signed, pulls)
+        sums += signed.sum(axis=1)
+        found.append(replace(old, seen=new))
+    unit, second = np.ascontiguousarray(pulls[:, :n_outputs]), np.ascontiguousarray(pulls[:, n_outputs:])
+    named = {"pull_mu": unit, "pull_second": second}
+    named |= {"pull_mu_a": sums[:n_outputs], "pull_second_a": sums[n_outputs:]}
+    return reach.named() | named, found
 
 
 def probe(
@@ -137,55 +133,46 @@ def probe(
 ) -> tuple[dict[str, Array], list[RowState]]:
     """Find the directions of all rows for a direction of the weights and the target ``mu`` (K,).
 
-    Returns ``stopped`` (K, len(STEPS)): rows that leave the positive orthant by each step; ``product`` (3, K): the
-    coefficients of the sum of a s + (C - a) xi as a function of the step.
+    Returns ``stopped`` (K, len(STEPS)): 1 for steps with which a row leaves the positive orthant; ``product`` (3, K):
+    the coefficients of the sum of a s + (C - a) xi as a function of the step.
     """
+    from tutti.learners._kernels.interior import look
+
     d, n_outputs = direction[0].shape
-    far, found = _Reach(n_outputs), []
+    reach, found, none = _Reach(n_outputs), [], np.empty((0, 0))
     for i, block in enumerate(b for part in rows for b in pieces(part, d, np.float64)):
-        dm = states[i].sign * margins_of(block.x, *direction)  # (K, rows), the same for both hinges of a tube
-        da, ds, dxi = far.go(problem, states[i], dm, mu[:, None])
-        found.append(replace(states[i], dm=dm, da=da, ds=ds, dxi=dxi))
-    return far.named(), found
+        old, z = states[i], margins_of(block.x, *direction)
+        moves = np.empty_like(old.now)
+        look(z, old.sign, old.c, old.now, old.seen, mu, _half(problem), moves, none, reach.taken, reach.product)
+        found.append(replace(old, seen=moves))
+    return reach.named(), found
+
+
+def _aiming(part: Rows, block: Block, curvature: Array) -> tuple[Array | Csr, Array]:
+    """Return rows and curvatures for a Hessian in the type of the rows, where they are dense."""
+    if isinstance(part.block.x, Csr) or part.block.x.dtype != np.float32:
+        return block.x, curvature
+    lo = block.start - part.block.start
+    return frozen(part.block.x[lo : lo + len(block.y)]), curvature.astype(np.float32)
+
+
+def warm_up(problem: LinearProblem, rows: Rows, n_outputs: int, single: bool) -> None:
+    """Compile or load every kernel that an interior step needs, on a few rows of one feature."""
+    point, ones = (np.zeros((1, n_outputs)), np.zeros(n_outputs)), np.ones(n_outputs)
+    _, states = settle(problem, Nowhere(), [rows], None, point, ones, ones, single=single)
+    _, states = predict(problem, [rows], states, point)
+    _, states = probe(problem, [rows], states, point, ones)
+    settle(problem, Nowhere(), [rows], states, point, ones, ones, single=single)
 
 
 class _Reach:
     """How far rows may go, and what their products become on the way."""
 
     def __init__(self, n_outputs: int) -> None:
-        self._stopped, self._product = np.zeros((n_outputs, len(STEPS))), np.zeros((3, n_outputs))
+        self.taken, self.product = np.zeros(n_outputs), np.zeros((3, n_outputs))
 
     def named(self) -> dict[str, Array]:
-        return {"stopped": self._stopped, "product": self._product}
-
-    def go(self, problem: LinearProblem, old: RowState, dm: Array, mu: Any) -> tuple[Array, Array, Array]:
-        """Return the changes (da, ds, dxi) of a piece of rows for the change dm of their margins, and count them in."""
-        n_outputs = len(self._stopped)
-        curvature, extra, unit, second = _newton(problem, old)
-        da = extra + mu * unit + second - curvature * dm
-        live, rest = old.c > 0, old.c - old.a
-        with np.errstate(divide="ignore", invalid="ignore"):
-            ds = np.where(live, (mu - old.da_ds - old.s * da) / old.a - old.s, 0.0)
-            dxi = np.zeros_like(ds)
-            pairs = [(old.a, da), (old.s, ds)]
-            if problem.loss != "squared_hinge":
-                dxi = np.where(live, (mu + old.da_dxi + old.xi * da) / rest - old.xi, 0.0)
-                pairs += [(rest, -da), (old.xi, dxi)]
-            far = np.full(da.shape, np.inf)
-            for value, change in pairs:
-                far = np.minimum(far, np.where(live & (change < 0), _INSIDE * value / -change, np.inf))
-        reach = far.reshape(n_outputs, -1)
-        for k in range(n_outputs):
-            # STEPS descend: a row stops all steps before the first one that it allows
-            first = np.searchsorted(-STEPS, -reach[k], side="left")
-            self._stopped[k] += np.bincount(first, minlength=len(STEPS) + 1)[::-1].cumsum()[::-1][1:]
-        sums = [
-            np.where(live, old.a * old.s + rest * old.xi, 0.0),
-            da * (old.s - old.xi) + old.a * ds + rest * dxi,
-            da * (ds - dxi),
-        ]
-        self._product += [_joined(each, n_outputs).sum(axis=1) for each in sums]
-        return da, ds, dxi
+        return {"stopped": (STEPS * self.taken[:, None] > _INSIDE).astype(np.float64), "product": self.product}
 
 
 def longest(stopped: Array) -> Array:
@@ -207,69 +194,32 @@ def next_mu(step: Array, product: Array, products: Array) -> Array:
 def _begin(problem: LinearProblem, block: Any, point: tuple[Array, Array], width: Array, middle: float) -> RowState:
     n_outputs = point[0].shape[1]
     if problem.loss == "epsilon_insensitive":
-        sign = np.broadcast_to(np.array([[-1.0], [1.0]]), (2, len(block.y)))
+        sign = np.repeat(np.array([[-1], [1]], np.int8), len(block.y), axis=1)
         m = sign * (margins_of(block.x, *point) - (block.y - middle)) + (1.0 + problem.epsilon)
     else:
-        sign = np.ascontiguousarray(problem.signs(block.y, n_outputs).T)
+        sign = np.ascontiguousarray(problem.signs(block.y, n_outputs, "int8").T)
         m = sign * margins_of(block.x, *point)
-    c = np.broadcast_to(problem.row_weights(block), sign.shape)
+    c = problem.row_weights(block)
     h, u = width[:, None], 1.0 - m
     s = np.maximum(-u, 0.0) + 0.5 * h
     if problem.loss == "squared_hinge":
         a, xi = 2.0 * c * (np.maximum(u, 0.0) + 0.05 * h), np.zeros_like(m)
     else:
         a, xi = c * np.clip(0.5 + 0.5 * u / h, 0.05, 0.95), np.maximum(u, 0.0) + 0.5 * h
-    nothing = np.zeros_like(m)
-    return RowState(sign, c, m, a, s, xi, nothing, nothing, nothing, nothing, nothing, nothing)
+    return RowState(sign, c, np.stack([m, a, s, xi]))
 
 
-def _joined(hinges: Array, n_outputs: int) -> Array:
-    """Return (K, rows) sums of (H, rows) over the hinges of an output."""
-    return hinges if len(hinges) == n_outputs else hinges.sum(axis=0, keepdims=True)
+def _half(problem: LinearProblem) -> float:
+    """Return what the kernels tell a squared hinge by."""
+    return 0.5 if problem.loss == "squared_hinge" else 0.0
 
 
-def _conjugate(problem: LinearProblem, block: Any, state: RowState, middle: float) -> Array:
-    """Return C_i l*(-a_i / C_i), (H, rows).
+def _offset(problem: LinearProblem, block: Any, middle: float) -> Array | None:
+    """Return C_i l*(-a_i / C_i) of a tube for each unit of a_i, (H, rows).
 
-    Of a tube it holds the target less ``middle``: a free intercept makes sum_i s_i a_i = 0, so any constant will do.
+    It holds the target less ``middle``: a free intercept makes sum_i s_i a_i = 0, so any constant will do.
     """
-    if problem.loss == "epsilon_insensitive":
-        tube: Array = state.a * (problem.epsilon - state.sign * (block.y - middle))
-        return tube
-    if problem.loss == "hinge":
-        return -state.a
-    live = state.c > 0
-    squared: Array = np.where(live, state.a**2 / np.where(live, 4.0 * state.c, 1.0), 0.0) - state.a
-    return squared
-
-
-def _scatter(problem: LinearProblem, block: Any, signed: Array, v: Array) -> None:
-    """Add X' (a s) to v (S, d, K)."""
     if problem.loss != "epsilon_insensitive":
-        scatter_sides(block, signed, v)
-        return
-    both = np.zeros((v.shape[1], 2))
-    scatter(block.x, signed, both)
-    v += both.T[:, :, None] if len(v) == 2 else both.sum(axis=1)[None, :, None]
-
-
-def _moved(old: RowState, t: Array) -> RowState:
-    m, a, s, xi = old.m + t * old.dm, old.a + t * old.da, old.s + t * old.ds, old.xi + t * old.dxi
-    nothing = np.zeros_like(m)
-    return replace(old, m=m, a=a, s=s, xi=xi, da_ds=nothing, da_dxi=nothing)
-
-
-def _newton(problem: LinearProblem, state: RowState) -> tuple[Array, Array, Array, Array]:
-    """Return 1 / theta and e, e_mu, e_second of da = e + mu e_mu + e_second - dm / theta, zero where C = 0."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        theta, gap = state.s / state.a, 1.0 - state.m
-        unit, second = 1.0 / state.a, -state.da_ds / state.a
-        if problem.loss == "squared_hinge":
-            theta, gap = theta + 0.5 / state.c, gap - 0.5 * state.a / state.c
-        else:
-            rest = state.c - state.a
-            theta, unit, second = theta + state.xi / rest, unit - 1.0 / rest, second - state.da_dxi / rest
-        parts = np.ones_like(theta), gap, unit, second
-        live = state.c > 0
-        found = [np.where(live, part / theta, 0.0) for part in parts]
-    return found[0], found[1], found[2], found[3]
+        return None
+    rest = block.y - middle
+    return np.stack([problem.epsilon + rest, problem.epsilon - rest])

@@ -28,7 +28,7 @@ PARTS = ("loss", "a", "v", "curve")
 """Sums that a polish takes apart into those of the sample and those of all other rows."""
 
 _WIDTHS = (2.0, 0.5, 0.15, 0.05)
-_WINDOW, _LEAST_WIDTH = 0.25, 2e-3
+_WINDOW, _LEAST_WIDTH, _CENTRAL = 0.25, 2e-3, _WIDTHS[1]
 _LEVEL_TOL, _HINGE_TOL = 3e-2, 1e-2
 _MOST_TRIES = 12
 _LEAST_STEP = 1e-6
@@ -73,7 +73,10 @@ def begin(groups: Groups, n_rows: int, fractions: Sequence[float], wide: bool, s
         "open": np.ones(n),
         "middle": np.zeros(1),
     }
-    return interior(state) if alone and groups.problem.loss == "hinge" else state
+    if alone and groups.problem.loss == "hinge":
+        mode[WIDE] = 1
+        return state if start is None else interior(state)
+    return state
 
 
 def level_of(shared: Arrays) -> int:
@@ -112,7 +115,8 @@ def _again(state: State, groups: Groups) -> State:
 
 
 def interior(state: State) -> State:
-    """Hand hinges over to the interior-point method, in float64."""
+    """Hand hinges over to the interior-point method, in float64; a narrow width would begin it at the edge."""
+    state["width"] = np.maximum(state["width"], _CENTRAL)
     state["mode"][[PHASE, FRESH, WIDE, EXACT]] = SETTLE, 1, 1, 1
     state["mode"][LEVEL] = len(state["fractions"]) - 1
     return state
@@ -137,11 +141,11 @@ class Rules:
         state["mode"], state["status"] = shared["mode"].copy(), shared["status"].copy()
         mode = state["mode"]
         phase = mode[PHASE]
+        state["status"][2] += state["fractions"][level_of(state)]
         if phase == PREDICT:
             return self._predicted(state, sums)
         if phase == PROBE:
             return self._probed(state, sums)
-        state["status"][2] += state["fractions"][level_of(state)]
         if phase == SETTLE:
             return self._settled(state, sums)
         if phase == POLISH:
@@ -250,6 +254,8 @@ class Rules:
             return state
         allowed = self.tol * abs(float(state["status"][0]))
         self._turn(state, accepted)
+        if problem.loss == "hinge" and len(state["fractions"]) == 1:
+            return self._begun(state)
         near = state["decrement"].sum() <= allowed * state["share"][0]
         if not mode[WIDE] and near and 4 * state["rounding"].sum() > allowed:
             mode[WIDE] = 1
@@ -271,6 +277,12 @@ class Rules:
             return self._start_polish(state, sums)
         mode[EXACT] = accepted.all() and hopeless
         return _go(state, self.groups)
+
+    def _begun(self, state: State) -> State:
+        """Hand over where squares do best: at zero weights all rows are in the quadratic part of a hinge so wide."""
+        state = _go(state, self.groups)
+        state["base"], state["base_intercept"] = state["trial"], state["trial_intercept"]
+        return interior(state)
 
     def _narrow(self, state: State, allowed: float, hopeless: bool) -> State:
         """Narrow the smoothing, whose cost falls with its square; where that would leave few rows: the exact hinge."""
@@ -380,8 +392,12 @@ class Rules:
         return state
 
     def _predicted(self, state: State, sums: Arrays) -> State:
-        """Choose the target by how far the prediction leads, and correct the direction to second order."""
-        mu = next_mu(longest(sums["stopped"]), sums["product"], state["products"])
+        """Choose the target by how far the prediction leads, and correct the direction to second order.
+
+        A target far below what the certificate asks for would only cost the next equations their digits.
+        """
+        enough = 0.01 * self.tol * np.abs(state["primal"]) / np.maximum(state["products"], 1.0)
+        mu = np.maximum(next_mu(longest(sums["stopped"]), sums["product"], state["products"]), enough)
         pull, pull_a = mu * sums["pull_mu"] + sums["pull_second"], mu * sums["pull_mu_a"] + sums["pull_second_a"]
         state["mu"], state["mode"][PHASE] = mu, PROBE
         return self._aim_interior(state, state["grad"] - self.groups.pack(pull, pull_a))

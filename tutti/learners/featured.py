@@ -1,4 +1,4 @@
-"""A linear learner on features of rows that stand for a kernel: made block by block, whenever rows are read.
+"""A linear learner on features of rows that stand for a kernel: made block by block, kept as far as memory allows.
 
     fourier    z(x) = sqrt(2 / D) cos(W'x + u), W ~ N(0, 2 gamma), u ~ U(0, 2 pi): the mean of z(x).z(y) is rbf
     nystroem   z(x) = K(x, L) K(L, L)^(-1/2) for D rows L: z(x).z(y) = K(x, y) on L
@@ -80,10 +80,20 @@ def nystroem(kernel: Kernel, center: Array, landmarks: Array) -> Features:
 
 
 class FeaturedShard:
-    """The rows of a shard as features, in blocks of at most 2048 rows that are made anew whenever they are read."""
+    """The rows of a shard as features, in blocks of at most 2048 rows: made anew whenever they are read, or kept.
 
-    def __init__(self, data: ShardData, features: Features) -> None:
+    Parameters
+    ----------
+    data : rows.   features : what is made of them.
+    kept : where the features of the first blocks stay, by block; they are the same bits as if made anew.
+    most : bytes of features in ``kept``.
+    """
+
+    def __init__(
+        self, data: ShardData, features: Features, kept: dict[int, Array] | None = None, most: int = 0
+    ) -> None:
         self._data, self._features = data, features
+        self._kept, self._most = {} if kept is None else kept, most
         self.id, self.n_rows, self.place = data.id, data.n_rows, data.place
         self._parts = [
             (i, lo, min(lo + _BLOCK_ROWS, last - first))
@@ -101,7 +111,21 @@ class FeaturedShard:
         whole, lo, hi = self._parts[i]
         block = self._data.block(whole)
         weight = None if block.weight is None else block.weight[lo:hi]
-        return Block(self._features.of(dense(block.x, lo, hi)), block.y[lo:hi], weight, block.start + lo)
+        made = self._kept.get(i)
+        if made is None:
+            made = self._features.of(dense(block.x, lo, hi))
+            until = sum(last - first for _, first, last in self._parts[: i + 1])
+            if until * self._features.n_components * made.itemsize <= self._most:
+                self._kept[i] = made
+        return Block(made, block.y[lo:hi], weight, block.start + lo)
+
+
+@dataclass(frozen=True)
+class _Private:
+    """What is private to the learner, and the features of a shard that are kept; these follow from its rows."""
+
+    own: Any
+    kept: dict[int, Array]
 
 
 @dataclass(frozen=True)
@@ -111,10 +135,12 @@ class Featured(Spec):
     Parameters
     ----------
     learner : of dense rows.   features : what makes them.
+    kept_bytes : of features that a shard keeps at most; what is beyond is made anew in every pass.
     """
 
     learner: Learner
     features: Features
+    kept_bytes: int = 0
 
     @property
     def problem(self) -> Any:
@@ -137,7 +163,8 @@ class Featured(Spec):
     def cost(self, schema: Schema) -> Cost:
         """Return the learner's cost; a value of a row is used for every feature."""
         found = self.learner.cost(self.schema(schema))
-        return replace(found, flops_per_value=found.flops_per_value + 2.0 * self.features.n_components)
+        flops = found.flops_per_value + 2.0 * self.features.n_components
+        return replace(found, flops_per_value=flops, private_bytes=found.private_bytes + self.kept_bytes)
 
     def schema(self, schema: Schema) -> Schema:
         """Return the schema of the features."""
@@ -147,17 +174,20 @@ class Featured(Spec):
         return self.learner.init(self.schema(schema), seed=seed, start=start)
 
     def adopt(self, schema: Schema, data: ShardData) -> Any:
-        return self.learner.adopt(self.schema(schema), FeaturedShard(data, self.features))
+        return _Private(self.learner.adopt(self.schema(schema), FeaturedShard(data, self.features)), {})
 
     def propose(self, shared: Arrays, private: Any, data: ShardData, order: Order) -> Proposal:
         """Return the learner's proposal on the features of a shard."""
-        return self.learner.propose(shared, private, FeaturedShard(data, self.features), order)
+        shard = FeaturedShard(data, self.features, private.kept, self.kept_bytes)
+        found = self.learner.propose(shared, private.own, shard, order)
+        return replace(found, private=_Private(found.private, private.kept))
 
     def apply(self, shared: Arrays, merged: Update, scale: float) -> Arrays:
         return self.learner.apply(shared, merged, scale)
 
     def commit(self, private: Any, proposal: Proposal, scale: float) -> Any:
-        return self.learner.commit(private, proposal, scale)
+        own = replace(proposal, private=proposal.private.own)
+        return _Private(self.learner.commit(private.own, own, scale), private.kept)
 
     def progress(self, shared: Arrays) -> Progress:
         return self.learner.progress(shared)

@@ -19,7 +19,8 @@ from tutti.errors import ParameterError
 from tutti.learners import _newton_rules as rules
 from tutti.learners._groups import Groups
 from tutti.learners._interior import RowState, predict, probe, settle
-from tutti.learners._margins import Nowhere, Request, Rows, all_rows, arithmetic, collect, two_rows, warm_up
+from tutti.learners._interior import warm_up as interior_kernels
+from tutti.learners._margins import Request, Rows, all_rows, arithmetic, collect, two_rows, warm_up
 from tutti.learners._newton_rules import Rules
 from tutti.learners._problem import LinearProblem, progress_of
 from tutti.learners._sample import sample_rows
@@ -74,14 +75,14 @@ class SampledNewton(Spec):
     def prepare(self, schema: Schema) -> None:
         """Compile or load the kernels for this kind of data."""
         groups = Groups(self.problem, schema.n_features, self.problem.n_outputs(schema))
-        whole = self.problem.loss == "hinge" and len(self._fractions(schema, groups.size)) == 1
-        if whole or self.problem.loss == "epsilon_insensitive":
-            point, ones = (np.zeros((1, groups.n_outputs)), np.zeros(groups.n_outputs)), np.ones(groups.n_outputs)
-            if not whole:
-                self._ridge().prepare(schema)
-            settle(self.problem, Nowhere(), [two_rows(schema)], None, point, ones, ones)
+        if self.problem.loss == "epsilon_insensitive":
+            self._ridge().prepare(schema)
         else:
-            warm_up(self.problem, schema, arithmetic(self.problem, schema, self.tol), hessian=True)
+            whole = self.problem.loss == "hinge" and len(self._fractions(schema, groups.size)) == 1
+            real = np.float64 if whole else arithmetic(self.problem, schema, self.tol)
+            warm_up(self.problem, schema, real, hessian=True)
+        if self.problem.loss in ("hinge", "squared_hinge", "epsilon_insensitive"):
+            interior_kernels(self.problem, two_rows(schema), groups.n_outputs, self._single())
 
     def cost(self, schema: Schema) -> Cost:
         """Estimate bytes and passes: a Hessian per group travels, a few passes suffice."""
@@ -157,8 +158,8 @@ class SampledNewton(Spec):
         if shared["mode"][rules.PHASE] == rules.SETTLE:
             point = shared["base"], shared["base_intercept"]
             begun = None if shared["mode"][rules.FRESH] else private.states
-            middle = float(shared["middle"][0])
-            sums, states = settle(self.problem, data, rows, begun, point, shared["step"], shared["width"], middle)
+            last = shared["step"], shared["width"], float(shared["middle"][0]), shared["open"] > 0
+            sums, states = settle(self.problem, data, rows, begun, point, *last, single=self._single())
             return Proposal(Update("gradient", sums), _Private(private.samples, states))
         direction = Groups(self.problem, *shared["base"].shape).unpack(shared["direction"])
         if shared["mode"][rules.PHASE] == rules.PREDICT:
@@ -173,6 +174,10 @@ class SampledNewton(Spec):
             return self._begun(shared, merged)
         groups = Groups(self.problem, *shared["base"].shape)
         return Rules(groups, self.tol, self.max_iter).advance(shared, merged.arrays)
+
+    def _single(self) -> bool:
+        """Tell whether Hessians of an interior step may be of float32 where the rows are: they only aim."""
+        return self.tol >= 1e-5
 
     def _ridge(self, width: float = 1.0) -> Gram:
         """Return what minimises the tube's loss with squares of the residuals over 2 ``width`` in its place."""
@@ -198,9 +203,9 @@ class SampledNewton(Spec):
         middle = np.array([shared["shift"][-1] + mean]) * (self.problem.intercept == "free")
         state |= {"base": coef, "base_intercept": found["intercept"] - middle, "middle": middle}
         rest = math.sqrt(max(2.0 * left * spread / weight, 0.0)) if weight > 0 else 0.0
-        state["width"] = np.full_like(shared["width"], max(rest, 1e-3 * spread) or 1.0)
         state["status"][2] += 1.0
-        return rules.interior(state)
+        width = np.full_like(shared["width"], max(rest, 1e-3 * spread) or 1.0)
+        return rules.interior(state) | {"width": width}
 
     def commit(self, private: Any, proposal: Proposal, scale: float) -> Any:
         return proposal.private
