@@ -90,8 +90,9 @@ def test_a_search_in_lanes_counts_the_cuts_below(dtype: Any, width: int, code: A
     odd = np.array([np.inf, -np.inf, np.nan, 0.0, -0.0], dtype)
     values = np.concatenate([odd, cuts, RNG.standard_normal(8192).astype(dtype)])
     values = values[: len(values) // LANES * LANES]
-    out = np.zeros(len(values), code)
-    _search(table, values, out)
-    wanted = np.searchsorted(table[: width - 1], values, "left")
-    wanted[np.isnan(values)] = 0
-    assert np.array_equal(out, wanted)
+    for kind in (np.float32, np.float64):  # of which one need not be that of the cuts
+        out, given = np.zeros(len(values), code), np.nextafter(values.astype(kind), kind(1))
+        _search(table, given, out)
+        wanted = np.searchsorted(table[: width - 1].astype(np.float64), given.astype(np.float64), "left")
+        wanted[np.isnan(given)] = 0
+        assert np.array_equal(out, wanted)

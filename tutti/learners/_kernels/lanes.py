@@ -52,9 +52,12 @@ def _search(typing_context, table, values, i, out, at):
 
     def generate(context, builder, signature, args):
         numbers, source, target = (context.make_array(signature.args[k])(context, builder, args[k]) for k in (0, 1, 3))
-        kind, size = ir.VectorType(numbers.data.type.pointee, LANES), table.dtype.bitwidth // 8
+        kind, size = ir.VectorType(source.data.type.pointee, LANES), table.dtype.bitwidth // 8
         value = builder.load(builder.bitcast(builder.gep(source.data, [args[2]]), kind.as_pointer()))
-        value.align = size
+        value.align = values.dtype.bitwidth // 8
+        wider = source if values.dtype.bitwidth >= table.dtype.bitwidth else numbers
+        wide = ir.VectorType(wider.data.type.pointee, LANES)
+        value = builder.fpext(value, wide) if kind != wide else value
         half = builder.lshr(builder.trunc(builder.extract_value(numbers.shape, 0), _LANE), _LANE(1))
         before, again, after = builder.block, *(builder.append_basic_block(name) for name in ("search", "searched"))
         builder.branch(again)
@@ -63,7 +66,8 @@ def _search(typing_context, table, values, i, out, at):
         steps = builder.insert_element(ir.Constant(_INDEX, ir.Undefined), step, _LANE(0))
         steps = builder.shuffle_vector(steps, steps, _all(0))
         below = builder.zext(builder.sub(builder.or_(found, steps), _all(1)), _WIDE)
-        smaller = builder.fcmp_ordered("<", _gather(builder, numbers.data, below, size), value)
+        number = _gather(builder, numbers.data, below, size)
+        smaller = builder.fcmp_ordered("<", builder.fpext(number, wide) if number.type != wide else number, value)
         more, next_step = builder.select(smaller, builder.or_(found, steps), found), builder.lshr(step, _LANE(1))
         for phi, first, later in ((step, half, next_step), (found, _all(0), more)):
             phi.add_incoming(first, before)
