@@ -11,6 +11,9 @@ from tutti.types import Array
 
 _CACHE = 1 << 17
 """Bytes of codes that go down a tree together: they stay in a core's cache beside the tree."""
+_MOST = 1 << 20
+"""Most bytes of codes and sums that go down a large tree together: as many as it has itself, for each row of the group
+that comes after another finds more of the tree in the cache."""
 
 
 class Coded:
@@ -61,8 +64,9 @@ class Coded:
         tree_coded.heap_of(trees.offset, nodes, bits, starts, cuts, exits)
         self._rows = (columns, np.ascontiguousarray(tables[columns]))
         self._trees = (trees.offset, levels, nodes, starts, cuts, exits, values, origin)
-        self._groups = max(1, min(8, _CACHE // (self._code.itemsize * len(columns) * tree_coded.GROUP)))
-        self._room = tree_coded.GROUP * len(columns)
+        self._room, codes = tree_coded.GROUP * len(columns), self._code.itemsize * len(columns) * tree_coded.GROUP
+        sums, tree = 8 * trees.n_outputs * tree_coded.GROUP, (nodes.nbytes + values.nbytes) // n_trees
+        self._groups = max(1, min(8, _CACHE // codes), min(64, min(tree, _MOST) // (codes + sums)))
         self.made = True
 
     @staticmethod

@@ -7,6 +7,7 @@ from numba import njit
 
 from tutti.learners._kernels.inner import inner
 from tutti.learners._kernels.keyed import keyed, low_half
+from tutti.learners._kernels.lanes import LANES, search
 
 CHUNK = 1024
 TABLE = 256
@@ -26,15 +27,22 @@ def chosen(key, first_row, n_rows, per_2_32, out):
 
 
 @inner()
-def _seen(values, n, x):
-    """Insert x into the sorted values[:n]; return the new n, MANY where there is no room."""
+def position(values, n, v):
+    """How many of the first n values, which rise, are below v."""
     lo, hi = 0, n
     while lo < hi:
-        mid = (lo + hi) >> 1
-        if values[mid] < x:
-            lo = mid + 1
+        middle = (lo + hi) >> 1
+        if values[middle] < v:
+            lo = middle + 1
         else:
-            hi = mid
+            hi = middle
+    return lo
+
+
+@inner()
+def _seen(values, n, x):
+    """Insert x into the sorted values[:n]; return the new n, MANY where there is no room."""
+    lo = position(values, n, x)
     if lo < n and values[lo] == x:
         return n
     if n == TABLE - 1:
@@ -135,26 +143,13 @@ def _between(a, b):
 
 
 @njit(cache=True, nogil=True)
-def _search(buffer, m, table, position):
-    """position = the number of cuts that are smaller than the value; eight steps without a branch."""
-    for i in range(m):
-        position[i] = 0
-    step = TABLE // 2
-    while step > 0:
-        for i in range(m):
-            position[i] += step if table[position[i] + step - 1] < buffer[i] else 0
-        step >>= 1
-
-
-@njit(cache=True, nogil=True)
 def encode_dense(x, tables, codes, start):
     """codes[j, start + i] = 1 + number of cuts of column j below x[i, j]; 0 for NaN.
 
     tables (d, 256) in the type of x, padded with inf.  Returns the first row that holds an infinite value, or -1.
     """
     n, d = x.shape
-    buffer = np.empty(CHUNK, x.dtype)
-    position = np.empty(CHUNK, np.int32)
+    buffer, below = np.zeros(CHUNK, x.dtype), np.empty(CHUNK, np.uint8)
     huge = np.inf
     bad = -1
     for lo in range(0, n, CHUNK):
@@ -165,10 +160,11 @@ def encode_dense(x, tables, codes, start):
                 v = x[lo + i, j]
                 buffer[i] = v
                 odd += 1 if abs(v) == huge or v != v else 0
-            _search(buffer, m, tables[j], position)
-            target = codes[j]
+            own, target = tables[j], codes[j]
+            for i in range(0, m, LANES):
+                search(own, buffer, i, below, i)
             for i in range(m):
-                target[start + lo + i] = position[i] + 1
+                target[start + lo + i] = below[i] + 1
             if odd > 0:
                 for i in range(m):
                     if buffer[i] != buffer[i]:
@@ -221,13 +217,7 @@ def encode_categories(column, values, codes):
         if v != v:
             codes[i] = 0
             continue
-        lo, hi = 0, len(values)
-        while lo < hi:
-            mid = (lo + hi) >> 1
-            if values[mid] < v:
-                lo = mid + 1
-            else:
-                hi = mid
+        lo = position(values, len(values), v)
         if lo < len(values) and values[lo] == v:
             codes[i] = lo + 1
         else:

@@ -11,25 +11,14 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from tutti.learners._kernels.bins import position
 from tutti.learners._kernels.inner import inner
+from tutti.learners._kernels.lanes import LANES, search
 
 GROUP = 512
 TOP = 6
 N_TOP = (1 << TOP) - 1
 U = np.uint64
-
-
-@inner()
-def _position(values, n, v):
-    """How many of the first n values, which rise, are below v."""
-    lo, hi = 0, n
-    while lo < hi:
-        middle = (lo + hi) >> 1
-        if values[middle] < v:
-            lo = middle + 1
-        else:
-            hi = middle
-    return lo
 
 
 @njit(cache=True, nogil=True)
@@ -45,7 +34,7 @@ def distinct_cuts(feature, cut, tables, n_cuts):
             continue
         inner += 1
         own = tables[f]
-        at = _position(own, n_cuts[f], cut[inner])
+        at = position(own, n_cuts[f], cut[inner])
         if at < n_cuts[f] and own[at] == cut[inner]:
             continue
         if n_cuts[f] == len(own) - 1:
@@ -93,7 +82,7 @@ def lay_out(offset, feature, cut, inner, depth, tables, n_cuts, column, bits, no
             if f < 0:
                 word = ((np.int64(1) << bits[0]) - 1) | (np.int64(place[p]) << bits[0])
             else:
-                code = _position(tables[f], n_cuts[f], cut[inner])
+                code = position(tables[f], n_cuts[f], cut[inner])
                 inner += 1
                 word = code | (np.int64(place[p + 1]) << bits[0]) | (np.int64(column[f]) << bits[1])
             nodes[lo + place[p]] = word
@@ -115,19 +104,14 @@ def heap_of(offset, nodes, bits, starts, cuts, exits):
 
 
 @inner()
-def _encode(x, lo, n, columns, tables, codes, buffer, position):
+def _encode(x, lo, n, columns, tables, codes, buffer):
     """codes[GROUP * j + i] = cuts of columns[j] below its value in row lo + i."""
     for j in range(len(columns)):
         for i in range(n):
-            buffer[i], position[i] = x[lo + i, columns[j]], 0
-        own, step = tables[j], tables.shape[1] // 2
-        while step > 0:
-            for i in range(n):
-                position[i] += step if own[position[i] + step - 1] < buffer[i] else 0
-            step >>= 1
-        target = codes[GROUP * j : GROUP * j + n]
-        for i in range(n):
-            target[i] = position[i]
+            buffer[i] = x[lo + i, columns[j]]
+        own = tables[j]
+        for i in range(0, n, LANES):
+            search(own, buffer, i, codes, GROUP * j + i)
 
 
 @inner()
@@ -222,14 +206,13 @@ def add_coded(x, lo, hi, columns, tables, offset, levels, nodes, starts, cuts, e
     size = GROUP * len(columns)
     n_groups, n_leaf = len(codes) // size, min(len(origin), 1)
     q, at = np.zeros(31 * GROUP, np.uint8), np.empty(GROUP, np.uint32)
-    buffer, position = np.empty(GROUP, x.dtype), np.empty(GROUP, np.int32)
+    buffer = np.zeros(GROUP, x.dtype)
     for first in range(lo, hi, n_groups * GROUP):
         m = min(n_groups, (hi - first + GROUP - 1) // GROUP)
         for b in range(m):
             start = first + b * GROUP
-            _encode(
-                x, start, min(GROUP, hi - start), columns, tables, codes[b * size : (b + 1) * size], buffer, position
-            )
+            own_codes = codes[b * size : (b + 1) * size]
+            _encode(x, start, min(GROUP, hi - start), columns, tables, own_codes, buffer)
         for t in range(len(offset) - 1):
             here = slice(offset[t], offset[t + 1])
             own, origins = nodes[here], origin[here] if n_leaf else origin
