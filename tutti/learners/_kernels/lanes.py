@@ -13,7 +13,7 @@ from numba.core import types
 from numba.extending import intrinsic
 
 LANES = 16
-_PLAIN = tuple(int(part) for part in llvmlite.__version__.split(".")[:2]) >= (0, 44)
+_PLAIN = tuple(int(part) for part in llvmlite.__version__.split(".")[:2]) >= (0, 45)
 """Pointers have no types of their own any more, and the name of a gather has none."""
 _LANE = ir.IntType(32)
 _BIT, _INDEX, _WIDE = (ir.VectorType(ir.IntType(bits), LANES) for bits in (1, 32, 64))
