@@ -15,7 +15,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent / "tutti"
 
 LEVELS: dict[str, int] = {
-    "types": 0, "errors": 0, "_board": 0, "calling": 0, "forms": 0, "pieces": 0, "_pages": 1,
+    "types": 0, "errors": 0, "_board": 0, "calling": 0, "forms": 0, "pieces": 0, "_kernel_cache": 0, "_pages": 1,
     "protocols": 1, "_path": 1, "_secure": 1, "_spec": 1,
     "seeds": 2, "clock": 2, "serving": 2, "tasking": 2, "counting": 2, "nesting": 2, "_carried": 2, "_arena": 2,
     "_frames": 2, "_parcel": 2, "_merging": 2,

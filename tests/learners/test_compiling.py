@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import ast
 import logging
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +20,11 @@ from tutti.learners._kernels import tree_grow
 from tutti.learners._kernels.compiling import Compilations
 
 KERNELS = "tutti.learners._kernels"
+HALF = "from numba import njit\n\n@njit(cache=True)\ndef half(x):\n    return 0.5 * x\n"
+OUTER = (
+    "from numba import njit\nfrom tutti.learners._kernels.half import half\n\n"
+    "@njit(cache=True)\ndef outer(x):\n    return half(x)\n"
+)
 ROOT = Path(tutti.__file__).parent.parent
 
 
@@ -68,3 +77,23 @@ def test_the_first_compilation_of_ours_is_said_once(
         for _ in range(2):
             njit(tree_grow.times_drawn.py_func)(np.uint64(1), 0, 1, np.zeros(6, np.int64), np.zeros(1, np.uint8))
     assert [r.message.split()[0] for r in caplog.records] == ["compiling"]
+
+
+def test_a_kernel_on_disk_is_old_when_any_kernel_has_changed(tmp_path: Path) -> None:
+    """`outer` is compiled with `half` inside; the file of `half` changes, that of `outer` does not."""
+    package = tmp_path / "tutti"
+    shutil.copytree(ROOT / "tutti", package, ignore=shutil.ignore_patterns("__pycache__"))
+    kernels = package / "learners/_kernels"
+    (kernels / "half.py").write_text(HALF)
+    (kernels / "outer.py").write_text(OUTER)
+    code = "from tutti.learners._kernels.outer import outer; print(outer(8.0), *outer.stats.cache_hits)"
+    command = [sys.executable, "-c", code]
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "NUMBA_CACHE_DIR": str(tmp_path / "cache")}
+
+    def run() -> str:
+        return subprocess.run(command, env=environment, cwd=tmp_path, check=True, capture_output=True, text=True).stdout
+
+    assert run() == "4.0\n"
+    assert run() == "4.0 (float64,)\n"
+    (kernels / "half.py").write_text(HALF.replace("0.5", "0.25"))
+    assert run() == "2.0\n"
