@@ -10,6 +10,7 @@ from sklearn.datasets import load_breast_cancer, load_digits, load_iris, load_wi
 from sklearn.linear_model import LogisticRegression
 from sklearn.svm import LinearSVC
 
+import tutti
 from tutti.errors import DataError, ParameterError
 from tutti.learners._problem import LinearProblem
 from tutti.learners._sample import sample_rows
@@ -283,6 +284,20 @@ def test_a_warm_start_far_from_the_optimum_costs_little_more_than_none() -> None
     _, progress, _ = run(x, y, learner, start=far)
     assert progress.converged
     assert progress.passes < cold.passes + 1.5
+
+
+@pytest.mark.parametrize("shift", [0.0, 300.0, 3000.0])
+def test_columns_far_from_zero_cost_an_exact_hinge_few_more_passes(shift: float) -> None:
+    """Hessians summed in float32 would lead nowhere there: they are summed in float64 as soon as a pivot says so."""
+    r = np.random.default_rng(0)
+    near = r.standard_normal((20_000, 30))
+    y = near @ r.standard_normal(30) + 3 * r.standard_normal(20_000) > 0
+    options = {"loss": "hinge", "C": 0.01, "tol": 1e-5, "max_iter": 100}
+    models = [tutti.LinearSVC(**options).fit((near + shift).astype(t), y) for t in (np.float32, np.float64)]
+    for model in models:
+        assert model.duality_gap_ <= 1e-5 * model.objective_
+    single, double = (model.history_[-1]["passes"] for model in models)
+    assert single <= 1.5 * double
 
 
 def test_max_iter_ends_the_run_without_a_claim() -> None:

@@ -162,7 +162,7 @@ def warm_up(problem: LinearProblem, rows: Rows, n_outputs: int, single: bool) ->
     _, states = settle(problem, Nowhere(), [rows], None, point, ones, ones, single=single)
     _, states = predict(problem, [rows], states, point)
     _, states = probe(problem, [rows], states, point, ones)
-    settle(problem, Nowhere(), [rows], states, point, ones, ones, single=single)
+    settle(problem, Nowhere(), [rows], states, point, ones, ones)
 
 
 class _Reach:

@@ -19,10 +19,10 @@ from tutti.learners._margins import precision_of
 from tutti.learners._problem import status
 from tutti.types import Array, Arrays
 
-LEVEL, PHASE, FRESH, WIDE, EXACT, TRIES, FULL, WARM = range(8)
+LEVEL, PHASE, FRESH, WIDE, EXACT, TRIES, FULL, WARM, FINE = range(9)
 """Places in "mode": index into "fractions"; phase; 1 if the next point is accepted as it is; 1 for float64 arithmetic;
 1 once Hessians are of all rows; rounds of the present level or polish, refused trials; passes over all rows; 1 while
-the point is the one that the caller gave."""
+the point is the one that the caller gave; 1 once Hessians of an interior step have to be summed in float64."""
 NEWTON, POLISH, SETTLE, PREDICT, PROBE, RIDGE = range(6)
 PARTS = ("loss", "a", "v", "curve")
 """Sums that a polish takes apart into those of the sample and those of all other rows."""
@@ -42,7 +42,7 @@ def begin(groups: Groups, n_rows: int, fractions: Sequence[float], wide: bool, s
     coef = np.zeros(shape) if start is None else np.array(start["coef"], np.float64)
     intercept = np.zeros(shape[1]) if start is None else np.array(start["intercept"], np.float64)
     alone = len(fractions) == 1
-    mode = np.zeros(8, np.int64)
+    mode = np.zeros(9, np.int64)
     mode[[FRESH, WIDE, EXACT, WARM]] = 1, wide, alone, start is not None
     mode[LEVEL] = 0 if start is None else max(len(fractions) - 2, 0)
     n, size, width = groups.n_groups, groups.size, _WIDTHS[0 if start is None else -1]
@@ -266,7 +266,7 @@ class Rules:
         if mode[EXACT]:
             mode[TRIES] += not accepted.all()
             if problem.loss == "squared_hinge" and mode[TRIES] > _MOST_TRIES:
-                return interior(state)
+                return self._interior(state)
             state["step"] = np.where(_gaps(state) <= 0.1 * self.tol * np.abs(state["primal"]), 0.0, state["step"])
             return _go(state, self.groups)
         room = allowed - state["slack"].sum()
@@ -282,14 +282,14 @@ class Rules:
         """Hand over where squares do best: at zero weights all rows are in the quadratic part of a hinge so wide."""
         state = _go(state, self.groups)
         state["base"], state["base_intercept"] = state["trial"], state["trial_intercept"]
-        return interior(state)
+        return self._interior(state)
 
     def _narrow(self, state: State, allowed: float, hopeless: bool) -> State:
         """Narrow the smoothing, whose cost falls with its square; where that would leave few rows: the exact hinge."""
         factor = np.clip(np.sqrt(0.2 * allowed / max(state["slack"].sum(), 1e-300)), 0.1, 0.7)
         width = factor * state["width"]
         if hopeless or width.min() < _LEAST_WIDTH:
-            return interior(state)
+            return self._interior(state)
         state["width"], state["decrement"] = width, np.full_like(state["decrement"], np.inf)
         state["mode"][FRESH] = 1
         return _go(state, self.groups)
@@ -321,7 +321,7 @@ class Rules:
         if not mode[WIDE]:
             mode[WIDE] = 1
         elif self.groups.problem.loss in ("hinge", "squared_hinge"):
-            return interior(state)
+            return self._interior(state)
         elif not mode[EXACT]:
             mode[EXACT] = 1
         else:
@@ -385,7 +385,13 @@ class Rules:
         state["grad"], state["hess"] = groups.ridge() * groups.pack(*base) - pull, sums["hess"].copy()
         state["products"] = sums["products"].copy()
         mode[PHASE], mode[FRESH] = PREDICT, 0
+        mode[FINE] = mode[FINE] or groups.coarse(state["hess"], state["open"] > 0)
         return self._aim_interior(state, state["grad"])
+
+    def _interior(self, state: State) -> State:
+        """Hand over; what the last Hessian of the smoothed loss says of float32 holds for those that come."""
+        state["mode"][FINE] = self.groups.coarse(state["hess"] / state["share"][0], np.ones(self.groups.n_groups))
+        return interior(state)
 
     def _aim_interior(self, state: State, gradient: Array) -> State:
         state["direction"] = self.groups.aim(state["hess"], 1.0, gradient, state["open"] > 0, single=False)

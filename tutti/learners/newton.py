@@ -159,7 +159,8 @@ class SampledNewton(Spec):
             point = shared["base"], shared["base_intercept"]
             begun = None if shared["mode"][rules.FRESH] else private.states
             last = shared["step"], shared["width"], float(shared["middle"][0]), shared["open"] > 0
-            sums, states = settle(self.problem, data, rows, begun, point, *last, single=self._single())
+            single = self._single() and not shared["mode"][rules.FINE]
+            sums, states = settle(self.problem, data, rows, begun, point, *last, single=single)
             return Proposal(Update("gradient", sums), _Private(private.samples, states))
         direction = Groups(self.problem, *shared["base"].shape).unpack(shared["direction"])
         if shared["mode"][rules.PHASE] == rules.PREDICT:
@@ -176,7 +177,7 @@ class SampledNewton(Spec):
         return Rules(groups, self.tol, self.max_iter).advance(shared, merged.arrays)
 
     def _single(self) -> bool:
-        """Tell whether Hessians of an interior step may be of float32 where the rows are: they only aim."""
+        """Tell whether Hessians of an interior step begin in float32 where the rows are: they only aim."""
         return self.tol >= 1e-5
 
     def _ridge(self, width: float = 1.0) -> Gram:
