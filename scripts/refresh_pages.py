@@ -105,17 +105,18 @@ def measured_table() -> str:
     return "\n".join(rows)
 
 
+_ITS = "prediction of 100 trees of"
 _TASKS = ("forests_depth10", "forests_deep", "boosting", "svc_ten", "svc_even", "search")
 
 
 def _tasks(results: dict[str, str]) -> list[str]:
     """Return the rows of forests, boosted trees, kernel machines and searches, as far as they have been measured."""
 
-    def row(name: str, what: str, ours: str, rival: str, ratio: str) -> list[str]:
+    def row(name: str, what: str, ours: str, rival: str, ratio: str, digits: int = 1) -> list[str]:
         seconds = [float(s) for s in re.findall(ours, results.get(name, ""), re.M)]
         found = re.search(ratio, results.get(name, ""), re.M)
         return (
-            [f"| {what} | {sum(seconds) / len(seconds):.1f} s | {rival} | {float(found[1]):.1f}x |"]
+            [f"| {what} | {sum(seconds) / len(seconds):.{digits}f} s | {rival} | {float(found[1]):.1f}x |"]
             if found and seconds
             else []
         )
@@ -128,12 +129,15 @@ def _tasks(results: dict[str, str]) -> list[str]:
     own, fit = r"^tutti +([\d.]+)", r"^{} +tutti +fit +([\d.]+) s"
     features = "SVR on 300 Nystroem features, 100,000 rows, proved to 0.1 %"
     nystroem, uncertified = r"^regression +tutti +fit +([\d.]+) s", r"^regression +scikit-learn .* ([\d.]+)x tutti"
+    predicted, ahead = r"^tutti +[\d.]+ +[\d.]+ +([\d.]+)", r"^against sklearnex .* predict +([\d.]+)x"
     intelex = r"^even +scikit-learn-intelex / tutti: ([\d.]+)"
     return [
         *row("forests_depth10", forest, own, "scikit-learn-intelex", r"^against sklearnex +fit +([\d.]+)x"),
         *row("forests_depth10", forest, own, "scikit-learn", r"^against sklearn +fit +([\d.]+)x"),
         *row("forests_deep", deep, own, "scikit-learn-intelex", r"^against sklearnex +fit +([\d.]+)x"),
         *row("forests_deep", deep, own, "scikit-learn", r"^against sklearn +fit +([\d.]+)x"),
+        *row("forests_depth10", f"{_ITS} depth 10, 100,000 rows", predicted, "scikit-learn-intelex", ahead, 2),
+        *row("forests_deep", f"{_ITS} deep trees, 100,000 rows", predicted, "scikit-learn-intelex", ahead, 2),
         *row("boosting", boosted, own, "XGBoost", r"^ours against xgboost +fit +([\d.]+)x"),
         *row("boosting", boosted, own, "LightGBM", r"^ours against lightgbm +fit +([\d.]+)x"),
         *row("svc_ten", ten, fit.format("ten"), "scikit-learn", r"^ten +scikit-learn / tutti: ([\d.]+)"),
