@@ -20,7 +20,7 @@ import tutti
 from tutti.errors import DataError, InputError, ModelError, ParameterError, PlanError
 from tutti.estimators._approximate import features_of
 from tutti.learners._kernel_rows import Kernel
-from tutti.learners.featured import FeaturedShard, fourier
+from tutti.learners.featured import FeaturedShard, Features, fourier
 from tutti.learners.kernel_svm import KernelMachine, KernelProblem
 from tutti.runtime.digest import model_sha256
 from tutti.runtime.driver import train
@@ -365,6 +365,31 @@ def test_an_approximate_regression_comes_near_the_exact_one(approximate: str, tm
     again = model.set_params(approximate=None).fit(x[::2], y[::2])
     assert hasattr(again, "support_")
     assert not hasattr(again, "_linear")
+
+
+def test_features_that_are_kept_change_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """None, the first 2048 rows or all rows of two shards, 60 features each, are kept between passes."""
+    x, y = (np.concatenate([part] * 4) for part in datasets.load_digits(return_X_y=True))
+    made, of = [0], Features.of
+
+    def counted(self: Features, rows: Any) -> Any:
+        made[0] += len(rows)
+        return of(self, rows)
+
+    monkeypatch.setattr(Features, "of", counted)
+    rows, hashes = [], set()
+    for megabytes in (1e-3, 2.5, 200.0):
+        for workers in (1, 2):
+            made[0] = 0
+            options = {"cache_size": megabytes, "engine": tutti.Threads(workers), "random_state": 0, "n_shards": 2}
+            model = tutti.SVC(approximate="nystroem", n_components=60, C=10.0, **options).fit(x / 16.0, y)
+            hashes.add(model.report_.sha256)
+            rows.append(made[0])
+    assert len(hashes) == 1
+    none, some, every = rows[::2]
+    assert rows[::2] == rows[1::2]
+    assert every < 2 * len(x) + 100
+    assert every < some < none
 
 
 def test_an_approximate_regression_is_libsvms_on_the_same_features() -> None:
