@@ -105,7 +105,7 @@ def measured_table() -> str:
     return "\n".join(rows)
 
 
-_ITS = "prediction of 100 trees of"
+_ITS = "prediction by 100"
 _TASKS = ("forests_depth10", "forests_deep", "boosting", "svc_ten", "svc_even", "search")
 
 
@@ -136,7 +136,7 @@ def _tasks(results: dict[str, str]) -> list[str]:
         *row("forests_depth10", forest, own, "scikit-learn", r"^against sklearn +fit +([\d.]+)x"),
         *row("forests_deep", deep, own, "scikit-learn-intelex", r"^against sklearnex +fit +([\d.]+)x"),
         *row("forests_deep", deep, own, "scikit-learn", r"^against sklearn +fit +([\d.]+)x"),
-        *row("forests_depth10", f"{_ITS} depth 10, 100,000 rows", predicted, "scikit-learn-intelex", ahead, 2),
+        *row("forests_depth10", f"{_ITS} trees of depth 10, 100,000 rows", predicted, "scikit-learn-intelex", ahead, 2),
         *row("forests_deep", f"{_ITS} deep trees, 100,000 rows", predicted, "scikit-learn-intelex", ahead, 2),
         *row("boosting", boosted, own, "XGBoost", r"^ours against xgboost +fit +([\d.]+)x"),
         *row("boosting", boosted, own, "LightGBM", r"^ours against lightgbm +fit +([\d.]+)x"),
