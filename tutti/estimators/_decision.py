@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from tutti.errors import DataError
+from tutti.learners._finite import first_bad
 from tutti.types import Array, Csr
 
 
@@ -47,16 +46,9 @@ def _sparse_product(x: Csr, coef: Array) -> Array:
 
 def check_finite(x: Array | Csr) -> None:
     """Raise DataError for the first NaN or infinity in the rows."""
-    values = x.values if isinstance(x, Csr) else x
-    bad = np.argwhere(~np.isfinite(values))
-    if not len(bad):
+    bad = first_bad(x)
+    if bad is None:
         return
-    if isinstance(x, Csr):
-        at = int(bad[0, 0])
-        row, column = int(np.searchsorted(x.indptr, at, side="right")) - 1, int(x.indices[at])
-        value: Any = x.values[at]
-    else:
-        row, column = map(int, bad[0])
-        value = x[row, column]
+    row, column, value = bad
     word = "NaN" if np.isnan(value) else "infinity"
     raise DataError(f"Input X contains {word}; impute or drop such rows first", row=row, column=column)

@@ -10,7 +10,8 @@ import numpy as np
 
 from tutti.errors import DataError, InputError, ParameterError
 from tutti.estimators._base import DataConversionWarning, warn
-from tutti.types import Array, Csr
+from tutti.learners._finite import first_bad, is_bad
+from tutti.types import Csr
 
 _FORMATS = {
     ".svm": "libsvm",
@@ -80,23 +81,12 @@ def refuse_infinity(dataset: Any, missing: bool) -> Any:
         part = flat[lo : lo + _VALUES]
         with np.errstate(over="ignore", invalid="ignore"):
             fine = math.isfinite(part.sum())
-        if not fine and (np.isinf(part) if missing else ~np.isfinite(part)).any():
-            _name_bad(x, missing)
+        bad = None if fine or not is_bad(part, missing).any() else first_bad(x, missing)
+        if bad is not None:
+            row, column, value = bad
+            what = "NaN" if np.isnan(value) else f"infinity or a value too large for dtype('{values.dtype}')"
+            raise DataError(f"Input X contains {what}.", row=row, column=column)
     return dataset
-
-
-def _name_bad(x: Array | Csr, missing: bool) -> None:
-    values = x.values if isinstance(x, Csr) else x
-    bad = np.isinf(values) if missing else ~np.isfinite(values)
-    if isinstance(x, Csr):
-        at = int(np.flatnonzero(bad)[0])
-        row, column, value = int(np.searchsorted(x.indptr, at, side="right")) - 1, int(x.indices[at]), x.values[at]
-    else:
-        row = int(bad.any(axis=1).argmax())
-        column = int(bad[row].argmax())
-        value = x[row, column]
-    what = "NaN" if np.isnan(value) else f"infinity or a value too large for dtype('{values.dtype}')"
-    raise DataError(f"Input X contains {what}.", row=row, column=column)
 
 
 def _open_file(path: str, label: Any, sample_weight: Any) -> Any:

@@ -24,19 +24,33 @@ def check_finite(total: float, x: Array | Csr, start: int, data: ShardData) -> N
     """
     if math.isfinite(total):
         return
+    bad = first_bad(x)
+    if bad is not None:
+        row, column, value = bad
+        _refuse(value, start + row, column, data)
+
+
+def first_bad(x: Array | Csr, missing: bool = False) -> tuple[int, int, float] | None:
+    """Return (row, column, value) of the first value that is infinite, or NaN unless ``missing``; None if none is."""
     if isinstance(x, Csr):
-        values = x.values[x.indptr[0] : x.indptr[-1]]
-        bad = np.flatnonzero(~np.isfinite(values))
-        if len(bad):
-            at = int(bad[0]) + int(x.indptr[0])
-            row = int(np.searchsorted(x.indptr, at, side="right")) - 1
-            _refuse(float(x.values[at]), start + row, int(x.indices[at]), data)
-        return
+        lo, hi = int(x.indptr[0]), int(x.indptr[-1])
+        bad = np.flatnonzero(is_bad(x.values[lo:hi], missing))
+        if not len(bad):
+            return None
+        at = lo + int(bad[0])
+        return int(np.searchsorted(x.indptr, at, side="right")) - 1, int(x.indices[at]), float(x.values[at])
     for lo in range(0, len(x), _ROWS):
-        finite = np.isfinite(x[lo : lo + _ROWS])
-        if not finite.all():
-            row, column = (int(i[0]) for i in np.nonzero(~finite))
-            _refuse(float(x[lo + row, column]), start + lo + row, column, data)
+        places = np.argwhere(is_bad(x[lo : lo + _ROWS], missing))
+        if len(places):
+            row, column = lo + int(places[0, 0]), int(places[0, 1])
+            return row, column, float(x[row, column])
+    return None
+
+
+def is_bad(values: Array, missing: bool = False) -> Array:
+    """Tell of each value whether it is infinite, or NaN unless ``missing``."""
+    bad: Array = np.isinf(values) if missing else ~np.isfinite(values)
+    return bad
 
 
 def _refuse(value: float, row: int, column: int, data: ShardData) -> None:
